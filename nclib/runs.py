@@ -6,8 +6,8 @@
     outputs/STUDY/figures/         *.pdf, *.png
     outputs/STUDY/                 table.csv, table.md, 04_figures.*
 
-Stages share nothing but these files. Paths given relative are taken from the project's root (the nearest parent folder with a
-`Snakefile` and `notebooks/`), so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
+Stages share nothing but these files. Relative paths are taken from the project's root (the nearest parent folder with
+a `Snakefile` and `notebooks/`), so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
 """
 
 import os
@@ -26,11 +26,24 @@ from nclib.storage import StageError, atomic_path, sha256, write_json
 
 __all__ = ["Manifest", "StageError", "StudyFolder", "atomic_path", "checkpoint_epoch", "project_root"]
 
-PACKAGES = ("nclib", "torch", "torchvision", "numpy", "pandas", "scikit-learn", "safetensors", "papermill", "snakemake")
+PACKAGES = (
+    "nclib",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "safetensors",
+    "papermill",
+    "snakemake",
+)
 
 
 def project_root(start: str | Path | None = None) -> Path:
-    """The nearest folder at or above `start` (default: the working folder) that holds `Snakefile` and `notebooks/`; else `start`."""
+    """The nearest folder at or above `start` (default: the working folder) that holds `Snakefile` and `notebooks/`.
+
+    Outside a project it is `start` itself.
+    """
     start = Path(start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
@@ -114,9 +127,12 @@ class Manifest:
     stage: str
     parameters: Mapping[str, Any]
     seed: int | None = None
-    started: float = field(default_factory=time.time)
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _clock: float = field(default_factory=time.monotonic)  # the wall clock may be set while a stage runs
 
-    def write(self, folder: Path, *, inputs: Iterable[Path], outputs: Iterable[Path], device: str, **facts: Any) -> Path:
+    def write(
+        self, folder: Path, *, inputs: Iterable[Path], outputs: Iterable[Path], device: str, **facts: Any
+    ) -> Path:
         """Write `STAGE.manifest.json` into `folder`.
 
         Args:
@@ -150,8 +166,8 @@ class Manifest:
                 "platform": platform.platform(),
                 "device": device,
                 "threads": get_num_threads(),
-                "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-                "seconds": round(time.time() - self.started, 3),
+                "started": self.started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - self._clock, 3),
                 **facts,
             },
         )

@@ -1,8 +1,9 @@
 """Writing files whole or not at all, and reading them back only when they are what was written.
 
-Every result goes to a temporary name in its own folder, is flushed to the disk and renamed, so that a crash, a full disk or
-`kill -9` leaves either the old file or the new one. Tensors are kept as safetensors (no code can hide in them) with a SHA-256 of
-names, types, shapes, values and metadata in the header; `load_tensors` refuses a file whose content differs from it.
+Every result goes to a temporary name in its own folder, is flushed to the disk and renamed, so that a crash, a full
+disk or `kill -9` leaves either the old file or the new one. Tensors are kept as safetensors (no code can hide in them)
+with a SHA-256 of names, types, shapes, values and metadata in the header; `load_tensors` refuses a file whose content
+differs from it.
 """
 
 import errno
