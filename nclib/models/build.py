@@ -1,0 +1,209 @@
+"""`build_model`: one door to every network of the papers."""
+
+import math
+from contextlib import nullcontext
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nclib.heads import ETFHead
+from nclib.models.mlp import MLPBackbone
+from nclib.models.resnet import resnet_backbone, wide_resnet_backbone
+from nclib.models.vgg import VGGBackbone, check_picture_size
+
+Arch = Literal["resnet18", "resnet34", "resnet50", "vgg16", "vgg19", "mlp", "wide_resnet"]
+ARCHITECTURES: tuple[str, ...] = get_args(Arch)
+
+
+class Classifier(nn.Module):
+    """A backbone and a last layer; `forward(x)` returns `(logits, features)`, in float32 also under autocast.
+
+    Collapse means that differences between features become small against the features: bfloat16 with its 8
+    bits would hide it and add its own noise to the loss, while the last layer costs next to nothing. So only
+    the backbone runs under autocast.
+
+    Args:
+        backbone: module from pictures (b c h w) to features (b d).
+        head: module from features (b d) to logits (b k): `torch.nn.Linear` or `nclib.heads.ETFHead`.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b d"]]:
+        features = self.backbone(x)
+        device_type = features.device.type
+        # The meta device, on which shapes are tried out, knows no autocast.
+        with nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False):
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            return self.head(features), features
+
+
+def build_model(
+    arch: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    head: str = "learned",
+    feature_dim: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    stem: str = "small",
+    bias: bool = True,
+    image_size: int | tuple[int, int] | None = None,
+    generator: torch.Generator | None = None,
+) -> Classifier:
+    """A network of the papers, on the CPU in float32, initialised as their released code does it.
+
+    ResNets: convolutions normal with variance 2 / fan-out, batch norm 1 and 0. VGG and MLP: PyTorch's layer
+    defaults, uniform within 1 / sqrt(fan-in). The last layer of each: PyTorch's default; the bias of an ETF head, too.
+
+    `feature_dim` is the width d of the features that the last layer sees. None is the network's natural width
+    (512 in ResNet-18 and VGG, 2048 in ResNet-50, `width` in an mlp); any other makes the last block or
+    convolution d wide and leaves the rest.
+
+    Source: released code of both papers. Deviation: at d = K - 1 the ETF is a true one, in the coordinates of its
+    span; there the K x K one is cut after d columns.
+
+    Args:
+        arch: one of `ARCHITECTURES`.
+        in_channels: channels of the pictures.
+        num_classes: number of classes K.
+        head: "learned" for a linear layer, "etf" for a fixed simplex ETF with a trained bias.
+        feature_dim: width d of the features; at least K - 1 for an ETF.
+        width: channels of the first stage (the papers': 64; 160 for wide_resnet) or units of a hidden layer
+            (mlp: 512).
+        depth: hidden layers of an mlp (6) or depth 6 n + 2 of a wide_resnet (26); fixed by the name of the
+            others.
+        stem: "small" (3 x 3, stride 1) or "imagenet" (7 x 7, stride 2, max-pool), for the ResNets.
+        bias: whether the last layer has a bias.
+        image_size: height and width (or both in one number) of the pictures in pixels; an mlp needs it, a VGG
+            checks it.
+        generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without values and
+            filled from the generator, so that with one the global random state is neither used nor moved.
+
+    Returns:
+        A `Classifier` with `.backbone` and `.head`, in training mode. Under `torch.device("meta")` it has
+        shapes only.
+
+    Raises:
+        ValueError: for a name, size or combination that does not make a network.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> model = build_model("resnet18", in_channels=1, num_classes=10, width=8, generator=generator)
+    >>> logits, features = model(torch.zeros(2, 1, 16, 16))
+    >>> logits.shape, features.shape
+    (torch.Size([2, 10]), torch.Size([2, 64]))
+    """
+    _check(arch, head=head, stem=stem, depth=depth, num_classes=num_classes, feature_dim=feature_dim)
+    for name, value in {"in_channels": in_channels, "feature_dim": feature_dim, "width": width, "depth": depth}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        backbone = _backbone(
+            arch,
+            in_channels=in_channels,
+            feature_dim=feature_dim,
+            width=width,
+            depth=depth,
+            stem=stem,
+            image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        )
+    _check_etf(head, num_classes=num_classes, feature_dim=backbone.feature_dim)
+    if device.type == "meta":
+        return Classifier(backbone, _head(head, backbone.feature_dim, num_classes, bias=bias))
+    # Filled on the CPU, wherever it will live: one seed is one network on every device.
+    with torch.device("cpu"):
+        last_layer = _head(head, backbone.feature_dim, num_classes, bias=bias)
+        model = Classifier(backbone.to_empty(device="cpu"), last_layer)
+        _initialise(model, residual="resnet" in arch, generator=generator)
+    return model.to(device)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Number of parameters that an optimiser may move (an ETF head's weight is not one of them)."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _check(arch: str, *, head: str, stem: str, depth: int | None, num_classes: int, feature_dim: int | None) -> None:
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
+    if head not in ("learned", "etf"):
+        raise ValueError(f"Expected head to be 'learned' or 'etf', but got {head!r}.")
+    if stem not in ("small", "imagenet"):
+        raise ValueError(f"Expected stem to be 'small' or 'imagenet', but got {stem!r}.")
+    if stem != "small" and "resnet" not in arch:
+        raise ValueError(f"Expected stem 'small' for arch {arch!r}, which has no other, but got {stem!r}.")
+    if depth is not None and arch not in ("mlp", "wide_resnet"):
+        raise ValueError(f"Expected no depth for arch {arch!r}, whose name says it, but got {depth}.")
+    if num_classes < 2:
+        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
+
+
+def _check_etf(head: str, *, num_classes: int, feature_dim: int) -> None:
+    if head == "etf" and feature_dim < num_classes - 1:
+        raise ValueError(
+            f"Expected head 'etf' to have feature_dim >= num_classes - 1 = {num_classes - 1}, but got {feature_dim}."
+        )
+
+
+def _backbone(
+    arch: str,
+    *,
+    in_channels: int,
+    feature_dim: int | None,
+    width: int | None,
+    depth: int | None,
+    stem: str,
+    image_size: tuple[int, int] | None,
+) -> nn.Module:
+    if arch == "wide_resnet":
+        return wide_resnet_backbone(
+            in_channels=in_channels, feature_dim=feature_dim, width=width, depth=depth, stem=stem
+        )
+    if arch.startswith("resnet"):
+        return resnet_backbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width, stem=stem)
+    if arch.startswith("vgg"):
+        if image_size is not None:
+            check_picture_size(*image_size)
+        return VGGBackbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width)
+    if image_size is None:
+        raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
+    return MLPBackbone(
+        in_channels * math.prod(image_size),
+        width=512 if width is None else width,
+        depth=6 if depth is None else depth,
+        feature_dim=feature_dim,
+    )
+
+
+def _head(head: str, feature_dim: int, num_classes: int, *, bias: bool) -> nn.Module:
+    if head == "etf":
+        return ETFHead(feature_dim, num_classes, bias=bias)
+    with torch.device("meta"):
+        linear = nn.Linear(feature_dim, num_classes, bias=bias)
+    return linear.to_empty(device=torch.get_default_device())
+
+
+@torch.no_grad()
+def _initialise(model: Classifier, *, residual: bool, generator: torch.Generator | None) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_parameters()  # ones and zeros: nothing random
+        elif isinstance(module, nn.Conv2d) and residual:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            _uniform_bias(module.bias, fan_in=module.weight[0].numel(), generator=generator)
+    if not isinstance(model.head, nn.Linear):
+        _uniform_bias(model.head.bias, fan_in=model.backbone.feature_dim, generator=generator)
+
+
+def _uniform_bias(bias: Tensor | None, *, fan_in: int, generator: torch.Generator | None) -> None:
+    if bias is not None:
+        nn.init.uniform_(bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)

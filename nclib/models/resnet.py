@@ -1,0 +1,137 @@
+"""ResNets for small pictures, from torchvision's residual blocks, with a last block as wide as asked for."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
+
+# Blocks a stage; the first three are the papers', with 64 channels in the first stage.
+_STAGES = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNetBackbone(nn.Module):
+    """Stem, stages of residual blocks that halve the picture, mean over positions: (b c h w) -> (b d).
+
+    The last block alone changes with `feature_dim`: its last convolution gets that many outputs and its
+    shortcut a 1 x 1 convolution with batch norm, while the convolutions before keep their width. At the
+    natural width the block is the usual one.
+
+    Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
+
+    Args:
+        block: torchvision's `BasicBlock` or `Bottleneck`.
+        blocks: number of blocks of each stage.
+        in_channels: channels of the pictures.
+        stem_width: channels after the stem.
+        width: channels (before expansion) of the first stage; each later stage has twice as many.
+        feature_dim: width d of the features, or None for the natural one, `width * 2**(stages - 1) *
+            block.expansion`.
+        stem: "small" is a 3 x 3 convolution of stride 1, "imagenet" a 7 x 7 one of stride 2 and a max-pool.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: tuple[int, ...],
+        *,
+        in_channels: int,
+        stem_width: int,
+        width: int,
+        feature_dim: int | None,
+        stem: str,
+    ):
+        super().__init__()
+        small = stem == "small"
+        kernel_size, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+        self.conv1 = nn.Conv2d(in_channels, stem_width, kernel_size, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.stages = len(blocks)
+        channels = stem_width
+        for stage, count in enumerate(blocks):
+            planes = width * 2**stage
+            layers = []
+            for index in range(count):
+                last = stage == len(blocks) - 1 and index == count - 1
+                out_channels = planes * block.expansion
+                if last and feature_dim is not None:
+                    out_channels = feature_dim
+                block_stride = 2 if stage > 0 and index == 0 else 1
+                layers.append(_residual_block(block, channels, planes, out_channels, block_stride))
+                channels = out_channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.feature_dim = channels
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return mean_over_positions(x)
+
+
+def mean_over_positions(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
+    """Global average pool in at least float32: what comes after it measures how small a variance is."""
+    return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def resnet_backbone(
+    arch: str, *, in_channels: int, feature_dim: int | None, width: int | None, stem: str
+) -> ResNetBackbone:
+    """ResNet-18, -34 or -50; `width` (64 in the papers) also sets the stem's."""
+    block, blocks = _STAGES[arch]
+    width = 64 if width is None else width
+    return ResNetBackbone(
+        block,
+        blocks,
+        in_channels=in_channels,
+        stem_width=width,
+        width=width,
+        feature_dim=feature_dim,
+        stem=stem,
+    )
+
+
+def wide_resnet_backbone(
+    *, in_channels: int, feature_dim: int | None, width: int | None, depth: int | None, stem: str
+) -> ResNetBackbone:
+    """Wide ResNet for small pictures: stem of 16, three stages of basic blocks, the first `width` (160 = 16 x 10) wide.
+
+    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for
+    CIFAR, depth 26 and widening 10, not as torchvision's Wide ResNet-50-2 for ImageNet; so it is here, with
+    activations after the convolutions as in that code.
+    """
+    depth = 26 if depth is None else depth
+    width = 160 if width is None else width
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"Expected depth of arch 'wide_resnet' to be 8, 14, 20, 26, ... (6 n + 2), but got {depth}.")
+    blocks = ((depth - 2) // 6,) * 3
+    return ResNetBackbone(
+        BasicBlock,
+        blocks,
+        in_channels=in_channels,
+        stem_width=16,
+        width=width,
+        feature_dim=feature_dim,
+        stem=stem,
+    )
+
+
+def _residual_block(
+    block: type[BasicBlock] | type[Bottleneck], in_channels: int, planes: int, out_channels: int, stride: int
+) -> nn.Module:
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+    module = block(in_channels, planes, stride, downsample)
+    if out_channels != planes * block.expansion:
+        last = "2" if block is BasicBlock else "3"
+        conv = getattr(module, f"conv{last}")
+        narrow = nn.Conv2d(conv.in_channels, out_channels, conv.kernel_size, padding=conv.padding, bias=False)
+        setattr(module, f"conv{last}", narrow)
+        setattr(module, f"bn{last}", nn.BatchNorm2d(out_channels))
+    return module

@@ -1,0 +1,67 @@
+"""Learning rate as a pure function of the epoch."""
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+
+
+def build_schedule(
+    name: str,
+    *,
+    lr: float,
+    epochs: int,
+    milestones: Sequence[int] = (),
+    step_size: int = 40,
+    gamma: float = 0.1,
+    min_lr: float | None = None,
+) -> Callable[[int], float]:
+    """The learning rate of each epoch, as a function of the epoch alone, so that a resumed run cannot drift.
+
+    With t the epoch, from 0, and T = `epochs`:
+
+    - "constant": lr
+    - "step": lr gamma^floor(t / step_size)
+    - "multistep": lr gamma^(number of milestones <= t)
+    - "cosine": min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2
+
+    Source: released code; paper 1 uses "cosine" with min_lr = lr / 1000 (it would be reached at t = T, one
+    past the last epoch), paper 2 "step" with a tenth every 40 epochs.
+
+    Args:
+        name: "constant", "step", "multistep" or "cosine".
+        lr: learning rate of the first epoch.
+        epochs: number of epochs T (only "cosine" depends on it).
+        milestones: increasing epochs at which "multistep" multiplies by `gamma`.
+        step_size: epochs between two multiplications of "step".
+        gamma: factor of "step" and "multistep".
+        min_lr: end of "cosine"; None for lr / 1000.
+
+    Returns:
+        Function from the epoch (0 .. epochs - 1) to its learning rate.
+
+    Raises:
+        ValueError: for an unknown name, or a number outside its range.
+
+    >>> schedule = build_schedule("step", lr=0.05, epochs=200)
+    >>> [round(schedule(epoch), 6) for epoch in (0, 39, 40, 199)]
+    [0.05, 0.05, 0.005, 5e-06]
+    """
+    if epochs < 1 or step_size < 1:
+        raise ValueError(f"Expected epochs and step_size to be at least 1, but got {epochs} and {step_size}.")
+    if lr <= 0 or gamma <= 0:
+        raise ValueError(f"Expected lr and gamma to be positive, but got {lr} and {gamma}.")
+    if name == "constant":
+        return lambda epoch: lr
+    if name == "step":
+        return lambda epoch: lr * gamma ** (epoch // step_size)
+    if name == "multistep":
+        steps = list(milestones)
+        if not steps or steps != sorted(set(steps)):
+            raise ValueError(f"Expected milestones of schedule 'multistep' to be increasing epochs, but got {steps}.")
+        return lambda epoch: lr * gamma ** bisect.bisect_right(steps, epoch)
+    if name == "cosine":
+        end = lr / 1000 if min_lr is None else min_lr
+        if not 0 <= end <= lr:
+            raise ValueError(f"Expected min_lr of schedule 'cosine' between 0 and lr = {lr}, but got {end}.")
+        return lambda epoch: end + (lr - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    raise ValueError(f"Expected schedule to be 'constant', 'step', 'multistep' or 'cosine', but got {name!r}.")
