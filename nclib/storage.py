@@ -36,7 +36,8 @@ _ADVICE = {
 }
 
 
-def _cannot_write(path: Path, error: Exception) -> StageError:
+def unwritable(path: Path, error: Exception) -> StageError:
+    """The error that says why `path` could not be written and what to do about it."""
     code = error.errno if isinstance(error, OSError) else None
     if code is None and (found := re.search(r"code: (\d+)", str(error))):  # safetensors hides the errno in its text
         code = int(found.group(1))
@@ -81,7 +82,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _fsync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise unwritable(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -1,0 +1,130 @@
+# A study as a graph of notebooks: 01_dataset -> 02_train -> 03_validate (each run and seed) -> 04_figures, 05_explore.
+#   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib.reproduce`)
+#   snakemake --cores all --config study=params/mlab_digits.yaml
+# A stage is done when its manifest is there, which it writes last. Only manifests are outputs here: Snakemake deletes the
+# outputs of a step before it runs again, and a run that then fails must not have cost the earlier results. `all` asks for
+# every manifest, not the last one only: otherwise a failed step would hide behind older files further down.
+import hashlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from nclib.reproduce import report_failures
+from nclib.runs import StudyFolder
+from nclib.study import Study
+
+STARTED = time.time()
+STUDY_FILE = config.get("study", "params/mlab_digits.yaml")
+STUDY = Study.from_file(STUDY_FILE, smoke=str(config.get("smoke", "")).lower() in ("1", "true", "yes"))
+OUTPUTS = config.get("outputs", "outputs")
+FOLDER = StudyFolder(OUTPUTS, STUDY.study)
+ROOT = f"{OUTPUTS}/{STUDY.study}"
+DATASETS = STUDY.datasets()
+TRAININGS = [(run, seed) for run in STUDY.runs for seed in STUDY.seeds]
+NOTEBOOKS = Path(workflow.basedir) / "notebooks"
+
+
+def code(stage):
+    "Hash of the code cells alone: opening, running or re-saving a notebook is no change."
+    cells = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
+
+
+def given(*sections, **more):
+    "The parameters one stage depends on, as JSON: a change elsewhere in the study reruns nothing."
+
+    def parameters(wildcards):
+        if "run" in wildcards.keys():
+            resolved = STUDY.resolve(wildcards.run).model_dump(mode="json")
+            own = {"run": wildcards.run, "seed": int(wildcards.seed), "seeds": [int(wildcards.seed)]}
+            own["runs"] = {wildcards.run: {}}
+        else:
+            resolved = {"dataset": DATASETS[wildcards.dataset].model_dump(mode="json")}
+            own = {"runs": {"any": {}}, "run": "any"}
+        empty = {section: {} for section in ("dataset", "model", "training", "validation")}
+        chosen = {section: resolved[section] for section in sections}
+        values = {"study": STUDY.study, **empty, **chosen, **own, "outputs": OUTPUTS, "sweep": {}, "smoke": {}}
+        return json.dumps(values | more, sort_keys=True)
+
+    return parameters
+
+
+def whole():
+    "The parameters of the stages that see the whole study."
+    study = STUDY.model_dump(mode="json", exclude={"smoke", "sweep"})
+    return json.dumps({**study, "outputs": OUTPUTS, "sweep": {}, "smoke": {}}, sort_keys=True)
+
+
+def execute(stage, folder):
+    "`exec` makes the runner Snakemake's own child, so that it ends with Snakemake however that ends."
+    return (
+        f"exec {sys.executable} -m nclib.notebook {NOTEBOOKS}/{stage}.ipynb {folder}/{stage}.ipynb "
+        "{params.given:q} > {log} 2>&1"
+    )
+
+
+def manifests(stage):
+    return [f"{ROOT}/{run}/seed{seed}/{stage}.manifest.json" for run, seed in TRAININGS]
+
+
+DATASET = f"{ROOT}/datasets/{{dataset}}"
+RUN = f"{ROOT}/{{run}}/seed{{seed}}"
+# Trainings share the cores: Snakemake sets OMP_NUM_THREADS from `threads`, and its default of one would leave the rest idle.
+TRAIN_THREADS = int(config.get("threads", max(1, (workflow.cores or 4) // len(TRAININGS))))
+
+wildcard_constraints:
+    dataset="|".join(map(re.escape, DATASETS)),
+    run="|".join(map(re.escape, STUDY.runs)),
+    seed=r"\d+",
+
+
+rule all:
+    input:
+        expand(f"{DATASET}/01_dataset.manifest.json", dataset=DATASETS),
+        manifests("02_train"),
+        manifests("03_validate"),
+        f"{ROOT}/04_figures.manifest.json",
+
+
+rule dataset:
+    output: f"{DATASET}/01_dataset.manifest.json",
+    params: given=given("dataset"), code=code("01_dataset"),
+    log: f"{DATASET}/01_dataset.log",
+    resources: mem_mb=8000, runtime=120,
+    shell: execute("01_dataset", DATASET)
+
+
+rule train:
+    input: lambda wildcards: f"{ROOT}/datasets/{STUDY.resolve(wildcards.run).dataset.name}/01_dataset.manifest.json",
+    output: f"{RUN}/02_train.manifest.json",
+    params: given=given("dataset", "model", "training"), code=code("02_train"),
+    log: f"{RUN}/02_train.log",
+    threads: TRAIN_THREADS
+    resources: mem_mb=16000, runtime=1440, gpu=1,
+    shell: execute("02_train", RUN)
+
+
+rule validate:
+    input: f"{RUN}/02_train.manifest.json",
+    output: f"{RUN}/03_validate.manifest.json",
+    params: given=given("dataset", "model", "training", "validation"), code=code("03_validate"),
+    log: f"{RUN}/03_validate.log",
+    threads: TRAIN_THREADS
+    resources: mem_mb=16000, runtime=240, gpu=1,
+    shell: execute("03_validate", RUN)
+
+
+rule figures:
+    input: manifests("03_validate"),
+    output: f"{ROOT}/04_figures.manifest.json",
+    params: given=whole(), code=code("04_figures"),
+    log: f"{ROOT}/04_figures.log",
+    resources: mem_mb=8000, runtime=60,
+    shell: execute("04_figures", ROOT)
+
+
+onerror:
+    report_failures(Path(ROOT), since=STARTED)

@@ -1,0 +1,225 @@
+"""`make reproduce`: one study from its file to figures, with live progress: `python -m nclib.reproduce params/STUDY.yaml`.
+
+It checks the study file, takes a lock on the study's outputs, and leaves the work to Snakemake (see the `Snakefile`), whose
+notebooks report how far they are through small files; those are drawn here as bars. Interrupt it at any time, or kill it:
+the same command goes on where it was.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nclib.notebook import die_with_parent
+from nclib.runs import StageError, StudyFolder, project_root
+from nclib.storage import unwritable
+from nclib.study import ParameterError, Study
+
+BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
+LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m nclib.reproduce`.
+
+    Returns:
+        The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, else that of Snakemake.
+    """
+    asked = _parser().parse_args(arguments)
+    root = project_root()
+    try:
+        study = Study.from_file(asked.study, smoke=asked.smoke)
+        folder = StudyFolder(asked.outputs, study.study).root
+        with only_one(folder) as lock:
+            forget_incomplete(folder)
+            return _run(asked, study, folder, root, lock)
+    except BlockingIOError as error:
+        print(error, file=sys.stderr)
+        return BUSY
+    except (ParameterError, StageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m nclib.reproduce", description="Run a study from its file to figures."
+    )
+    parser.add_argument("study", help="study file, e.g. params/mlab_digits.yaml")
+    parser.add_argument(
+        "--smoke", action="store_true", help="use the study's 'smoke' overrides: the whole chain in a minute"
+    )
+    parser.add_argument("--cores", default="all", help="cores to use on this machine (default: all)")
+    parser.add_argument("--profile", help="a folder of profiles/ (e.g. slurm): run the stages there instead of here")
+    parser.add_argument("--outputs", default="outputs", help="folder for results (default: outputs)")
+    parser.add_argument("snakemake", nargs="*", help="further options for snakemake, after --")
+    return parser
+
+
+def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock: int) -> int:
+    config = [f"study={Path(asked.study).resolve()}", f"outputs={asked.outputs}", *(["smoke=1"] if asked.smoke else [])]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
+    command += ["--profile", root / "profiles" / asked.profile] if asked.profile else ["--cores", asked.cores]
+    command += ["--quiet", "all", *asked.snakemake, "--config", *config]
+    # Killed with this process: its own children, the notebooks' runners, then end through nclib.notebook.die_with_parent.
+    process = subprocess.Popen(
+        list(map(str, command)), pass_fds=(lock,), preexec_fn=lambda: die_with_parent(signal.SIGKILL)
+    )
+    watch = Watch(folder)
+    try:
+        while process.poll() is None:
+            watch.look()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        process.wait()  # the terminal has interrupted it, too: it keeps what is finished
+    watch.look()
+    watch.close()
+    if process.returncode == 0:
+        print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
+        table = folder / "table.md"
+        if table.is_file():
+            print(f"\n{table.read_text().strip()}\n")
+        for name, what in {
+            "figures": "figures (PDF and PNG)",
+            "table.md": "table",
+            "04_figures.ipynb": "notebook",
+        }.items():
+            if (folder / name).exists():
+                print(f"  {what:22} {os.path.relpath(folder / name)}")
+    return process.returncode
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[int]:
+    """Hold the study's lock; the kernel frees it when the last process holding it ends, however it ends.
+
+    Yields:
+        The lock's file descriptor, to be passed on to processes that shall hold it, too.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        StageError: the folder cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            message = f"{folder} is in use by another run (process {holder}): wait until it ends, or stop it first"
+            raise BlockingIOError(message) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def forget_incomplete(folder: Path) -> None:
+    """Remove each manifest that names results which are not there any more, so that their stage runs again."""
+    for manifest in folder.rglob("*.manifest.json"):
+        try:
+            outputs = json.loads(manifest.read_text())["outputs"]
+            complete = all((manifest.parent / name).is_file() for name in outputs)
+        except (ValueError, KeyError, TypeError):
+            complete = False
+        if not complete:
+            manifest.unlink()
+
+
+class Watch:
+    """Shows what happens below a study's folder: finished stages as lines, trainings under way as bars."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._done = self._manifests()
+        self._bars: dict[str, tqdm] = {}
+        self._printed = 0.0
+
+    def look(self) -> None:
+        """Look at the files once and show what has changed."""
+        for path, changed in self._manifests().items():
+            if self._done.get(path) != changed:
+                self._done[path] = changed
+                self._say(f"done  {path.relative_to(self.folder).with_suffix('').with_suffix('')}{_seconds(path)}")
+        states = {}
+        for path in sorted(self.folder.glob("*/*/02_train.progress.json")):
+            try:
+                states[str(path)] = json.loads(path.read_text())
+            except (OSError, ValueError):
+                continue  # it ended a moment ago
+        if sys.stderr.isatty():
+            self._draw(states)
+        elif states and time.monotonic() - self._printed > LINE_SECONDS:
+            self._printed = time.monotonic()
+            for state in states.values():
+                self._say(_line(state))
+
+    def close(self) -> None:
+        for bar in self._bars.values():
+            bar.close()
+        self._bars.clear()
+
+    def _draw(self, states: dict[str, dict[str, Any]]) -> None:
+        for name in [name for name in self._bars if name not in states]:
+            self._bars.pop(name).close()
+        for name, state in states.items():
+            if name not in self._bars:
+                total, done = state["steps"], state["done"]
+                self._bars[name] = tqdm(total=total, initial=done, desc=state["label"], unit="step", leave=False)
+            bar = self._bars[name]
+            bar.set_postfix_str(_scores(state), refresh=False)
+            bar.update(state["done"] - bar.n)
+
+    def _manifests(self) -> dict[Path, float]:
+        return {path: path.stat().st_mtime for path in self.folder.rglob("*.manifest.json") if path.exists()}
+
+    def _say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
+
+def _scores(state: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {state[name]:.4f}" for name in ("loss", "train IoU", "test IoU") if name in state)
+
+
+def _line(state: dict[str, Any]) -> str:
+    left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
+    return f"      {state['label']}: epoch {state['epoch']}/{state['epochs']}, {_scores(state)}{left}"
+
+
+def _seconds(manifest: Path) -> str:
+    try:
+        return f"  ({json.loads(manifest.read_text())['seconds']:.0f} s)"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def report_failures(folder: Path, *, since: float) -> None:
+    """Print each notebook below `folder` that failed after the time `since`, its error and where its executed copy is."""
+    print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
+    for path in sorted(folder.rglob("*.failed.ipynb")):
+        if path.stat().st_mtime < since:
+            continue
+        cells = json.loads(path.read_text())["cells"]
+        errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+        why = f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else "interrupted"
+        print(f"  {os.path.relpath(path)}\n    {why}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
