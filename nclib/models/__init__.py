@@ -6,5 +6,6 @@ saved, and `trainable_parameters` counts what the optimiser may move.
 """
 
 from nclib.models.build import ARCHITECTURES, Classifier, build_model, trainable_parameters
+from nclib.models.released import load_released_state_dict
 
-__all__ = ["ARCHITECTURES", "Classifier", "build_model", "trainable_parameters"]
+__all__ = ["ARCHITECTURES", "Classifier", "build_model", "load_released_state_dict", "trainable_parameters"]

@@ -83,8 +83,9 @@ def build_model(
         bias: whether the last layer has a bias.
         image_size: height and width (or both in one number) of the pictures in pixels; an mlp needs it, a VGG
             checks it.
-        generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without values and
-            filled from the generator, so that with one the global random state is neither used nor moved.
+        generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without
+            values and filled from the generator, so that with one the global random state is neither used nor
+            moved.
 
     Returns:
         A `Classifier` with `.backbone` and `.head`, in training mode. Under `torch.device("meta")` it has

@@ -1,19 +1,22 @@
 """Optimisers by name, which parameters decay, and one step function for all of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nclib.optim.lbfgs import LBFGS
+from nclib.optim.sdlbfgs import SdLBFGS
+
 # Devices with a fused kernel of SGD and Adam in every PyTorch that this package allows.
 _FUSED_DEVICES = ("cuda", "cpu")
 
 
 def decay_groups(model: nn.Module, *, mode: str = "parameters") -> list[dict[str, Any]]:
-    """Parameter groups of a `Classifier` by what decays, for `build_optimizer`; frozen parameters are left
-    out.
+    """Parameter groups of a `Classifier` by what decays, for `build_optimizer`; frozen parameters are left out.
 
     - "parameters": one group, all decay.
     - "features": the backbone does not decay, the last layer does. The penalty on the features themselves
@@ -47,22 +50,102 @@ def build_optimizer(
     lr: float,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
+    history_size: int = 10,
+    max_iter: int = 20,
+    delta: float = 1.0,
     fused: bool = True,
 ) -> torch.optim.Optimizer:
+    """The papers' optimisers; every one has a state dict of tensors, numbers, lists, dicts and None.
+
+    Weight decay is the gradient of 1/2 wd |p|² in all but "adamw", where it is decoupled (p <- p - lr wd p).
+
+    Source: released code of both papers; "lbfgs" as in paper 2, where it decays in the closure and searches by
+    strong Wolfe.
+
+    Args:
+        name: "sgd", "adam", "adamw", "lbfgs" or "sdlbfgs".
+        model_or_param_groups: a module, whose trainable parameters all decay, or groups such as `decay_groups` makes.
+        lr: learning rate; the training loop sets it anew in each group.
+        weight_decay: wd of groups without their own.
+        momentum: of "sgd", without Nesterov.
+        history_size: pairs that "lbfgs" and "sdlbfgs" remember.
+        max_iter: iterations that "lbfgs" spends on one batch.
+        delta: least curvature that "sdlbfgs" starts from.
+        fused: one kernel for all parameters in "sgd", "adam" and "adamw", where the device has it.
+
+    Returns:
+        An optimiser for `step`.
+
+    Raises:
+        ValueError: for another name, or a number outside its range.
+
+    >>> optimizer = build_optimizer("sgd", nn.Linear(3, 2), lr=0.05, weight_decay=5e-4)
+    >>> optimizer.param_groups[0]["momentum"]
+    0.9
+    """
     groups = model_or_param_groups
-    groups = decay_groups(groups) if isinstance(groups, nn.Module) else list(groups)
+    groups = decay_groups(groups) if isinstance(groups, nn.Module) else [dict(group) for group in groups]
+    groups = [group | {"params": list(group["params"])} for group in groups]
     fused = fused and all(p.device.type in _FUSED_DEVICES for group in groups for p in group["params"])
+    first_order = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
-    raise ValueError(f"Expected optimiser to be 'sgd', but got {name!r}.")
+        return torch.optim.SGD(groups, momentum=momentum, **first_order)
+    if name in ("adam", "adamw"):
+        optimizer = (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(groups, **first_order)
+        for group in optimizer.param_groups:
+            group["betas"] = list(group["betas"])  # JSON has no tuples
+        return optimizer
+    second_order = {"lr": lr, "weight_decay": weight_decay, "history_size": history_size}
+    if name == "lbfgs":
+        return LBFGS(groups, max_iter=max_iter, **second_order)
+    if name == "sdlbfgs":
+        return SdLBFGS(groups, delta=delta, **second_order)
+    raise ValueError(f"Expected optimiser to be 'sgd', 'adam', 'adamw', 'lbfgs' or 'sdlbfgs', but got {name!r}.")
 
 
 def step(
     optimizer: torch.optim.Optimizer, closure: Callable[[], Float[Tensor, ""]], *, model: nn.Module
 ) -> Float[Tensor, ""]:
-    loss = closure()
-    optimizer.step()
-    return loss.detach()
+    """One step of any optimiser on one batch; nothing is read back from the device unless the optimiser does (L-BFGS).
+
+    First-order optimisers call the closure once, "sdlbfgs" twice, "lbfgs" up to 1.25 `max_iter` times. Whatever the
+    number, the running statistics of batch norm see the batch once, at the parameters before the step.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        closure: clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
+            give the same value when called again: same pictures, same augmentation.
+        model: the module whose batch-norm layers the closure runs.
+
+    Returns:
+        The closure's loss at the parameters before the step, without weight decay, detached.
+    """
+    first: list[Tensor] = []
+
+    def counted() -> Tensor:
+        if first:
+            with frozen_running_statistics(model):
+                return closure()
+        loss = closure()
+        first.append(loss.detach())
+        return loss
+
+    optimizer.step(counted)
+    return first[0]
+
+
+@contextmanager
+def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm in training mode normalises by the batch as always, but leaves its running statistics as they are."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    tracked = [layer for layer in layers if layer.track_running_stats]
+    for layer in tracked:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in tracked:
+            layer.track_running_stats = True
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,108 @@
+"""Weights that the released code of either paper saved, put into our networks."""
+
+import argparse
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nclib.heads import ETFHead, simplex_etf
+from nclib.models.build import Classifier
+
+_LAST_LAYERS = ("fc", "classifier")  # ResNets and MLPs, VGGs
+# Largest entry by which a saved ETF may miss the frame's Gram matrix; float32 rounding leaves below 1e-6.
+_ETF_TOLERANCE = 1e-4
+
+
+def load_released_state_dict(model: Classifier, path: str | PathLike[str]) -> None:
+    """Fill `model` with the weights in a checkpoint of either paper's released code, all of them or none.
+
+    Paper 2 saves a plain state dict, paper 1 a dict with `state_dict` beside the command line's arguments; names
+    may start with `module.` (data parallel). The file is read with `weights_only=True`: besides tensors it may hold
+    `argparse.Namespace`, a bag of values, and nothing that runs.
+
+    Args:
+        model: from `build_model`, built like the saved one: same arch, channels, classes, width of the features,
+            and head "etf" where the last layer was fixed (its saved weight replaces ours, rotation and all).
+        path: the `.pth` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds something else; names or shapes differ from the model's; or the
+            model has an ETF head and the saved last layer is no simplex ETF.
+    """
+    saved = _renamed(_read(Path(path)))
+    expected = model.state_dict()
+    # Files from before PyTorch 0.4.1 lack these counters, which nothing here uses.
+    saved = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | saved
+    _compare(saved, expected, path)
+    if isinstance(model.head, ETFHead):
+        _check_etf(saved["head.weight"], path)
+    model.load_state_dict(saved)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected released weights at {path}, but there is no such file.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"Expected {path} to be a checkpoint of tensors, but it cannot be read as one "
+            f"({type(error).__name__}: {reason[0] if reason else 'the file ends too early'})."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(map(_is_entry, content.items())):
+        raise ValueError(f"Expected {path} to hold a state dict (names and tensors), but it holds something else.")
+    return dict(content)
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _renamed(saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in saved.items():
+        name = name.removeprefix("module.")
+        first, _, rest = name.partition(".")
+        renamed[f"head.{rest}" if first in _LAST_LAYERS else f"backbone.{name}"] = value
+    return renamed
+
+
+def _compare(saved: dict[str, Tensor], expected: dict[str, Tensor], path: str | PathLike[str]) -> None:
+    shapes = [
+        f"{name} has {tuple(saved[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in saved and saved[name].shape != expected[name].shape
+    ]
+    differences = {
+        "missing": [name for name in expected if name not in saved],
+        "unexpected": [name for name in saved if name not in expected],
+        "of another shape": shapes,
+    }
+    found = [f"{len(names)} {what}: {_shortened(names)}" for what, names in differences.items() if names]
+    if found:
+        raise ValueError(f"Expected the weights in {path} to fit the model, but of its names {'; '.join(found)}.")
+
+
+def _shortened(names: list[str], *, most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _check_etf(weight: Tensor, path: str | PathLike[str]) -> None:
+    num_classes = len(weight)
+    frame = simplex_etf(num_classes, num_classes).double()
+    distance = (weight.double() @ weight.double().T - frame @ frame.T).abs().max().item()
+    if not distance <= _ETF_TOLERANCE:
+        raise ValueError(
+            f"Expected the last layer in {path} to be a simplex ETF for a model with head 'etf', but its Gram matrix "
+            f"is {distance:.2g} off: build the model with head 'learned'."
+        )

@@ -1,0 +1,136 @@
+"""Stochastic damped L-BFGS: quasi-Newton steps that stay descent directions on noisy and non-convex losses."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nclib.optim.lbfgs import add_decay, flatten_groups
+
+
+class SdLBFGS(torch.optim.Optimizer):
+    """x <- x - lr H g, where H is the damped L-BFGS inverse Hessian of the last `history_size` steps.
+
+    A step evaluates the closure twice on its batch, at the old and the new x, so that y = g(x_new) - g(x_old) holds
+    no noise from a change of batch. With s = x_new - x_old the next step starts from H_0 = I / gamma and remembers
+    the pair (s, ybar):
+
+    - gamma = max(yᵀy / sᵀy, delta), and delta where sᵀy <= 0
+    - ybar = theta y + (1 - theta) gamma s
+    - theta = 0.75 gamma sᵀs / (gamma sᵀs - sᵀy) where sᵀy < 0.25 gamma sᵀs, else 1
+
+    so that sᵀybar >= 0.25 gamma sᵀs > 0: H stays positive definite whatever the curvature. The first step takes H = I.
+    Everything stays on the device: a step waits for no result.
+
+    Source: Wang, Ma, Goldfarb and Liu, Stochastic quasi-Newton methods for nonconvex stochastic optimization, SIAM J.
+    Optim. 27 (2017), section 3, SdLBFGS. A pair without curvature (s = 0) has no part in H.
+
+    Args:
+        param_groups: groups with `params` and, if it differs, their own `weight_decay`.
+        lr: step length.
+        weight_decay: wd of 1/2 wd |p|², for groups without their own.
+        history_size: pairs remembered.
+        delta: least gamma, so that the first guess H_0 is at most 1 / delta.
+    """
+
+    def __init__(
+        self,
+        param_groups: Sequence[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        history_size: int = 10,
+        delta: float = 1.0,
+    ):
+        if lr < 0 or delta <= 0 or history_size < 1:
+            raise ValueError(
+                f"Expected lr >= 0, delta > 0 and history_size >= 1, but got {lr}, {delta} and {history_size}."
+            )
+        parameters, decays = flatten_groups(param_groups, weight_decay)
+        super().__init__(parameters, {"lr": lr, "history_size": history_size, "delta": delta})
+        self.param_groups[0]["weight_decay"] = decays
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """One step on one batch; returns the decayed loss at its start."""
+        group = self.param_groups[0]
+        parameters, decays = group["params"], group["weight_decay"]
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                loss = closure()
+            loss = add_decay(loss, parameters, decays)
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            return loss, torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+        loss, gradient = evaluate()
+        history = self._history(gradient)
+        move = -group["lr"] * inverse_hessian_product(
+            gradient, history["s"], history["y"], history["rho"], history["gamma"], newest=history["pairs"] - 1
+        )
+        for parameter, part in zip(parameters, move.split([p.numel() for p in parameters]), strict=True):
+            parameter.add_(part.view_as(parameter))
+        _, new_gradient = evaluate()
+        self._remember(move, new_gradient - gradient)
+        return loss
+
+    def _history(self, gradient: Float[Tensor, " n"]) -> dict[str, Any]:
+        # Under the first parameter, as in PyTorch's L-BFGS, so that loading casts it to that one's dtype and device.
+        state = self.state[self.param_groups[0]["params"][0]]
+        if not state:
+            size = self.param_groups[0]["history_size"]
+            state["s"] = gradient.new_zeros(size, gradient.numel())
+            state["y"] = gradient.new_zeros(size, gradient.numel())
+            state["rho"] = gradient.new_zeros(size)
+            state["gamma"] = gradient.new_ones(())
+            state["pairs"] = 0
+        return state
+
+    def _remember(self, s: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> None:
+        group = self.param_groups[0]
+        state = self._history(s)
+        ybar, rho, gamma = damped_pair(s, y, delta=group["delta"])
+        slot = state["pairs"] % group["history_size"]
+        state["s"][slot] = s
+        state["y"][slot] = ybar
+        state["rho"][slot] = rho
+        state["gamma"] = torch.where(rho > 0, gamma, state["gamma"])
+        state["pairs"] += 1
+
+
+def damped_pair(
+    s: Float[Tensor, " n"], y: Float[Tensor, " n"], *, delta: float
+) -> tuple[Float[Tensor, " n"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """`(ybar, rho, gamma)` of a step s and its gradient difference y; rho is 1 / sᵀybar, or 0 without curvature."""
+    sy, ss = s.dot(y), s.dot(s)
+    ratio = y.dot(y) / sy
+    gamma = torch.where((sy > 0) & ratio.isfinite(), ratio, delta).clamp(min=delta)
+    curvature = gamma * ss
+    theta = torch.where(sy < 0.25 * curvature, 0.75 * curvature / (curvature - sy), 1.0)
+    ybar = theta * y + (1 - theta) * gamma * s
+    sybar = s.dot(ybar)
+    return ybar, torch.where(sybar > 0, 1 / sybar, 0.0), gamma
+
+
+def inverse_hessian_product(
+    gradient: Float[Tensor, " n"],
+    s: Float[Tensor, "m n"],
+    y: Float[Tensor, "m n"],
+    rho: Float[Tensor, " m"],
+    gamma: Float[Tensor, ""],
+    *,
+    newest: int,
+) -> Float[Tensor, " n"]:
+    """H g by the two-loop recursion over a ring of m pairs; `newest` (mod m) was written last, -1 means none."""
+    size = len(rho)
+    slots = [index % size for index in range(newest, max(newest - size, -1), -1)]
+    product, weights = gradient.clone(), []
+    for slot in slots:
+        weights.append(rho[slot] * s[slot].dot(product))
+        product -= weights[-1] * y[slot]
+    product /= gamma
+    for slot, weight in zip(reversed(slots), reversed(weights), strict=True):
+        product += (weight - rho[slot] * y[slot].dot(product)) * s[slot]
+    return product
