@@ -12,6 +12,8 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from nclib.augment import random_crop, random_flip
+from nclib.dataset import Splits
+from nclib.params import Training
 
 DEVICE_SHARE = 0.5  # of the free GPU memory that pictures may take; the rest is for weights and activations
 
@@ -89,6 +91,23 @@ class DeviceBatches:
     def _normalised(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         floats = images.to(dtype=torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self._shift, floats, self._scale)
+
+
+def of_splits(splits: Splits, settings: Training, device: torch.device) -> tuple[DeviceBatches, DeviceBatches]:
+    """Training and test batches of a data set on `device`, as the settings say."""
+    train, test = (
+        DeviceBatches(
+            split.images,
+            split.labels,
+            mean=splits.mean,
+            std=splits.std,
+            device=device,
+            batch_size=settings.batch_size,
+            augment=settings.augment,
+        )
+        for split in (splits.train, splits.test)
+    )
+    return train, test
 
 
 class LoaderBatches:

@@ -6,7 +6,7 @@ range is refused there, with its path (`training.lr`), what was expected and wha
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -78,7 +78,7 @@ class Dataset(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the composition, one for all training seeds")
 
     @model_validator(mode="after")
-    def _composed(self) -> Self:
+    def _composed(self) -> "Dataset":
         composed = self.layout is not None
         if composed and not self.train_counts:
             raise ValueError(f"layout '{self.layout}' needs train_counts, e.g. {{1: 3100, 2: 200}}")
@@ -183,7 +183,7 @@ class Run(Section):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "Run":
         classes = KNOWN_CLASSES.get(self.dataset.source)
         d = self.model.feature_dim
         if classes and self.model.head == "etf" and d is not None and d < classes - 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+FILE = "02_train.progress.json"
 BATCH_SECONDS = 15.0  # between two refreshes of a bar that goes to a log (each is a line there)
 
 
@@ -16,13 +17,13 @@ class TrainingProgress:
     """Callbacks for `nclib.train.fit`: steps, loss, IoU and time left.
 
     Args:
-        file: where the state is written about once a second (JSON; read by `nclib.reproduce`).
+        folder: the run's; about once a second the state goes to a file there that `nclib.reproduce` reads.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
     """
 
-    def __init__(self, file: Path, *, label: str, epochs: int) -> None:
-        self.file = file
+    def __init__(self, folder: Path, *, label: str, epochs: int) -> None:
+        self.file = folder / FILE
         self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
         self._written = 0.0
 
@@ -62,6 +63,9 @@ class TrainingProgress:
     def _write(self) -> None:
         """Not worth an fsync: nothing depends on it but the bars of a watcher, and it must never stop a training."""
         self._written = time.monotonic()
+        done = self.bar.format_dict
+        rate = (done["n"] - done["initial"]) / done["elapsed"] if done["elapsed"] else 0
+        self.state["seconds_left"] = (done["total"] - done["n"]) / rate if rate else None
         temporary = self.file.with_suffix(".tmp")
         try:
             temporary.write_text(json.dumps(self.state))

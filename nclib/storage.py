@@ -39,7 +39,7 @@ _ADVICE = {
 def unwritable(path: Path, error: Exception) -> StageError:
     """The error that says why `path` could not be written and what to do about it."""
     code = error.errno if isinstance(error, OSError) else None
-    if code is None and (found := re.search(r"code: (\d+)", str(error))):  # safetensors hides the errno in its text
+    if code is None and (found := re.search(r"os error (\d+)", str(error))):  # safetensors hides the errno in its text
         code = int(found.group(1))
     why = os.strerror(code) if code else str(error)
     return StageError(f"Cannot write {path}: {why}; {_ADVICE.get(code, 'earlier results are untouched')}.")
@@ -124,10 +124,10 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_csv(path: str | Path, *, stage: str) -> pd.DataFrame:
-    """Read a table written by `write_csv`; floats come back bit for bit."""
+    """Read a table written by `write_csv`; floats come back bit for bit (pandas from 3.1 on)."""
     path = require(path, stage=stage)
     try:
-        return pd.read_csv(path, float_precision="round_trip")
+        return pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
         raise _damaged(path, f"it is no table: {error}", stage) from error
 

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -56,7 +56,7 @@ class Study(Section):
     smoke: Smoke = Smoke()
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, smoke: bool = False) -> Self:
+    def from_mapping(cls, values: Mapping[str, Any], *, smoke: bool = False) -> "Study":
         """Check `values` (a parsed study file), with the `smoke` overrides if asked for, and every run in it."""
         values = copy.deepcopy(dict(values))
         unknown = sorted(set(values) - set(cls.model_fields))
@@ -73,7 +73,7 @@ class Study(Section):
         return study
 
     @classmethod
-    def from_file(cls, path: str | Path, *, smoke: bool = False) -> Self:
+    def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
         """Read and check a study file (YAML, safe loading only; a key given twice is refused)."""
         try:
             values = yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
@@ -97,7 +97,7 @@ class Study(Section):
             raise ParameterError(f"{path}: {error}") from None
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Study":
         """The study that a notebook's parameters describe.
 
         papermill injects parameters that a notebook does not know without more than a log line; here they are an error.
@@ -128,7 +128,7 @@ class Study(Section):
         except ValidationError as error:
             raise ParameterError(explain(error, run=run, overrides=overrides)) from None
 
-    def resolve_seed(self, run: str, seed: int) -> Run:
+    def resolve_seed(self, run: str, seed: Any) -> Run:
         """`resolve`, and a check that `seed` is one of the study's."""
         resolved = self.resolve(run)
         if isinstance(seed, bool) or not isinstance(seed, int):
@@ -157,7 +157,7 @@ class Study(Section):
                     f"but differ in dataset.{field}; give one of them another dataset.name"
                 )
 
-    def _made_small(self) -> Self:
+    def _made_small(self) -> "Study":
         """The study with its `smoke` overrides, under a name (and so in a folder) of its own."""
         kept = self.smoke.runs or tuple(self.runs)
         for run in kept:
@@ -171,7 +171,7 @@ class Study(Section):
             update={"study": f"{self.study}_smoke", "runs": runs, "seeds": self.smoke.seeds, "sweep": {}}
         )
 
-    def _swept(self) -> Self:
+    def _swept(self) -> "Study":
         """The study with `sweep` multiplied out into runs (and seeds)."""
         lists = dict(self.sweep)
         seeds = lists.pop("seeds", None)

@@ -18,10 +18,12 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from nclib import losses
+from nclib.dataset import Splits
 from nclib.device import choose_device, choose_precision
 from nclib.metrics import soft_iou, subset_accuracy
+from nclib.models import Classifier, build_model
 from nclib.optim import build_optimizer, build_schedule, decay_groups, step
-from nclib.params import Training
+from nclib.params import Model, Training
 from nclib.resume import load_state, save_state
 from nclib.storage import StageError, save_tensors
 
@@ -47,6 +49,18 @@ def build_loss(settings: Training) -> Callable[[Tensor, Tensor], Tensor]:
         "focal": losses.focal(settings.gamma),
     }[settings.loss]
     return losses.pick_all_label(single, label_mean=settings.label_mean)
+
+
+def build_network(settings: Model, splits: Splits, *, seed: int) -> Classifier:
+    """The network of a run, made for the pictures and classes of `splits`, its initial weights drawn with `seed`."""
+    _, channels, height, width = splits.train.images.shape
+    return build_model(
+        **settings.model_dump(),
+        in_channels=channels,
+        num_classes=splits.num_classes,
+        image_size=(height, width),
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 class Sums:
@@ -169,21 +183,22 @@ class Trainer:
         return means
 
 
+class Progress(Protocol):
+    """What `fit` tells of its progress (`nclib.progress.TrainingProgress`)."""
+
+    def start(self, steps_an_epoch: int, history: list[dict[str, Any]]) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
 def fit(
-    trainer: Trainer,
-    train: Batches,
-    test: Batches,
-    folder: Path,
-    *,
-    mark: str,
-    on_start: Callable[[int, list[dict[str, Any]]], None] | None = None,
-    on_step: Callable[[], None] | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    trainer: Trainer, train: Batches, test: Batches, folder: Path, *, mark: str, progress: Progress
 ) -> pd.DataFrame:
     """Train to the last epoch, or go on from where a killed run of the same settings stopped.
 
-    Checkpoints and the state to resume from go to `folder/unfinished`; only when the last epoch is done do the checkpoints
-    replace those of an earlier training, so that a run which fails leaves the earlier results as they were.
+    Checkpoints and the state to resume from go to `folder/unfinished`; only when the last epoch is done do the
+    checkpoints replace those of an earlier training, so that a run which fails leaves the earlier results as they were.
     Call `forget(folder)` once everything else of the stage is written, too.
 
     Args:
@@ -192,12 +207,11 @@ def fit(
         test: test split, evaluated after every epoch.
         folder: the run's folder.
         mark: `nclib.resume.fingerprint` of all that decides the result.
-        on_start: called once with the number of steps an epoch and the history so far.
-        on_step: called after every step.
-        on_epoch: called with each new row of the history.
+        progress: is told of every step and epoch.
 
     Returns:
-        The history: one row an epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, `seconds`.
+        The history: one row an epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, and
+        `seconds`.
 
     Raises:
         StageError: the loss is no number any more, a file is damaged, or the disk is full.
@@ -210,19 +224,24 @@ def fit(
         shutil.rmtree(unfinished, ignore_errors=True)
         _save_checkpoint(trainer, unfinished, 0)
     trainer.compile((settings.epochs - len(history)) * len(train))
-    if on_start:
-        on_start(len(train), history)
-    for epoch in range(len(history), settings.epochs):
-        start = time.perf_counter()
-        row = {"epoch": epoch + 1, "lr": trainer.schedule(epoch), **trainer.train_epoch(train, epoch, on_step)}
-        row |= trainer.evaluate(test)
-        _check_finite(row, settings)
-        history.append(row | {"seconds": round(time.perf_counter() - start, 4)})
-        if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
-            _save_checkpoint(trainer, unfinished, epoch + 1)
-        save_state(state, trainer.model, trainer.optimizer, history, mark)
-        if on_epoch:
-            on_epoch(history[-1])
+    progress.start(len(train), history)
+    try:
+        for epoch in range(len(history), settings.epochs):
+            start = time.perf_counter()
+            row = {
+                "epoch": epoch + 1,
+                "lr": trainer.schedule(epoch),
+                **trainer.train_epoch(train, epoch, progress.step),
+            }
+            row |= trainer.evaluate(test)
+            _check_finite(row, settings)
+            history.append(row | {"seconds": round(time.perf_counter() - start, 4)})
+            if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
+                _save_checkpoint(trainer, unfinished, epoch + 1)
+            save_state(state, trainer.model, trainer.optimizer, history, mark)
+            progress.epoch(history[-1])
+    finally:
+        progress.close()
     _publish(unfinished / "checkpoints", folder / "checkpoints")
     return pd.DataFrame(history)
 

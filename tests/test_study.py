@@ -1,0 +1,174 @@
+"""Study files: what is accepted, and that every fault is named."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nclib.params import Training
+from nclib.study import ParameterError, Study, merge
+
+ROOT = Path(__file__).parent.parent
+DIGITS = yaml.safe_load((ROOT / "params/mlab_digits.yaml").read_text())
+
+
+def study(**changes):
+    return {**copy.deepcopy(DIGITS), **changes}
+
+
+def test_overrides_are_merged_over_the_sections():
+    plan = Study.from_mapping(study())
+    assert plan.resolve("learned").model.head == "learned"
+    etf = plan.resolve("etf")
+    assert (etf.model.head, etf.model.feature_dim, etf.model.width) == ("etf", 10, DIGITS["model"]["width"])
+
+
+def test_defaults_are_the_settings_of_paper_1():
+    settings = Training()
+    assert (settings.optimizer, settings.lr, settings.momentum, settings.weight_decay) == ("sgd", 0.1, 0.9, 5e-4)
+    assert (settings.feature_decay, settings.batch_size, settings.epochs, settings.schedule) == (
+        1e-3,
+        128,
+        200,
+        "cosine",
+    )
+    assert settings.min_lr_ratio == 1e-3
+    assert settings.checkpoint_every == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"traning": {}}, r"traning: no such section; a study has study, dataset"),
+        ({"training": {"lrr": 1.0}}, r"training\.lrr: no such parameter; there are loss, "),
+        ({"training": {"lr": "fast"}}, r"training\.lr: should be a valid number.*'fast'"),
+        ({"training": {"lr": True}}, r"training\.lr: should be a valid number.*True"),
+        ({"training": {"lr": -0.1}}, r"training\.lr: should be greater than 0, but got -0\.1"),
+        ({"training": {"lr": float("nan")}}, r"training\.lr: should be a finite number"),
+        ({"training": {"epochs": 1.5}}, r"training\.epochs: should be a valid integer, but got 1\.5"),
+        ({"training": {"epochs": 0}}, r"training\.epochs: should be greater than or equal to 1"),
+        ({"training": []}, r"training: should be a valid dictionary"),
+        ({"model": {"arch": "alexnet"}}, r"model\.arch: should be 'resnet18', .*'alexnet'"),
+        ({"dataset": {"source": "imagenet"}}, r"dataset\.source: should be 'digits', .*'imagenet'"),
+        ({"dataset": {**DIGITS["dataset"], "train_counts": {2: 5}}}, r"dataset: train_counts needs .* one label"),
+        ({"dataset": {"train_counts": {1: 5}}}, r"dataset: train_counts needs a layout"),
+        ({"dataset": {**DIGITS["dataset"], "sample_size": 5}}, r"dataset: sample_size is for single-label data"),
+        ({"model": {"head": "etf", "feature_dim": 8}}, r"feature_dim >= num_classes - 1 = 9, but got 8"),
+        ({"runs": {}}, r"runs: .*at least 1 item"),
+        ({"runs": {"a/b": {}}}, r"runs\.a/b: should match pattern"),
+        ({"runs": {"figures": {}}}, r"runs\.figures: this name is taken"),
+        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
+        ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
+        ({"seeds": []}, r"seeds: .*at least 1 item"),
+        ({"seeds": [0.5]}, r"seeds\.0: should be a valid integer"),
+        ({"study": "../up"}, r"study: should match pattern"),
+        ({"sweep": {"lr": [1]}}, r"sweep\.lr: expected 'seeds' or a field such as training\.lr"),
+        ({"sweep": {"training.lr": []}}, r"sweep\.training\.lr: .*at least 1 item"),
+        (
+            {"runs": {"a": {}, "b": {"dataset": {"seed": 1}}}},
+            r"runs\.b\.dataset\.name: runs 'a' and 'b' call their data set 'digits', but differ in dataset\.seed",
+        ),
+    ],
+)
+def test_faults_are_named(changes, message):
+    with pytest.raises(ParameterError, match=message):
+        Study.from_mapping(study(**changes))
+
+
+def test_unknown_run_and_seed_are_named():
+    plan = Study.from_mapping(study())
+    with pytest.raises(ParameterError, match=r"run: study 'mlab_digits' has no run 'eft'; it has learned, etf"):
+        plan.resolve("eft")
+    with pytest.raises(ParameterError, match=r"seed: study 'mlab_digits' has no seed 7; it has 0"):
+        plan.resolve_seed("etf", 7)
+    with pytest.raises(ParameterError, match=r"seed: expected an integer, but got '0'"):
+        plan.resolve_seed("etf", "0")
+
+
+@pytest.mark.parametrize("text", ["5e-4", "1E+2", "-3e0"])
+def test_numbers_that_yaml_reads_as_text_are_numbers(text):
+    assert isinstance(yaml.safe_load(text), str), "PyYAML has learned to read it: the conversion can go"
+    plan = Study.from_mapping(study(training={"mse_M": text.removeprefix("-")}))
+    assert plan.resolve("etf").training.mse_M == abs(float(text))
+
+
+def test_counts_may_have_text_keys():
+    """papermill and JSON write {1: 10} as {"1": 10}."""
+    changed = {**DIGITS["dataset"], "train_counts": {"1": 10}, "test_counts": {"1": 5}}
+    assert Study.from_mapping(study(dataset=changed)).resolve("etf").dataset.train_counts == {1: 10}
+
+
+def test_counts_are_replaced_not_merged():
+    assert merge({"train_counts": {1: 5, 2: 3}}, {"train_counts": {1: 7}}) == {"train_counts": {1: 7}}
+
+
+def test_sweep_multiplies_runs_and_seeds():
+    plan = Study.from_mapping(study(sweep={"training.lr": [0.1, "1e-3"], "model.width": [4, 8], "seeds": [0, 1]}))
+    assert plan.seeds == (0, 1)
+    assert len(plan.runs) == 8
+    chosen = plan.resolve("etf-lr=0.001-width=8")
+    assert (chosen.training.lr, chosen.model.width, chosen.model.head) == (0.001, 8, "etf")
+
+
+def test_sweep_over_the_data_makes_data_sets_of_their_own():
+    plan = Study.from_mapping(study(sweep={"dataset.seed": [0, 1]}))
+    assert set(plan.datasets()) == {"digits-seed=0", "digits-seed=1"}
+
+
+def test_smoke_has_a_name_of_its_own_and_may_keep_some_runs_only():
+    small = {"training": {"epochs": 2}, "runs": ["etf"]}
+    plan = Study.from_mapping(study(smoke=small), smoke=True)
+    assert plan.study == "mlab_digits_smoke"
+    assert list(plan.runs) == ["etf"]
+    assert plan.resolve("etf").training.epochs == 2
+    assert Study.from_mapping(study(smoke=small)).resolve("etf").training.epochs == DIGITS["training"]["epochs"]
+    with pytest.raises(ParameterError, match=r"smoke\.runs: study 'mlab_digits' has no run 'x'"):
+        Study.from_mapping(study(smoke={"runs": ["x"]}), smoke=True)
+    with pytest.raises(ParameterError, match=r"smoke\.traning: no such parameter"):
+        Study.from_mapping(study(smoke={"traning": {}}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("smoke", [False, True])
+def test_every_study_that_comes_with_nclib_is_valid(path, smoke):
+    plan = Study.from_file(path, smoke=smoke)
+    assert plan.study == path.stem + ("_smoke" if smoke else "")
+    assert plan.smoke.model_fields_set or not smoke, "a study needs smoke overrides"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: [", r"not valid YAML"),
+        ("just words", r"expected the sections of a study"),
+        ("study: a\nstudy: b\n", r"not valid YAML .key 'study' is given twice"),
+        ("study: !!python/object/apply:os.system ['true']", r"not valid YAML .*could not determine a constructor"),
+        ("study: \x00", r"not valid YAML"),
+        ("", r"expected the sections of a study .* but got NoneType"),
+    ],
+)
+def test_files_that_are_no_study_are_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=rf"x\.yaml: {message}"):
+        Study.from_file(path)
+
+
+def test_missing_file_and_folder_are_refused_by_name(tmp_path):
+    with pytest.raises(ParameterError, match=r"none\.yaml: there is no such study file"):
+        Study.from_file(tmp_path / "none.yaml")
+    with pytest.raises(ParameterError, match="cannot be read"):
+        Study.from_file(tmp_path)
+
+
+def test_a_parameter_that_papermill_injects_unasked_is_refused():
+    """papermill logs a line about an unknown parameter and goes on."""
+    namespace = {**study(), "traning": {}, "In": ["", "study = 'x'", "# Parameters\ntraning = {}\nrun = 'etf'\n"]}
+    with pytest.raises(ParameterError, match=r"traning: no such parameter; a notebook takes study, dataset"):
+        Study.from_notebook(namespace)
+
+
+def test_other_names_in_a_notebook_do_not_matter():
+    namespace = {**study(), "plan": 1, "In": ["", "plan = 1", "# Parameters\nrun = 'etf'\n"]}
+    assert Study.from_notebook(namespace).study == "mlab_digits"
