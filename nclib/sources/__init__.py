@@ -8,16 +8,21 @@ fetched into it if missing; `image_folder` is any folder of class folders. docs/
 from collections.abc import Callable
 from pathlib import Path
 
-from nclib.sources import digits
+from nclib.sources import cifar10, digits, image_folder, mnist, svhn
 from nclib.sources.base import SourceError, SourceImages, data_root, resized
 
 __all__ = ["SOURCES", "SourceError", "SourceImages", "data_root", "load"]
 
 SOURCES: dict[str, Callable[..., SourceImages]] = {
     "digits": digits.load,
+    "mnist": mnist.load,
+    "cifar10": cifar10.load,
+    "svhn": svhn.load,
+    "image_folder": image_folder.load,
 }
 
-WITHOUT_SPLIT = ("digits",)
+WITHOUT_SPLIT = ("digits", "image_folder")
+DECODED = ("svhn", "image_folder")  # resized while they are decoded
 
 
 def load(
@@ -52,4 +57,6 @@ def load(
     options = {"root": data_root(root), "train": train}
     if source in WITHOUT_SPLIT:
         options |= {"test_fraction": test_fraction, "seed": seed}
+    if source in DECODED:
+        options["image_size"] = image_size
     return resized(SOURCES[source](**options), image_size)
