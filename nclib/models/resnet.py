@@ -101,9 +101,9 @@ def wide_resnet_backbone(
 ) -> ResNetBackbone:
     """Wide ResNet for small pictures: stem of 16, three stages of basic blocks, the first `width` (160) wide.
 
-    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for
-    CIFAR, depth 26, 16 x 10 channels in the first stage, not as torchvision's Wide ResNet-50-2 for ImageNet; so it is here, with
-    activations after the convolutions as in that code.
+    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR
+    with depth 26 and 16 x 10 channels in the first stage, not as torchvision's Wide ResNet-50-2 for ImageNet; so it
+    is here, with activations after the convolutions as in that code.
     """
     depth = 26 if depth is None else depth
     width = 160 if width is None else width

@@ -21,8 +21,8 @@ class SdLBFGS(torch.optim.Optimizer):
     - ybar = theta y + (1 - theta) gamma s
     - theta = 0.75 gamma sᵀs / (gamma sᵀs - sᵀy) where sᵀy < 0.25 gamma sᵀs, else 1
 
-    so that sᵀybar >= 0.25 gamma sᵀs > 0: H stays positive definite whatever the curvature. The first step takes H = I.
-    Everything stays on the device: a step waits for no result.
+    so that sᵀybar >= 0.25 gamma sᵀs > 0: H stays positive definite whatever the curvature.
+    The first step takes gamma = delta. Everything stays on the device: a step waits for no result.
 
     Source: Wang, Ma, Goldfarb and Liu, Stochastic quasi-Newton methods for nonconvex stochastic optimization, SIAM J.
     Optim. 27 (2017), section 3, SdLBFGS. A pair without curvature (s = 0) has no part in H.
@@ -84,7 +84,7 @@ class SdLBFGS(torch.optim.Optimizer):
             state["s"] = gradient.new_zeros(size, gradient.numel())
             state["y"] = gradient.new_zeros(size, gradient.numel())
             state["rho"] = gradient.new_zeros(size)
-            state["gamma"] = gradient.new_ones(())
+            state["gamma"] = gradient.new_full((), self.param_groups[0]["delta"])
             state["pairs"] = 0
         return state
 
