@@ -2,13 +2,17 @@
 
 import hashlib
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
+from nclib.progress import BATCH_SECONDS
 from nclib.storage import StageError
 
 
@@ -114,3 +118,9 @@ def resized(source: SourceImages, image_size: int | None) -> SourceImages:
 
     images = resize(source.images, [image_size, image_size], antialias=True)
     return SourceImages(images, source.labels, source.class_names, source.index)
+
+
+def progress(items: Iterable | None = None, **options: object) -> tqdm:
+    """A bar on the standard output, as `nclib.progress` draws them; each refresh is a line of the log in a batch job."""
+    interval = BATCH_SECONDS if "NCLIB_BATCH" in os.environ else 0.5
+    return tqdm(items, file=sys.stdout, mininterval=interval, **options)

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from tqdm.auto import tqdm
 
-from nclib.sources.base import SourceError
+from nclib.sources.base import SourceError, progress
 from nclib.storage import atomic_path
 
 CHUNK = 1 << 20
@@ -106,7 +105,7 @@ def _fetch_rest(url: str, file: BinaryIO, name: str) -> None:
         if have + (length or 0) > MAX_BYTES:
             raise urllib.error.URLError(f"{have + length} bytes are more than the {MAX_BYTES} allowed")
         total = None if length is None else have + length
-        with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=name) as bar:
+        with progress(total=total, initial=have, unit="B", unit_scale=True, desc=name) as bar:
             while chunk := answer.read(CHUNK):
                 have += file.write(chunk)
                 bar.update(len(chunk))
@@ -135,7 +134,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
     try:
         temporary.mkdir(parents=True)
-        with tarfile.open(archive, "r:gz") as members, tqdm(desc=f"Unpacking {archive.name}", unit=" files") as bar:
+        with tarfile.open(archive, "r:gz") as members, progress(desc=f"Unpacking {archive.name}", unit=" files") as bar:
             size = 0
             for number, member in enumerate(members):
                 size += member.size

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from nclib.sources.base import SourceError, SourceImages, data_root
+from nclib.sources.base import SourceError, SourceImages, data_root, progress
 from nclib.storage import StageError, load_tensors, save_tensors
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
@@ -69,7 +68,9 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
         images[number] = pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(keep, range(len(paths)), chunksize=64), total=len(paths), desc=what, unit=" pictures"):
+        for _ in progress(
+            pool.map(keep, range(len(paths)), chunksize=64), total=len(paths), desc=what, unit=" pictures"
+        ):
             pass
     return torch.from_numpy(images)
 
