@@ -1,0 +1,89 @@
+"""Metrics of neural collapse, single-label and multi-label.
+
+`measure` gives every scalar of features, labels and a last layer; each metric is also a function of its own, built of
+the same kernels, and class-wise or set-wise arrays come from functions beside them. Features go in as (n, d), labels
+as multi-hot (n, k) or class ids (n,).
+"""
+
+from nclib.metrics.classifier_metrics import cosine_margin_mean, cosine_margins, nc4
+from nclib.metrics.collapse import (
+    bias_residual,
+    equiangle_h,
+    equiangle_w,
+    equinorm_h,
+    equinorm_w,
+    nc1,
+    nc1_cdnv,
+    nc1_quotient,
+    nc2_h,
+    nc2_h_centered,
+    nc2_w,
+    nc2_w_centered,
+    nc3,
+    nc3_centered,
+)
+from nclib.metrics.geometry import angles_degrees, cosine_gram, simplex_gram
+from nclib.metrics.label_sets import LabelSets, label_sets
+from nclib.metrics.measurement import Measurement, measure, take_measurement
+from nclib.metrics.prediction import jaccard, soft_iou, subset_accuracy, top_k_accuracy
+from nclib.metrics.released import released_nc1, released_nc3
+from nclib.metrics.spectrum import nuclear_over_frobenius
+from nclib.metrics.statistics import (
+    CollapseStatistics,
+    LabelSetMeans,
+    class_means,
+    collapse_statistics,
+    label_set_means,
+)
+from nclib.metrics.tag_wise import (
+    imbalance_ratio,
+    tag_wise_angles,
+    tag_wise_ratio,
+    tag_wise_residual,
+    tag_wise_scale,
+)
+
+__all__ = [
+    "CollapseStatistics",
+    "LabelSetMeans",
+    "LabelSets",
+    "Measurement",
+    "angles_degrees",
+    "bias_residual",
+    "class_means",
+    "collapse_statistics",
+    "cosine_gram",
+    "cosine_margin_mean",
+    "cosine_margins",
+    "equiangle_h",
+    "equiangle_w",
+    "equinorm_h",
+    "equinorm_w",
+    "imbalance_ratio",
+    "jaccard",
+    "label_set_means",
+    "label_sets",
+    "measure",
+    "nc1",
+    "nc1_cdnv",
+    "nc1_quotient",
+    "nc2_h",
+    "nc2_h_centered",
+    "nc2_w",
+    "nc2_w_centered",
+    "nc3",
+    "nc3_centered",
+    "nc4",
+    "nuclear_over_frobenius",
+    "released_nc1",
+    "released_nc3",
+    "simplex_gram",
+    "soft_iou",
+    "subset_accuracy",
+    "tag_wise_angles",
+    "tag_wise_ratio",
+    "tag_wise_residual",
+    "tag_wise_scale",
+    "take_measurement",
+    "top_k_accuracy",
+]

@@ -1,0 +1,70 @@
+"""Singular values of the feature matrix of each class."""
+
+import torch
+from jaxtyping import Float, Float64, Int64, Shaped
+from torch import Tensor
+
+from nclib.metrics.label_sets import LabelSets, label_sets
+from nclib.metrics.statistics import check_features, row_blocks, working_dtype
+
+
+def nuclear_over_frobenius(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """Mean over classes of `|H_k|_* / |H_k|_F`, the features of a class **not** centred; in [1, sqrt(rank)].
+
+    1 at collapse, where the features of a class are all the same. Only samples with one label, and classes that
+    have some. float64 features go through a singular value decomposition; narrower ones through the eigenvalues of the
+    smaller Gram matrix in float64, exact to 1e-6 of the largest singular value of float32 data.
+
+    Source: paper 2.
+
+    Args:
+        features: Last-layer features (n, d).
+        labels: Multi-hot (n, k) or class ids (n,).
+
+    Returns:
+        The metric, in the dtype of the features but at least float32.
+
+    Raises:
+        ValueError: If shapes or labels are invalid.
+
+    >>> nuclear_over_frobenius(torch.eye(4), torch.tensor([0, 0, 1, 1]))
+    tensor(1.4142)
+    """
+    check_features(features, labels)
+    ratios = nuclear_ratios(features, label_sets(labels))
+    return ratios.mean().to(working_dtype(features))
+
+
+def nuclear_ratios(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, " k"]:
+    """`|H_k|_* / |H_k|_F` of each class that occurs alone."""
+    singles = int((sets.multiplicity == 1).sum())
+    order = sets.of_sample.argsort(stable=True)
+    first = int((sets.of_sample < 0).sum())
+    ratios = []
+    for rows in order[first:].split(sets.counts.tolist())[:singles]:
+        values = _singular_values(features, rows)
+        # the Frobenius norm from the same values, so that exact collapse gives exactly 1
+        ratios.append(values.sum() / torch.linalg.vector_norm(values))
+    return torch.stack(ratios)
+
+
+def _singular_values(features: Float[Tensor, "n d"], rows: Int64[Tensor, " m"]) -> Float64[Tensor, " r"]:
+    if features.dtype == torch.float64:
+        return torch.linalg.svdvals(features[rows])
+    gram = _gram(features, rows)
+    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+
+
+def _gram(features: Float[Tensor, "n d"], rows: Int64[Tensor, " m"]) -> Float64[Tensor, "r r"]:
+    """The smaller of `H Hᵀ` and `Hᵀ H` in float64, H the given rows."""
+    dim = features.shape[1]
+    if len(rows) <= dim:
+        block = features[rows].double()
+        return block @ block.T
+    gram = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
+    for part in row_blocks(features):
+        if part.start >= len(rows):
+            break
+        block = features[rows[part]].double()
+        gram.addmm_(block.T, block)
+    return gram

@@ -1,0 +1,179 @@
+"""First pass over the features: the mean of every label set, from which all class statistics follow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from torch import Tensor
+
+from nclib.metrics.label_sets import LabelSets, label_sets
+
+BLOCK_BYTES = {"cpu": 4 << 20}
+"""Features handled at a time, in bytes: a block and its deviations stay in the last-level cache of a CPU."""
+OTHER_BLOCK_BYTES = 256 << 20
+BAG_ROWS = 64
+"""Rows added up in the working precision before the sums go on in float64."""
+
+
+class LabelSetMeans(NamedTuple):
+    """The observed label sets, sorted by size and class ids, with their counts and mean features."""
+
+    label_sets: Bool[Tensor, "s k"]
+    counts: Int64[Tensor, " s"]
+    means: Float[Tensor, "s d"]
+
+
+@dataclass(frozen=True)
+class CollapseStatistics:
+    """Means of all label sets (float64): what the geometry of the collapse is computed from.
+
+    Every class has at least one sample that carries it alone, so the first k sets are the single classes in order.
+
+    Attributes:
+        sets: The label sets and the set of each sample.
+        set_means: Mean feature of each set.
+    """
+
+    sets: LabelSets
+    set_means: Float64[Tensor, "s d"]
+
+    @property
+    def class_means(self) -> Float64[Tensor, "k d"]:
+        """`mu_k`, means of the features with one label."""
+        return self.set_means[: self.sets.num_classes]
+
+    @property
+    def class_counts(self) -> Int64[Tensor, " k"]:
+        """Number of samples that carry each class alone."""
+        return self.sets.counts[: self.sets.num_classes]
+
+    @cached_property
+    def global_mean(self) -> Float64[Tensor, " d"]:
+        """`mu_G`, the unweighted mean of the class means."""
+        return self.class_means.mean(dim=0)
+
+    @cached_property
+    def centered_class_means(self) -> Float64[Tensor, "k d"]:
+        """`mu_k - mu_G`."""
+        return self.class_means - self.global_mean
+
+    @cached_property
+    def released_global_mean(self) -> Float64[Tensor, " d"]:
+        """`mu_G` as the released code of paper 1 has it: one-label features summed, divided by **all** samples."""
+        return (self.class_counts.double() @ self.class_means) / self.sets.counts.sum()
+
+
+def collapse_statistics(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
+) -> CollapseStatistics:
+    """Means of every label set in one read of the features, accumulated in float64 about a row of the features.
+
+    Args:
+        features: Last-layer features (n, d), float16 to float64.
+        labels: Multi-hot (n, k) or class ids (n,); samples without labels are left out.
+        num_classes: Number of classes, where class ids do not show it.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: If shapes or labels are invalid, a class has no sample that carries it alone, or features are not
+            finite.
+    """
+    check_features(features, labels)
+    return statistics_of_sets(features, label_sets(labels, num_classes=num_classes))
+
+
+def statistics_of_sets(features: Float[Tensor, "n d"], sets: LabelSets) -> CollapseStatistics:
+    """`collapse_statistics` for label sets that are known already."""
+    singles = sets.members[sets.multiplicity == 1]
+    if len(singles) < sets.num_classes:
+        missing = (~singles.any(dim=0)).nonzero().flatten().tolist()
+        raise ValueError(
+            "Expected at least one sample with a single label for every class, "
+            f"but classes {missing[:20]} of {sets.num_classes} have none."
+        )
+    means = _set_means(features, sets)
+    if not bool(means.isfinite().all()):
+        row = int((~features.isfinite().all(dim=1)).nonzero()[0])
+        raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
+    return CollapseStatistics(sets, means)
+
+
+def class_means(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
+) -> Float[Tensor, "k d"]:
+    """Mean feature `mu_k` of each class over the samples that carry it alone.
+
+    Args, Raises: as `collapse_statistics`.
+
+    Returns:
+        Class means (k, d), in the dtype of the features but at least float32.
+
+    >>> class_means(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0, 1]))
+    tensor([[2., 0.],
+            [0., 5.]])
+    """
+    statistics = collapse_statistics(features, labels, num_classes=num_classes)
+    return statistics.class_means.to(working_dtype(features))
+
+
+def label_set_means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> LabelSetMeans:
+    """Mean feature `mu_S` of each observed label set S, with the sets (multi-hot) and their sample counts.
+
+    Args, Raises: as `collapse_statistics`.
+
+    Returns:
+        The label sets (s, k), counts (s,) and means (s, d).
+    """
+    statistics = collapse_statistics(features, labels)
+    means = statistics.set_means.to(working_dtype(features))
+    return LabelSetMeans(statistics.sets.members, statistics.sets.counts, means)
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """float64 for float64 features, float32 for all else."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def row_blocks(features: Float[Tensor, "n d"]) -> Iterator[slice]:
+    """Consecutive rows, as many as a block should hold on the device of the features."""
+    row_bytes = features.shape[1] * working_dtype(features).itemsize
+    rows = max(1, BLOCK_BYTES.get(features.device.type, OTHER_BLOCK_BYTES) // row_bytes)
+    for start in range(0, len(features), rows):
+        yield slice(start, min(start + rows, len(features)))
+
+
+def check_features(features: Tensor, labels: Tensor) -> None:
+    if features.ndim != 2 or len(features) != len(labels) or features.numel() == 0:
+        raise ValueError(
+            "Expected features (n, d) and labels of as many samples, n >= 1, "
+            f"but got {tuple(features.shape)} and {tuple(labels.shape)}."
+        )
+
+
+def _set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, "s d"]:
+    dtype = working_dtype(features)
+    # sums about a row of the data: a large common offset would cost digits
+    shift = features[0].to(dtype)
+    sums = torch.zeros(len(sets.counts), features.shape[1], dtype=torch.float64, device=features.device)
+    for rows in row_blocks(features):
+        ids, order = sets.of_sample[rows].sort(stable=True)
+        shifted = torch.sub(features[rows], shift)
+        starts, bag_ids = _bags(ids)
+        bags = F.embedding_bag(order, shifted, starts, mode="sum")
+        labelled = bag_ids >= 0
+        sums.index_add_(0, bag_ids[labelled], bags[labelled].double())
+    return shift.double() + sums / sets.counts.unsqueeze(1)
+
+
+def _bags(ids: Int64[Tensor, " b"]) -> tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]]:
+    """Starts and ids of runs of equal sorted ids, cut at every `BAG_ROWS` rows."""
+    is_start = torch.arange(len(ids), device=ids.device) % BAG_ROWS == 0
+    is_start[1:] |= ids.diff() != 0
+    starts = is_start.nonzero().flatten()
+    return starts, ids[starts]

@@ -1,0 +1,202 @@
+"""Tag-wise average: the mean of a multi-label set against the sum of its classes' means (paper 1).
+
+Every function takes the multiplicity m, the number of labels of the sets that it looks at. `mu_S` are means of all
+features with label set S, `mu_k` those of the features with the one label k; none is centred, as released.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Float64, Int64, Shaped
+from torch import Tensor
+
+from nclib.metrics.geometry import angles_degrees, unit_rows
+from nclib.metrics.label_sets import LabelSets
+from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
+
+MAX_PAIRS = 10**9
+"""Pairs of label sets up to which the mean angle over all pairs is computed."""
+PAIR_BLOCK = 1 << 19
+
+
+def tag_wise_angles(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], multiplicity: int
+) -> Float[Tensor, " s"]:
+    """Angle between `mu_S` and `sum_{k in S} mu_k` for each observed set S of m labels, in degrees; 0 at collapse.
+
+    Source: paper 1, the definition of NC_m.
+
+    Args:
+        features: Last-layer features (n, d).
+        labels: Multi-hot (n, k).
+        multiplicity: Number m of labels.
+
+    Returns:
+        Angles in [0, 180], in the order of `label_set_means`, in the dtype of the features but at least float32.
+
+    Raises:
+        ValueError: As `collapse_statistics` does, or if no sample has m labels.
+
+    >>> h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    >>> tag_wise_angles(h, torch.tensor([[1, 0], [0, 1], [1, 1]]), 2).round(decimals=3)
+    tensor([45.])
+    """
+    return set_angles(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+
+
+def tag_wise_ratio(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], multiplicity: int
+) -> Float[Tensor, ""]:
+    """Mean of `tag_wise_angles` over the mean angle of **all** pairs (S', S), the matching ones included.
+
+    S' is any m-subset of the classes, S any observed set of m labels. In [0, inf), about 1 without structure, 0 at
+    collapse.
+
+    Source: paper 1, NC_m, as released. Args, Returns: as `tag_wise_angles`, one value.
+
+    Raises:
+        ValueError: As `tag_wise_angles` does, or if there are more than `MAX_PAIRS` pairs.
+    """
+    return angle_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+
+
+def tag_wise_scale(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], multiplicity: int
+) -> Float[Tensor, ""]:
+    """Least-squares `C_m` in `mu_S ~ C_m sum_{k in S} mu_k` over the observed sets of m labels, each set once.
+
+    Source: paper 1, its theorem. Args, Returns, Raises: as `tag_wise_angles`, one value.
+    """
+    scale, _ = scale_and_residual(collapse_statistics(features, labels), multiplicity)
+    return scale.to(working_dtype(features))
+
+
+def tag_wise_residual(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], multiplicity: int
+) -> Float[Tensor, ""]:
+    """Relative residual of that fit: root of `sum_S |mu_S - C_m sum mu_k|² / sum_S |mu_S|²`; in [0, 1], 0 at collapse.
+
+    Source: paper 1, its theorem. Args, Returns, Raises: as `tag_wise_angles`, one value.
+    """
+    _, residual = scale_and_residual(collapse_statistics(features, labels), multiplicity)
+    return residual.to(working_dtype(features))
+
+
+def imbalance_ratio(
+    features: Float[Tensor, "n d"],
+    labels: Shaped[Tensor, "n k"],
+    *,
+    counts: Sequence[int] | None = None,
+) -> dict[int, Float[Tensor, ""]]:
+    """`tag_wise_ratio` of pairs of labels, the numerator only over the pairs with exactly so many samples.
+
+    The denominator stays over all. Shows whether rare pairs collapse less.
+
+    Source: paper 1, its imbalanced experiments.
+
+    Args:
+        features: Last-layer features (n, d).
+        labels: Multi-hot (n, k).
+        counts: Sample counts of interest; without them every count that occurs among the pairs.
+
+    Returns:
+        Sample count to ratio, in the order of `counts`, or descending.
+
+    Raises:
+        ValueError: As `tag_wise_ratio` does, or if no pair has that many samples.
+    """
+    ratios = ratios_by_count(collapse_statistics(features, labels), counts=counts)
+    return {count: ratio.to(working_dtype(features)) for count, ratio in ratios.items()}
+
+
+def set_angles(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, " s"]:
+    """`tag_wise_angles` from the statistics."""
+    rows = statistics.sets.with_multiplicity(multiplicity)
+    return angles_degrees(statistics.set_means[rows], tag_sums(statistics, rows))
+
+
+def angle_ratio(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
+    """`tag_wise_ratio` from the statistics."""
+    return set_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
+
+
+def ratios_by_count(
+    statistics: CollapseStatistics, *, counts: Sequence[int] | None = None
+) -> dict[int, Float64[Tensor, ""]]:
+    """`imbalance_ratio` from the statistics."""
+    angles = set_angles(statistics, 2)
+    samples = statistics.sets.counts[statistics.sets.with_multiplicity(2)]
+    seen = samples.unique().flip(0).tolist()
+    counts = seen if counts is None else counts
+    missing = [count for count in counts if count not in seen]
+    if missing:
+        raise ValueError(f"Expected sample counts among those of the pairs, {seen}, but got {missing}.")
+    denominator = mean_angle_of_all_pairs(statistics, 2)
+    return {count: angles[samples == count].mean() / denominator for count in counts}
+
+
+def scale_and_residual(
+    statistics: CollapseStatistics, multiplicity: int
+) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
+    """`tag_wise_scale` and `tag_wise_residual` from the statistics."""
+    rows = statistics.sets.with_multiplicity(multiplicity)
+    means, sums = statistics.set_means[rows], tag_sums(statistics, rows)
+    scale = (means * sums).sum() / sums.square().sum()
+    return scale, torch.linalg.matrix_norm(means - scale * sums) / torch.linalg.matrix_norm(means)
+
+
+def tag_sums(statistics: CollapseStatistics, rows: Int64[Tensor, " s"]) -> Float64[Tensor, "s d"]:
+    """`sum_{k in S} mu_k` of the label sets in these rows."""
+    return statistics.sets.members[rows].double() @ statistics.class_means
+
+
+def has_countable_pairs(sets: LabelSets, multiplicity: int) -> bool:
+    """Whether `tag_wise_ratio` has at most `MAX_PAIRS` pairs to average."""
+    return _num_pairs(sets, multiplicity) <= MAX_PAIRS
+
+
+def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
+    """Mean angle between the means of the observed m-label sets and the tag sums of all m-subsets, in degrees.
+
+    From inner products of class means, so it costs K + m numbers a pair, not d. Angles below 1e-6 degrees are lost in
+    rounding, which a mean over all pairs does not feel.
+    """
+    if not has_countable_pairs(statistics.sets, multiplicity):
+        raise ValueError(
+            f"Expected at most {MAX_PAIRS:.0e} pairs of label sets, "
+            f"but multiplicity {multiplicity} has {_num_pairs(statistics.sets, multiplicity):.1e}."
+        )
+    rows = statistics.sets.with_multiplicity(multiplicity)
+    means = statistics.class_means
+    gram = means @ means.T
+    products = unit_rows(statistics.set_means[rows]) @ means.T
+    total = torch.zeros((), dtype=torch.float64, device=means.device)
+    block = max(1, PAIR_BLOCK // (len(rows) * multiplicity))
+    for subsets in _subsets(len(means), multiplicity, block=block, device=means.device):
+        norms = gram[subsets.unsqueeze(2), subsets.unsqueeze(1)].sum(dim=(1, 2)).clamp(min=0).sqrt()
+        cosines = (products[:, subsets].sum(dim=2) / norms).clamp(-1, 1)
+        total += torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt()).sum()
+    return torch.rad2deg(2 * total) / _num_pairs(statistics.sets, multiplicity)
+
+
+def _num_pairs(sets: LabelSets, multiplicity: int) -> int:
+    return math.comb(sets.num_classes, multiplicity) * len(sets.with_multiplicity(multiplicity))
+
+
+def _subsets(num_classes: int, size: int, *, block: int, device: torch.device) -> Iterator[Int64[Tensor, "b m"]]:
+    """All subsets of so many classes in blocks, unranked in the combinatorial number system."""
+    total = math.comb(num_classes, size)
+    # binomials above the total only have to compare as larger, so they may be cut to what int64 holds
+    binomials = [
+        torch.tensor([min(math.comb(n, j), total + 1) for n in range(num_classes + 1)], device=device)
+        for j in range(size + 1)
+    ]
+    for start in range(0, total, block):
+        rank = torch.arange(start, min(start + block, total), device=device)
+        chosen = []
+        for j in range(size, 0, -1):
+            largest = torch.searchsorted(binomials[j], rank, right=True) - 1
+            rank = rank - binomials[j][largest]
+            chosen.append(largest)
+        yield torch.stack(chosen, dim=1)

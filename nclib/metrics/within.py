@@ -1,0 +1,47 @@
+"""Second pass over the features: deviations from the mean of the own label set, block by block."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from nclib.metrics.statistics import CollapseStatistics, row_blocks, working_dtype
+
+
+def deviation_blocks(
+    features: Float[Tensor, "n d"], statistics: CollapseStatistics
+) -> Iterator[tuple[slice, Int64[Tensor, " b"], Float[Tensor, "b d"]]]:
+    """`h - mu_S` for blocks of samples, S the own label set: small numbers near collapse, free of common offsets.
+
+    Yields:
+        The rows of the block, the label set of each row (0 where it has none), and the deviations.
+    """
+    means = statistics.set_means.to(working_dtype(features))
+    for rows in row_blocks(features):
+        ids = statistics.sets.of_sample[rows].clamp(min=0)
+        yield rows, ids, means.index_select(0, ids).neg_().add_(features[rows])
+
+
+def within_trace(
+    features: Float[Tensor, "n d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
+) -> Float64[Tensor, ""]:
+    """Mean of `|A (h - mu_k)|²` over the samples with one label, A the directions: `tr(A Sigma_W Aᵀ)`."""
+    projection = directions.T.to(working_dtype(features))
+    num_classes = statistics.sets.num_classes
+    total = torch.zeros((), dtype=torch.float64, device=features.device)
+    for rows, ids, deviations in deviation_blocks(features, statistics):
+        single = (ids < num_classes) & (statistics.sets.of_sample[rows] >= 0)
+        squares = (deviations @ projection).square_().sum(dim=1)
+        total += (squares * single).sum(dtype=torch.float64)
+    return total / statistics.class_counts.sum()
+
+
+def class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, " k"]:
+    """`var_k`: mean squared distance of the features of a class (one-label samples) to their mean."""
+    sums = torch.zeros(len(statistics.sets.counts), dtype=torch.float64, device=features.device)
+    for rows, ids, deviations in deviation_blocks(features, statistics):
+        labelled = statistics.sets.of_sample[rows] >= 0
+        squares = torch.linalg.vector_norm(deviations, dim=1).double().square()
+        sums += torch.bincount(ids, weights=squares * labelled, minlength=len(sums))
+    return (sums / statistics.sets.counts)[: statistics.sets.num_classes]
