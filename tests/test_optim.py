@@ -260,6 +260,28 @@ def test_two_loop_recursion_is_the_dense_update(written):
     np.testing.assert_allclose(product.numpy(), inverse @ gradient.numpy(), rtol=1e-9)
 
 
+def test_sdlbfgs_steps_are_those_of_a_loop_written_from_the_paper():
+    matrix, vector, function = quadratic(size=6)
+    a, b, memory, lr, delta, decay = matrix.numpy(), vector.numpy(), 3, 0.4, 2.0, 0.5
+    point = Point([1.0] * 6)
+    point.minimise(function, "sdlbfgs", steps=9, lr=lr, history_size=memory, delta=delta, weight_decay=decay)
+    x, pairs, gamma = np.ones(6), [], delta
+    for _ in range(9):
+        gradient = a @ x - b + decay * x
+        inverse = np.eye(6) / gamma
+        for s, y in pairs[-memory:]:  # from the oldest to the newest
+            left = np.eye(6) - np.outer(s, y) / (s @ y)
+            inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
+        s = -lr * inverse @ gradient
+        x = x + s
+        y = a @ x - b + decay * x - gradient
+        gamma = max(y @ y / (s @ y), delta)
+        least = 0.25 * gamma * (s @ s)
+        theta = 1.0 if s @ y >= least else 3 * least / (4 * least - s @ y)
+        pairs.append((s, theta * y + (1 - theta) * gamma * s))
+    np.testing.assert_allclose(point.x.detach().numpy(), x, rtol=1e-9)
+
+
 def test_sdlbfgs_solves_a_convex_problem_that_gradient_descent_does_not():
     matrix, vector, function = quadratic()
     minimum = torch.linalg.solve(matrix, vector)
