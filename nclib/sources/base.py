@@ -110,8 +110,10 @@ def split_by_class(
 
 
 def resized(source: SourceImages, image_size: int | None) -> SourceImages:
-    """The pictures at `image_size` x `image_size` pixels, bilinear with anti-aliasing; None, or the size they have,
-    returns `source`."""
+    """The pictures at `image_size` x `image_size` pixels, bilinear with anti-aliasing.
+
+    None, or the size they have, returns `source` itself.
+    """
     if image_size is None or source.images.shape[-2:] == (image_size, image_size):
         return source
     from torchvision.transforms.v2.functional import resize
@@ -121,6 +123,7 @@ def resized(source: SourceImages, image_size: int | None) -> SourceImages:
 
 
 def progress(items: Iterable | None = None, **options: object) -> tqdm:
-    """A bar on the standard output, as `nclib.progress` draws them; each refresh is a line of the log in a batch job."""
+    """A bar on the standard output, as `nclib.progress` draws them; each refresh is a line of the log in a batch
+    job."""
     interval = BATCH_SECONDS if "NCLIB_BATCH" in os.environ else 0.5
     return tqdm(items, file=sys.stdout, mininterval=interval, **options)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-
 from nclib.sources.base import SourceError, progress
 from nclib.storage import atomic_path
 
