@@ -125,8 +125,10 @@ def compose(source: SourceImages, *, counts: Counts, layout: str, generator: tor
     side = _check(source, counts, layout)
     label_sets = [_label_sets(source.num_classes, counts[m], m) for m in sorted(counts)]
     decks = _Decks(source, generator)
-    width = max((sets.shape[1] for sets in label_sets if len(sets)), default=1)
+    width = max(sets.shape[1] for sets in label_sets)
     total = sum(len(sets) for sets in label_sets)
+    if total == 0:
+        raise ValueError("Expected counts to give one picture or more, but all are 0.")
     canvas = torch.zeros(total, source.images.shape[1], 2 * side, 2 * side, dtype=torch.uint8)
     labels = torch.zeros(total, source.num_classes, dtype=torch.uint8)
     source_index = torch.full((total, width), -1)

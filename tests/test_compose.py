@@ -203,6 +203,7 @@ def test_as_single_label_keeps_the_pictures() -> None:
         ({"counts": {4: 1}}, "multiplicities between 1 and 3 for layout 'mnist' and 4 classes, but got 4"),
         ({"counts": {5: 1}, "layout": "grid"}, "multiplicities between 1 and 4"),
         ({"counts": {0: 1}}, "multiplicities between 1 and 3"),
+        ({"counts": {1: 0, 2: {}}}, "one picture or more, but all are 0"),
         ({"counts": {1: -2}}, "0 or more, but got -2"),
         ({"counts": {2: {(1, 0): 3}}}, r"label sets of 2 ascending class ids below 4, but got \(1, 0\)"),
         ({"counts": {2: {(0, 4): 3}}}, r"but got \(0, 4\)"),

@@ -1,0 +1,240 @@
+"""Data sets: what `build` makes of its fields, and what `load` accepts of the files `save` writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nclib import dataset, sources
+from nclib.storage import StageError, load_tensors, save_tensors
+
+COMPOSED = {
+    "source": "digits",
+    "layout": "mnist",
+    "train_counts": {1: 6, 2: 2},
+    "test_counts": {1: 3, 2: 1},
+}
+
+
+@pytest.fixture(scope="module")
+def composed() -> dataset.Splits:
+    return dataset.build(**COMPOSED, normalization="dataset", seed=3)
+
+
+def assert_same(first: dataset.MultiLabelData, second: dataset.MultiLabelData) -> None:
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.source_index, second.source_index)
+    assert first.class_names == second.class_names
+
+
+def test_digits_are_split_by_class_before_anything_is_composed() -> None:
+    train, test = (sources.load("digits", train=train, test_fraction=0.25, seed=1) for train in (True, False))
+    places = torch.cat([train.places(), test.places()])
+    assert len(places) == 1797 == len(places.unique())
+    share = test.labels.bincount() / torch.cat([train.labels, test.labels]).bincount()
+    assert (share - 0.25).abs().max() < 0.01
+    other = sources.load("digits", train=False, test_fraction=0.25, seed=2)
+    assert not torch.equal(test.places(), other.places())
+
+
+def test_digits_are_the_published_ones_in_bytes() -> None:
+    from sklearn.datasets import load_digits
+
+    published = load_digits()
+    train = sources.load("digits", train=True)
+    assert train.images.dtype == torch.uint8 and tuple(train.images.shape[1:]) == (1, 8, 8)
+    places = train.places().numpy()
+    assert np.array_equal(train.labels.numpy(), published.target[places])
+    difference = train.images[:, 0].numpy() / 255 - published.images[places] / 16
+    assert np.abs(difference).max() <= 0.5 / 255
+    assert train.images.max() == 255
+
+
+def test_no_digit_is_in_both_splits_of_a_composed_data_set(composed: dataset.Splits) -> None:
+    used = [set(split.source_index[split.source_index >= 0].tolist()) for split in (composed.train, composed.test)]
+    assert not used[0] & used[1]
+    assert composed.train.multiplicity.bincount().tolist() == [0, 60, 90]
+    assert composed.test.multiplicity.bincount().tolist() == [0, 30, 45]
+    assert composed.num_classes == 10 and composed.class_names == tuple("0123456789")
+
+
+def test_build_depends_on_its_seed_and_nothing_else(composed: dataset.Splits) -> None:
+    torch.manual_seed(99)
+    again = dataset.build(**COMPOSED, normalization="dataset", seed=3)
+    assert_same(composed.train, again.train)
+    assert_same(composed.test, again.test)
+    assert (composed.mean, composed.std) == (again.mean, again.std)
+    other = dataset.build(**COMPOSED, seed=4)
+    assert not torch.equal(composed.train.images, other.train.images)
+
+
+def test_the_training_pictures_do_not_depend_on_the_test_counts(composed: dataset.Splits) -> None:
+    other = dataset.build(**COMPOSED | {"test_counts": {1: 40}}, seed=3)
+    assert_same(composed.train, other.train)
+
+
+def test_pair_groups_replace_the_count_of_pairs_in_the_training_split() -> None:
+    splits = dataset.build(**COMPOSED, pair_groups=[5, 2, 1])
+    counts = splits.train.label_set_counts()
+    pairs = [number for label_set, number in counts.items() if len(label_set) == 2]
+    assert pairs == [5] * 15 + [2] * 15 + [1] * 15
+    assert {number for label_set, number in counts.items() if len(label_set) == 1} == {6}
+    assert splits.test.multiplicity.bincount().tolist() == [0, 30, 45]
+
+
+def test_without_a_layout_the_pictures_stay_as_they_are() -> None:
+    splits = dataset.build(source="digits", seed=1)
+    source = sources.load("digits", train=True, seed=1)
+    assert torch.equal(splits.train.images, source.images)
+    assert torch.equal(splits.train.labels.argmax(1), source.labels)
+    assert len(splits.train) + len(splits.test) == 1797
+    assert (splits.mean, splits.std) == ((0.0,), (1.0,))
+
+
+def test_sample_size_takes_so_many_training_pictures_of_each_class() -> None:
+    splits = dataset.build(source="digits", sample_size=20, seed=1)
+    everything = dataset.build(source="digits", seed=1)
+    assert splits.train.labels.sum(0).tolist() == [20] * 10
+    assert set(splits.train.source_index.flatten().tolist()) < set(everything.train.source_index.flatten().tolist())
+    assert_same(splits.test, everything.test)
+    with pytest.raises(ValueError, match=r"sample_size between 1 and 1\d\d, the pictures of class '0', but got 1000"):
+        dataset.build(source="digits", sample_size=1000)
+
+
+def test_random_labels_are_balanced_and_fixed_by_the_seed() -> None:
+    truth = dataset.build(source="digits", seed=1)
+    shuffled = dataset.build(source="digits", random_labels=True, seed=1)
+    assert torch.equal(truth.train.images, shuffled.train.images)
+    counts = shuffled.train.labels.sum(0)
+    assert counts.max() - counts.min() <= 1
+    agreement = (truth.train.labels * shuffled.train.labels).sum() / len(truth.train)
+    assert 0.05 < agreement < 0.15  # one in ten by chance
+    assert_same(truth.test, shuffled.test)
+    assert_same(shuffled.train, dataset.build(source="digits", random_labels=True, seed=1).train)
+
+
+def test_image_size_resizes_the_sources_before_they_are_composed() -> None:
+    splits = dataset.build(**COMPOSED, image_size=12)
+    assert tuple(splits.train.images.shape[1:]) == (1, 24, 24)
+
+
+def test_normalization_by_the_training_pictures(composed: dataset.Splits) -> None:
+    values = composed.train.images.double() / 255
+    assert composed.mean == pytest.approx([values.mean().item()], rel=1e-12)
+    assert composed.std == pytest.approx([values.std(correction=0).item()], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"source": "imagenet"}, "Expected source to be one of digits, mnist, .* but got 'imagenet'"),
+        ({"layout": "ring"}, "train_counts: Expected layout"),
+        ({"train_counts": {4: 1}}, "train_counts: Expected multiplicities between 1 and 3"),
+        ({"test_counts": {}}, "test_counts: Expected counts to name at least one multiplicity"),
+        ({"pair_groups": [1, 2]}, "pair_groups to cut the 45 pairs"),
+        ({"sample_size": 5}, "sample_size and random_labels without a layout"),
+        ({"random_labels": True}, "sample_size and random_labels without a layout"),
+        ({"normalization": "imagenet"}, "3 channels for normalization 'imagenet', but got 1"),
+        ({"normalization": "l2"}, "Expected normalization to be one of unit, imagenet, .* but got 'l2'"),
+        ({"test_fraction": 1.0}, "test_fraction to lie strictly between 0 and 1, but got 1.0"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataset.build(**COMPOSED | change)
+
+
+def test_save_and_load_give_the_same_bits(composed: dataset.Splits, tmp_path: Path) -> None:
+    path = dataset.save(composed, tmp_path / "datasets" / "data")
+    assert [file.name for file in path.parent.iterdir()] == ["data.safetensors"]
+    loaded = dataset.load(path.parent)
+    assert_same(composed.train, loaded.train)
+    assert_same(composed.test, loaded.test)
+    assert (loaded.mean, loaded.std, loaded.class_names) == (composed.mean, composed.std, composed.class_names)
+    assert dict(loaded.meta) == dict(composed.meta)
+    first = path.read_bytes()
+    dataset.save(loaded, path.parent)
+    assert path.read_bytes() == first
+
+
+def test_a_missing_data_set_names_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"data\.safetensors is missing: run stage 01_dataset first"):
+        dataset.load(tmp_path)
+
+
+def test_every_damaged_byte_is_noticed(composed: dataset.Splits, tmp_path: Path) -> None:
+    path = dataset.save(composed, tmp_path)
+    whole = path.read_bytes()
+    header = int.from_bytes(whole[:8], "little")
+    spots = [3, 8, 30, header // 2, header + 8, header + 5000, len(whole) // 2, len(whole) - 1]
+    for spot in spots:
+        damaged = bytearray(whole)
+        damaged[spot] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(StageError, match=r"data\.safetensors is damaged .*run stage 01_dataset again"):
+            dataset.load(tmp_path)
+    for length in (0, 7, header, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StageError, match=r"data\.safetensors is damaged .*run stage 01_dataset again"):
+            dataset.load(tmp_path)
+
+
+def _drop(tensors: dict, header: dict) -> None:
+    del tensors["test_labels"]
+
+
+def _float(tensors: dict, header: dict) -> None:
+    tensors["train_images"] = tensors["train_images"].float()
+
+
+def _short(tensors: dict, header: dict) -> None:
+    tensors["train_source_index"] = tensors["train_source_index"][1:]
+
+
+def _twos(tensors: dict, header: dict) -> None:
+    tensors["test_labels"] = tensors["test_labels"] * 2
+
+
+def _small_test(tensors: dict, header: dict) -> None:
+    tensors["test_images"] = tensors["test_images"][..., 1:]
+
+
+def _classes(tensors: dict, header: dict) -> None:
+    header["class_names"] = header["class_names"][1:]
+
+
+def _means(tensors: dict, header: dict) -> None:
+    header["mean"] = header["mean"] * 3
+
+
+def _words(tensors: dict, header: dict) -> None:
+    header["std"] = ["wide"]
+
+
+def _no_meta(tensors: dict, header: dict) -> None:
+    header["meta"] = None
+
+
+@pytest.mark.parametrize("change", [_drop, _float, _short, _twos, _small_test, _classes, _means, _words, _no_meta])
+def test_a_whole_file_of_something_else_is_refused(composed: dataset.Splits, tmp_path: Path, change) -> None:
+    path = dataset.save(composed, tmp_path)
+    tensors, header = load_tensors(path, stage="01_dataset")
+    change(tensors, header)
+    save_tensors(path, tensors, header)
+    with pytest.raises(StageError, match=r"data\.safetensors is no data set of stage 01_dataset .*run stage"):
+        dataset.load(tmp_path)
+
+
+@pytest.mark.parametrize("header", [None, [1], "text", {}])
+def test_a_header_of_another_kind_is_refused(tmp_path: Path, header) -> None:
+    save_tensors(tmp_path / "data.safetensors", {"weight": torch.ones(2)}, header)
+    with pytest.raises(StageError, match="is no data set of stage 01_dataset"):
+        dataset.load(tmp_path)
+
+
+def test_a_multiplicity_without_pictures_is_fine(tmp_path: Path) -> None:
+    splits = dataset.build(**COMPOSED | {"train_counts": {1: 2, 2: 0}})
+    dataset.save(splits, tmp_path)
+    assert dataset.load(tmp_path).train.multiplicity.unique().tolist() == [1]
