@@ -1,0 +1,177 @@
+"""Measuring the collapse at every checkpoint of a training (stage 03_validate).
+
+Each checkpoint costs one forward pass over training and test pictures, in float32 whatever the training's precision;
+all metrics and the geometry come from its features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from nclib import decode, metrics
+from nclib.batches import DeviceBatches
+from nclib.dataset import Splits
+from nclib.features import extract
+from nclib.geometry import Geometry
+from nclib.params import Dataset
+from nclib.storage import StageError, load_tensors
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `validate` found.
+
+    Attributes:
+        table: one row for each checkpoint and split (`train`, `test`): `epoch`, `split` and the scalars of
+            `nclib.metrics.measure`; training rows of an imbalanced data set have `imbalance_ratio_N`, too, and test
+            rows of multi-label data the scores of the decoders.
+        geometry: the last layer at every checkpoint.
+        predicted: the most probable class of each training picture at the last checkpoint.
+    """
+
+    table: pd.DataFrame
+    geometry: Geometry
+    predicted: Int64[Tensor, " n"]
+
+
+def validate(
+    model: nn.Module,
+    checkpoints: Mapping[int, Path],
+    splits: Splits,
+    *,
+    dataset: Dataset,
+    device: torch.device,
+    batch_size: int,
+    feature_sample: int,
+) -> Validation:
+    """Load each checkpoint into `model` and measure it.
+
+    Args:
+        model: the network of the run; it ends with the weights of the last checkpoint.
+        checkpoints: files by epoch, ascending (`StudyFolder.checkpoints`).
+        splits: the data set.
+        dataset: its parameters; `pair_groups` asks for the imbalance ratios.
+        device: where to compute.
+        batch_size: samples a forward pass.
+        feature_sample: how many training features to keep at each checkpoint.
+
+    Raises:
+        StageError: there are no checkpoints, or one is damaged or of another network.
+    """
+    if not checkpoints:
+        raise StageError("There are no checkpoints: run stage 02_train first.")
+    model = model.to(device, memory_format=torch.channels_last)
+    batches = {
+        name: DeviceBatches(
+            split.images, split.labels, mean=splits.mean, std=splits.std, device=device, batch_size=batch_size
+        )
+        for name, split in (("train", splits.train), ("test", splits.test))
+    }
+    labels = {name: part.labels.to(device) for name, part in batches.items()}
+    sample = spread_sample(splits.train.labels, feature_sample)
+    rows: list[dict[str, Any]] = []
+    pieces: list[dict[str, Tensor]] = []
+    for epoch, path in checkpoints.items():
+        _load_weights(model, path)
+        weight, bias = model.head.weight.detach(), _bias(model.head)
+        found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
+        for name, (features, logits) in found.items():
+            values = metrics.measure(features, labels[name], weight, bias, logits=logits)
+            rows.append({"epoch": epoch, "split": name, **values})
+        features, logits = found["train"]
+        if dataset.pair_groups:
+            ratios = metrics.imbalance_ratio(features, labels["train"], counts=dataset.pair_groups)
+            rows[-2] |= {f"imbalance_ratio_{count}": float(ratio) for count, ratio in ratios.items()}
+        if splits.train.labels.sum(dim=1).max() > 1:
+            rows[-1] |= _decoded(found, labels)
+        pieces.append(_snapshot(features, labels["train"], weight, bias, sample.to(device)))
+    sets = metrics.label_set_means(features, labels["train"])
+    geometry = Geometry(
+        class_names=splits.class_names,
+        epochs=torch.tensor(list(checkpoints)),
+        label_sets=sets.label_sets.to("cpu", torch.uint8),
+        counts=sets.counts.cpu(),
+        sample_index=sample,
+        sample_labels=splits.train.labels[sample],
+        **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
+    )
+    return Validation(pd.DataFrame(rows), geometry, logits.argmax(dim=1).cpu())
+
+
+def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
+    """Positions of up to `size` samples, as many from each label set as there are, ascending.
+
+    Args:
+        labels: multi-hot label sets (n, k).
+        size: at most so many.
+    """
+    _, group = torch.unique(labels, dim=0, return_inverse=True)
+    order = torch.argsort(group, stable=True)
+    starts = torch.searchsorted(group[order].contiguous(), torch.arange(int(group.max()) + 1))
+    place_in_group = torch.arange(len(group)) - starts[group[order]]
+    first = order[torch.argsort(place_in_group, stable=True)]  # one of each set, then the second of each, ...
+    return first[:size].sort().values
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    weights, _ = load_tensors(path, stage="02_train")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise StageError(f"{path} holds another network ({error}): run stage 02_train again.") from error
+
+
+def _bias(head: nn.Module) -> Float[Tensor, " k"]:
+    return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach()
+
+
+def _decoded(found: Mapping[str, tuple[Tensor, Tensor]], labels: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scores on the test pictures of decoders that were fitted on the training pictures."""
+    (features, logits), (test_features, test_logits) = found["train"], found["test"]
+    threshold = decode.tune_threshold(logits, labels["train"])
+    predicted = {
+        "onn": decode.nearest_tag_average(test_features, decode.tag_averages(features, labels["train"])),
+        "threshold": decode.threshold_softmax(test_logits, threshold),
+    }
+    scores: dict[str, float] = {}
+    for name, hot in predicted.items():
+        scores[f"{name}_jaccard"] = float(decode.jaccard(hot, labels["test"]))
+        scores[f"{name}_subset_accuracy"] = float(decode.subset_accuracy(hot, labels["test"]))
+    return scores
+
+
+def _snapshot(
+    features: Float[Tensor, "n d"], labels: Tensor, weight: Tensor, bias: Tensor, sample: Tensor
+) -> dict[str, Tensor]:
+    sets = metrics.label_set_means(features, labels)
+    multiplicities = sets.label_sets.sum(dim=1)
+    class_means = metrics.class_means(features, labels)
+    global_mean = class_means.mean(dim=0)
+    most = int(multiplicities.max())
+    angles = torch.zeros(len(multiplicities), device=features.device)
+    scales = torch.full((most,), torch.nan, device=features.device)
+    scales[0] = 1
+    for m in range(2, most + 1):
+        if (multiplicities == m).any():
+            angles[multiplicities == m] = metrics.tag_wise_angles(features, labels, m)
+            scales[m - 1] = metrics.tag_wise_scale(features, labels, m)
+    return {
+        "class_means": class_means,
+        "global_mean": global_mean,
+        "set_means": sets.means,
+        "weight": weight,
+        "bias": bias,
+        "gram_features": metrics.cosine_gram(class_means - global_mean),
+        "gram_weight": metrics.cosine_gram(weight - weight.mean(dim=0)),
+        "angles": angles,
+        "scales": scales,
+        "margins": metrics.cosine_margins(features, labels, weight, bias).sort().values,
+        "sample_features": features[sample],
+    }
+
