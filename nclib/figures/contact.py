@@ -1,0 +1,128 @@
+"""Contact sheets: every picture of a selection, by class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nclib.figures.layout import panels
+from nclib.figures.style import TEXT_WIDTH, style
+
+GAP = 1  # pixels between two pictures
+COLUMNS = 20
+NAME_FITS = 5  # letters below a picture
+
+
+@dataclass
+class ContactSheet:
+    """Misclassified pictures, one row of small pictures for each class; what the network says stands below each.
+
+    Where the class names are long, it is said by the class's number.
+
+    Args:
+        images: the pictures, 0..255.
+        labels: their classes.
+        predicted: what the network says.
+        class_names: name of each class.
+        columns: largest number of pictures of a class that are shown; the title of a row counts them all.
+
+    Attributes:
+        figure_: the figure drawn on.
+        axes_: its axes.
+
+    Raises:
+        ValueError: images, labels and predictions differ in number, or columns is not positive.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    predicted: Int[Tensor, " n"]
+    class_names: Sequence[str]
+    columns: int = COLUMNS
+
+    figure_: Figure = field(init=False, repr=False)
+    axes_: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.predicted):
+            raise ValueError(
+                f"Expected as many labels and predictions as images, {len(self.images)}, but got {len(self.labels)} "
+                f"and {len(self.predicted)}."
+            )
+        if self.columns < 1:
+            raise ValueError(f"Expected columns >= 1, but got {self.columns}.")
+
+    @classmethod
+    def from_predictions(
+        cls,
+        images: UInt8[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        predicted: Int[Tensor, " n"],
+        class_names: Sequence[str],
+        *,
+        columns: int = COLUMNS,
+    ) -> "ContactSheet":
+        """Keep the pictures whose prediction is wrong.
+
+        Args:
+            images: all pictures of a split, 0..255.
+            labels: their classes.
+            predicted: what the network says.
+            class_names: name of each class.
+            columns: largest number of pictures of a class that are shown.
+        """
+        wrong = labels != predicted
+        return cls(images[wrong], labels[wrong], predicted[wrong], class_names, columns)
+
+    def plot(self, ax: Axes | None = None) -> "ContactSheet":
+        """Draw.
+
+        Args:
+            ax: axes to draw on; None makes a figure.
+
+        Returns:
+            The display itself.
+        """
+        classes = self.labels.unique().tolist()
+        with style():
+            height = 0.6 if not classes else max(0.6, len(classes) * (TEXT_WIDTH / (self.columns + 3) * 1.45) + 0.3)
+            self.figure_, self.axes_ = panels(ax, 1, 1, size=(TEXT_WIDTH, height))
+            axes = self.axes_[0]
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+            axes.set(xticks=[], yticks=[])
+            says = "number of the class predicted" if self._numbered else "class predicted"
+            axes.set_title(f"{len(self.labels)} misclassified, by class; below each: the {says}")
+            if classes:
+                self._draw(axes, classes)
+        return self
+
+    @property
+    def _numbered(self) -> bool:
+        return max(map(len, self.class_names)) > NAME_FITS
+
+    def _draw(self, axes: Axes, classes: list[int]) -> None:
+        channels, height, width = self.images.shape[1:]
+        cell, tall = width + GAP, round(height * 1.45) + GAP
+        paper = 0 if channels == 1 else 255
+        sheet = torch.full((channels, tall * len(classes), cell * self.columns), paper, dtype=torch.uint8)
+        texts = []
+        for row, label in enumerate(classes):
+            places = (self.labels == label).nonzero().flatten().tolist()
+            for column, place in enumerate(places[: self.columns]):
+                top, left = row * tall, column * cell
+                sheet[:, top : top + height, left : left + width] = self.images[place]
+                says = self.predicted[place].item()
+                texts.append((left + width / 2, top + height, str(says if self._numbered else self.class_names[says])))
+            name = f"{f'{label} ' if self._numbered else ''}{self.class_names[label]} ({len(places)})"
+            axes.text(-width * 0.2, row * tall + height / 2, name, ha="right", va="center", fontsize=7)
+        pixels = sheet.permute(1, 2, 0).numpy()
+        colours = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if channels == 1 else {}
+        axes.imshow(pixels[..., 0] if channels == 1 else pixels, interpolation="nearest", **colours)
+        for x, y, text in texts:
+            axes.text(x, y, text, ha="center", va="top", fontsize=5.5)

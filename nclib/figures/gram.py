@@ -1,0 +1,123 @@
+"""Angles between class means and between classifier rows, beside those of the simplex ETF."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from torch import Tensor
+
+from nclib.figures.layout import panels
+from nclib.figures.style import TEXT_WIDTH, style
+from nclib.geometry import Geometry
+from nclib.results import StudyResults
+
+RUNS_A_ROW = 4
+KINDS = ("class means", "classifier")
+
+
+def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
+    """Cosines between the rows of a simplex ETF: 1 on the diagonal, -1/(K-1) elsewhere.
+
+    >>> simplex_cosines(3)[0].tolist()
+    [1.0, -0.5, -0.5]
+    """
+    return (torch.eye(num_classes) * num_classes - 1) / (num_classes - 1)
+
+
+def gram_floor(num_classes: int) -> float:
+    """The lowest cosine with a colour of its own, a little below that of the ETF."""
+    return -1 / (num_classes - 1) - 0.2
+
+
+@dataclass
+class GramMatrices:
+    """Cosines between the centred class means and between the centred classifier rows of each run, beside the ideal.
+
+    At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
+    distance from that, entry by entry.
+
+    Args:
+        grams: run -> cosines of class means and of classifier rows.
+
+    Attributes:
+        figure_: the figure drawn on.
+        axes_: the ideal and, for each run, class means and classifier.
+    """
+
+    grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
+
+    figure_: Figure = field(init=False, repr=False)
+    axes_: np.ndarray = field(init=False, repr=False)
+
+    @classmethod
+    def from_geometries(cls, geometries: Mapping[str, Geometry], *, checkpoint: int = -1) -> "GramMatrices":
+        """One checkpoint of each run.
+
+        Args:
+            geometries: by run.
+            checkpoint: place of the checkpoint; the default is the last.
+        """
+        return cls({run: (g.gram_features[checkpoint], g.gram_weight[checkpoint]) for run, g in geometries.items()})
+
+    @classmethod
+    def from_results(cls, results: StudyResults) -> "GramMatrices":
+        """The last checkpoint of every run, with the study's first seed."""
+        return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in results.runs})
+
+    def plot(self, ax: Axes | list[Axes] | None = None) -> "GramMatrices":
+        """Draw.
+
+        Args:
+            ax: axes to draw on: the ideal, then class means and classifier of each run; None makes a figure.
+
+        Returns:
+            The display itself.
+        """
+        ideal = simplex_cosines(len(next(iter(self.grams.values()))[0]))
+        with style():
+            if ax is None:
+                self._make_figure()
+            else:
+                self.figure_, self.axes_ = panels(ax, 1, 1 + 2 * len(self.grams), size=(0, 0))
+            shown = self._draw(self.axes_[0], ideal, "simplex ETF", note=f"{ideal[0, 1]:.2g} off the diagonal")
+            for place, (run, pair) in enumerate(self.grams.items()):
+                for i, (gram, kind) in enumerate(zip(pair, KINDS, strict=True)):
+                    axes = self.axes_[1 + 2 * place + i]
+                    note = f"within {(gram - simplex_cosines(len(gram))).abs().max().item():.1g} of the ETF"
+                    self._draw(axes, gram, run if i == 0 else "", note=note)
+                    if ax is not None or place % RUNS_A_ROW == 0:
+                        axes.set_ylabel(kind)
+            if ax is None:
+                bar = self.figure_.colorbar(shown, cax=self._bar, orientation="horizontal", extend="min")
+                bar.set_label("cosine")
+                bar.outline.set_linewidth(0.4)
+        return self
+
+    def _make_figure(self) -> None:
+        columns = min(RUNS_A_ROW, len(self.grams))
+        blocks = -(-len(self.grams) // columns)
+        side = min(1.9, TEXT_WIDTH / (columns + 1))
+        size = (side * (columns + 1), blocks * (2 * side + 0.45))
+        self.figure_, grid = panels(None, 2 * blocks, columns + 1, size=size)
+        grid = grid.reshape(2 * blocks, columns + 1)
+        used = [grid[0, 0]]
+        for place in range(len(self.grams)):
+            block, column = divmod(place, columns)
+            used += [grid[2 * block, 1 + column], grid[2 * block + 1, 1 + column]]
+        for blank in set(grid.ravel()) - set(used):
+            blank.axis("off")
+        self._bar = grid[1, 0].inset_axes((0.05, 0.75, 0.9, 0.09))
+        self.axes_ = np.array(used)
+
+    def _draw(self, axes: Axes, gram: Float[Tensor, "k k"], title: str, *, note: str) -> AxesImage:
+        shown = axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=gram_floor(len(gram)), vmax=1, interpolation="nearest")
+        axes.set_title(title, loc="center")
+        axes.grid(False)
+        axes.set_xlabel(note, fontsize=6.5, labelpad=2)
+        axes.set(xticks=[], yticks=[])
+        return shown

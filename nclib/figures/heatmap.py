@@ -1,0 +1,95 @@
+"""How often labels occur alone and in pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import seaborn as sns
+from jaxtyping import Int64
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from nclib.compose import MultiLabelData
+from nclib.figures.layout import panels
+from nclib.figures.style import style
+
+LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colours follow the logarithm
+NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
+
+
+@dataclass
+class LabelHeatMap:
+    """K x K counts: on the diagonal the pictures with that label alone, elsewhere those with that pair of labels.
+
+    Args:
+        counts: K x K, symmetric.
+        class_names: name of each class.
+
+    Attributes:
+        figure_: the figure drawn on.
+        axes_: its axes.
+    """
+
+    counts: Int64[Tensor, "k k"]
+    class_names: Sequence[str]
+
+    figure_: Figure = field(init=False, repr=False)
+    axes_: np.ndarray = field(init=False, repr=False)
+
+    @classmethod
+    def from_data(cls, data: MultiLabelData) -> "LabelHeatMap":
+        """Count one split of a data set; pictures with three labels or more are left out.
+
+        Args:
+            data: the split.
+        """
+        labels = data.labels.long()
+        pairs, singles = labels[data.multiplicity == 2], labels[data.multiplicity == 1]
+        counts = pairs.T @ pairs
+        counts.fill_diagonal_(0)
+        return cls(counts + singles.sum(0).diag(), data.class_names)
+
+    def plot(self, ax: Axes | None = None) -> "LabelHeatMap":
+        """Draw.
+
+        Args:
+            ax: axes to draw on; None makes a figure.
+
+        Returns:
+            The display itself.
+        """
+        K = len(self.class_names)
+        counts = self.counts.numpy()
+        present = counts[counts > 0]
+        wide = len(present) > 0 and present.max() > LOG_FROM * present.min()
+        norm = LogNorm(present.min(), present.max()) if wide else Normalize(0, max(1, counts.max()))
+        with style():
+            self.figure_, self.axes_ = panels(ax, 1, 1, size=(4.3, 3.6))
+            axes = self.axes_[0]
+            sns.heatmap(
+                np.ma.masked_equal(counts, 0),
+                mask=counts == 0,
+                norm=norm,
+                cmap="crest",
+                annot=K <= NUMBERS_UP_TO,
+                fmt="d",
+                annot_kws={"fontsize": 6.5},
+                linewidths=0.6,
+                square=True,
+                xticklabels=list(self.class_names),
+                yticklabels=list(self.class_names),
+                cbar_kws={
+                    "label": "pictures",
+                    "shrink": 0.85,
+                    **({"format": "{x:g}"} if wide else {"ticks": MaxNLocator(5, integer=True)}),
+                },
+                ax=axes,
+            )
+            axes.set(xlabel="label", ylabel="label", title="pictures with one label (diagonal) and with two")
+            axes.grid(False)
+            axes.tick_params(length=0)
+            axes.tick_params(axis="y", rotation=0)
+        return self

@@ -1,0 +1,97 @@
+"""Sample pictures with their labels."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nclib.compose import MultiLabelData
+from nclib.figures.layout import panels
+from nclib.figures.style import TEXT_WIDTH, style
+
+
+def show_picture(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
+    """Draw one picture (1 channel: black paper, white ink turned to black on white) without ticks."""
+    pixels = image.permute(1, 2, 0).numpy()
+    if pixels.shape[2] == 1:
+        axes.imshow(pixels[..., 0], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    else:
+        axes.imshow(pixels, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+
+
+@dataclass
+class SampleGrid:
+    """Pictures with their labels, one row for each multiplicity.
+
+    Args:
+        images: the pictures, 0..255.
+        labels: multi-hot.
+        class_names: name of each class.
+        rows: places of the pictures to show in each row of the figure.
+
+    Attributes:
+        figure_: the figure drawn on.
+        axes_: its axes, in reading order.
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: UInt8[Tensor, "n k"]
+    class_names: tuple[str, ...]
+    rows: list[list[int]]
+
+    figure_: Figure = field(init=False, repr=False)
+    axes_: np.ndarray = field(init=False, repr=False)
+
+    @classmethod
+    def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
+        """`number` pictures of each multiplicity, their label sets spread over those that occur.
+
+        Args:
+            data: one split of a data set.
+            number: pictures a row.
+        """
+        rows = []
+        for m in data.multiplicity.unique().tolist():
+            places = (data.multiplicity == m).nonzero().flatten()
+            sets = data.labels[places].unique(dim=0).flip(0)
+            if len(sets) < number and m == 1:  # few classes: more pictures of each
+                chosen = places[:: max(1, len(places) // number)][:number]
+                rows.append(chosen.tolist())
+                continue
+            wanted = sets[np.linspace(0, len(sets) - 1, min(number, len(sets))).round().astype(int)]
+            match = (data.labels[places][:, None] == wanted).all(2)
+            rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
+        return cls(data.images, data.labels, data.class_names, rows)
+
+    def plot(self, ax: Axes | list[Axes] | None = None) -> "SampleGrid":
+        """Draw.
+
+        Args:
+            ax: axes to draw on, one a picture; None makes a figure.
+
+        Returns:
+            The display itself.
+        """
+        columns = max(map(len, self.rows))
+        places = [place for row in self.rows for place in row]
+        with style():
+            if ax is None:
+                size = (TEXT_WIDTH, len(self.rows) * (TEXT_WIDTH / columns + 0.2))
+                self.figure_, grid = panels(None, len(self.rows), columns, size=size)
+                used = [(row, column) for row, shown in enumerate(self.rows) for column in range(len(shown))]
+                grid = grid.reshape(len(self.rows), columns)
+                self.axes_ = np.array([grid[at] for at in used])
+                for blank in set(grid.ravel()) - set(self.axes_):
+                    blank.remove()
+            else:
+                self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0, 0))
+            for axes, place in zip(self.axes_, places, strict=True):
+                show_picture(axes, self.images[place])
+                names = [self.class_names[k] for k in self.labels[place].nonzero().flatten().tolist()]
+                axes.set_title(", ".join(names), loc="center", fontsize=7, pad=2.5)
+        return self
