@@ -343,7 +343,7 @@ def test_sdlbfgs_refuses_impossible_settings(options):
 
 
 def test_unknown_optimiser_is_refused():
-    with pytest.raises(ValueError, match=r"Expected optimiser to be 'sgd', 'adam', .*, but got 'rmsprop'"):
+    with pytest.raises(ValueError, match=r"Expected optimiser to be one of sgd, adam, .*, but got 'rmsprop'"):
         build_optimizer("rmsprop", network(), lr=0.1)
 
 
@@ -353,7 +353,7 @@ def test_unknown_optimiser_is_refused():
 @pytest.mark.parametrize("name", NAMES)
 def test_training_loss_falls(name):
     model = network()
-    optimizer = build_optimizer(name, model, lr=RATES[name], weight_decay=5e-4)
+    optimizer = build_optimizer(name, model, lr=RATES[name], weight_decay=5e-4, max_iter=4)
     closure = closure_of(optimizer, model, *batch())
     losses = [step(optimizer, closure, model=model) for _ in range(10)]
     assert not losses[0].requires_grad
@@ -409,7 +409,8 @@ def test_nothing_is_read_back_from_the_device(name):
 def through_json(value):
     """A copy of a state that has been through tensors and JSON, with an error for anything else."""
     if isinstance(value, torch.Tensor):
-        return value.clone()
+        # Files keep no strides, and what is read from one starts anywhere in its memory.
+        return torch.empty(value.numel() + 1, dtype=value.dtype)[1:].view(value.shape).copy_(value)
     if isinstance(value, dict):
         return {key: through_json(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -429,7 +430,8 @@ def test_a_continued_run_is_the_uninterrupted_one(name):
 
     def build(seed):
         model = network(seed=seed)
-        return model, build_optimizer(name, decay_groups(model), lr=RATES[name], weight_decay=5e-4, history_size=3)
+        options = {"lr": RATES[name], "weight_decay": 5e-4, "history_size": 3, "max_iter": 5}
+        return model, build_optimizer(name, decay_groups(model), **options)
 
     whole, optimizer = build(0)
     train(whole, optimizer, range(4))

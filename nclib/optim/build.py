@@ -88,19 +88,22 @@ def build_optimizer(
     groups = [group | {"params": list(group["params"])} for group in groups]
     fused = fused and all(p.device.type in _FUSED_DEVICES for group in groups for p in group["params"])
     first_order = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
-    if name == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum, **first_order)
-    if name in ("adam", "adamw"):
-        optimizer = (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(groups, **first_order)
-        for group in optimizer.param_groups:
-            group["betas"] = list(group["betas"])  # JSON has no tuples
-        return optimizer
     second_order = {"lr": lr, "weight_decay": weight_decay, "history_size": history_size}
-    if name == "lbfgs":
-        return LBFGS(groups, max_iter=max_iter, **second_order)
-    if name == "sdlbfgs":
-        return SdLBFGS(groups, delta=delta, **second_order)
-    raise ValueError(f"Expected optimiser to be 'sgd', 'adam', 'adamw', 'lbfgs' or 'sdlbfgs', but got {name!r}.")
+    builders: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "sgd": lambda: torch.optim.SGD(groups, momentum=momentum, **first_order),
+        "adam": lambda: torch.optim.Adam(groups, **first_order),
+        "adamw": lambda: torch.optim.AdamW(groups, **first_order),
+        "lbfgs": lambda: LBFGS(groups, max_iter=max_iter, **second_order),
+        "sdlbfgs": lambda: SdLBFGS(groups, delta=delta, **second_order),
+    }
+    if name not in builders:
+        raise ValueError(f"Expected optimiser to be one of {', '.join(builders)}, but got {name!r}.")
+    optimizer = builders[name]()
+    optimizer.register_load_state_dict_post_hook(_place_state)
+    for group in optimizer.param_groups:
+        if "betas" in group:
+            group["betas"] = list(group["betas"])  # JSON has no tuples
+    return optimizer
 
 
 def step(
@@ -146,6 +149,27 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in tracked:
             layer.track_running_stats = True
+
+
+def _place_state(optimizer: torch.optim.Optimizer) -> None:
+    """Put loaded state into memory of its own, laid out as in the run that saved it.
+
+    Files keep values, not strides, and PyTorch's fused kernels walk parameter, gradient and buffer in memory order:
+    with a channels_last weight and a contiguous momentum they add each momentum to another weight, without an error.
+    A loaded tensor may also start anywhere in the file's memory, and BLAS sums a dot product in an order that
+    depends on the address: L-BFGS then continued with other last digits.
+    """
+
+    def placed(value: Any, parameter: Tensor) -> Any:
+        if isinstance(value, list):
+            return [placed(item, parameter) for item in value]
+        if not isinstance(value, Tensor):
+            return value
+        return torch.empty_like(parameter if value.shape == parameter.shape else value).copy_(value)
+
+    for parameter, state in optimizer.state.items():
+        for name in state:
+            state[name] = placed(state[name], parameter)
 
 
 def _trainable(module: nn.Module) -> list[nn.Parameter]:
