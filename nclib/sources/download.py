@@ -133,7 +133,11 @@ def unpack(archive: Path, folder: Path) -> Path:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
     try:
         temporary.mkdir(parents=True)
-        with tarfile.open(archive, "r:gz") as members, progress(desc=f"Unpacking {archive.name}", unit=" files") as bar:
+        with (
+            gzip.open(archive) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r:") as members,
+            progress(desc=f"Unpacking {archive.name}", unit=" files") as bar,
+        ):
             size = 0
             for number, member in enumerate(members):
                 size += member.size
@@ -143,6 +147,7 @@ def unpack(archive: Path, folder: Path) -> Path:
                     raise tarfile.TarError(f"{member.name!r} is neither file nor folder")
                 members.extract(member, temporary, filter="data")
                 bar.update()
+            _check_end(unpacked)
         if not (temporary / folder.name).is_dir():
             raise tarfile.TarError(f"it holds no folder {folder.name!r}")
         if not folder.exists():
@@ -156,6 +161,20 @@ def unpack(archive: Path, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_end(unpacked: gzip.GzipFile) -> None:
+    """Python's tarfile takes a damaged header for the archive's end: what follows the true end are 512 zeros or more.
+
+    Reading on to the end also has gzip check its own checksum.
+    """
+    length = 0
+    while chunk := unpacked.read(CHUNK):
+        length += len(chunk)
+        if chunk.count(0) < len(chunk):
+            raise tarfile.TarError("a header in it is damaged")
+    if length < tarfile.BLOCKSIZE:
+        raise tarfile.TarError("its end is missing")
 
 
 def gunzip(archive: Path, path: Path) -> Path:

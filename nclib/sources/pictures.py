@@ -108,7 +108,7 @@ def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImage
     tensors = {"images": source.images, "labels": source.labels, "index": source.places()}
     try:
         save_tensors(path, tensors, list(source.class_names))
-    except StageError as error:
+    except (StageError, OSError) as error:
         logging.getLogger(__name__).warning(
             "Not kept, will be decoded again (NCLIB_CACHE_ROOT can name another folder): %s", error
         )

@@ -1,0 +1,502 @@
+"""Sources: files in their true formats (stand-ins), damaged ones, downloads from a local server, hostile archives."""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nclib import dataset, sources
+from nclib.sources import SourceError, SourceImages, download, pictures, stand_ins
+
+CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may read or write real data."""
+    monkeypatch.setenv("NCLIB_DATA_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("NCLIB_CACHE_ROOT", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10, MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", [CLOSED])
+    monkeypatch.setattr(CIFAR10, "url", CLOSED + "cifar-10-python.tar.gz")
+
+
+# MNIST
+
+
+@pytest.fixture
+def mnist_root(tmp_path: Path) -> Path:
+    stand_ins.write_mnist(tmp_path / "root", per_class=3)
+    return tmp_path / "root"
+
+
+def test_mnist_is_read_from_its_own_files(mnist_root: Path) -> None:
+    for train, part in ((True, "train"), (False, "t10k")):
+        source = sources.load("mnist", train=train)
+        raw = (mnist_root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte").read_bytes()[16:]
+        assert tuple(source.images.shape) == (30, 1, 28, 28) and source.images.dtype == torch.uint8
+        assert source.images.numpy().tobytes() == raw
+        assert source.labels.tolist() == sorted(list(range(10)) * 3) and source.labels.dtype == torch.int64
+    splits = dataset.build(source="mnist", layout="mnist", train_counts={1: 5, 2: 1}, test_counts={1: 1}, seed=1)
+    assert tuple(splits.train.images.shape) == (95, 1, 56, 56)
+
+
+def test_mnist_in_a_folder_that_cannot_be_written(mnist_root: Path) -> None:
+    files = sorted((mnist_root / "MNIST" / "raw").iterdir())
+    before = [file.stat().st_mtime_ns for file in files]
+    (mnist_root / "MNIST" / "raw").chmod(0o555)
+    try:
+        assert len(sources.load("mnist", train=True)) == 30
+    finally:
+        (mnist_root / "MNIST" / "raw").chmod(0o755)
+    assert sorted((mnist_root / "MNIST" / "raw").iterdir()) == files
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_mnist_without_network_says_what_to_put_where(offline: None, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"Cannot download train-images-idx3-ubyte\.gz .*Put train-images-idx3-ubyte"):
+        sources.load("mnist", train=True)
+    with pytest.raises(SourceError, match=r"root/MNIST/raw, or set NCLIB_DATA_ROOT"):
+        sources.load("mnist", train=False)
+
+
+@pytest.mark.parametrize(
+    "file, change, message",
+    [
+        ("images-idx3", lambda raw: raw[:-1], "bytes, but its header says"),
+        ("images-idx3", lambda raw: raw + b"\0", "bytes, but its header says"),
+        ("images-idx3", lambda raw: raw[:10], "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: b"", "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: gzip.compress(raw), "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: raw[:4] + b"\x7f\xff\xff\xff" + raw[8:], "bytes, but its header says"),
+        ("images-idx3", lambda raw: raw[:11] + b"\x1d" + raw[12:], "no IDX file of MNIST"),
+        ("labels-idx1", lambda raw: raw[:7] + b"\x1d" + raw[8:-1], "different numbers of pictures"),
+        ("labels-idx1", lambda raw: raw[:-1] + b"\x0a", "a label above 9"),
+    ],
+)
+def test_damaged_mnist_files_are_named(mnist_root: Path, file: str, change, message: str) -> None:
+    path = mnist_root / "MNIST" / "raw" / f"train-{file}-ubyte"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(SourceError, match=message) as caught:
+        sources.load("mnist", train=True)
+    assert str(path) in str(caught.value)
+
+
+# CIFAR-10
+
+
+@pytest.fixture
+def cifar_root(tmp_path: Path) -> Path:
+    stand_ins.write_cifar10(tmp_path / "root", per_class=10)
+    return tmp_path / "root"
+
+
+def test_cifar10_is_read_from_its_binary_version(cifar_root: Path) -> None:
+    train, test = (sources.load("cifar10", train=train) for train in (True, False))
+    assert tuple(train.images.shape) == tuple(test.images.shape) == (100, 3, 32, 32)
+    assert train.class_names[0] == "airplane" and train.labels.bincount().tolist() == [10] * 10
+    batch = np.fromfile(cifar_root / "cifar-10-batches-bin" / "data_batch_2.bin", np.uint8).reshape(-1, 3073)
+    assert np.array_equal(train.images[20:40].numpy().reshape(20, -1), batch[:, 1:])
+    assert train.labels[20:40].tolist() == batch[:, 0].tolist()
+    splits = dataset.build(
+        source="cifar10", layout="cifar", train_counts={1: 3, 2: 1}, test_counts={1: 1}, normalization="cifar10"
+    )
+    assert tuple(splits.train.images.shape) == (75, 3, 64, 64) and len(splits.mean) == 3
+
+
+@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw[:-3073], lambda raw: b"", None])
+def test_damaged_cifar10_files_are_named(cifar_root: Path, change) -> None:
+    path = cifar_root / "cifar-10-batches-bin" / "data_batch_3.bin"
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(SourceError, match=r"data_batch_3\.bin (has \d+ bytes|is missing).*unpack cifar-10-binary"):
+        sources.load("cifar10", train=True)
+
+
+def test_cifar10_with_a_wrong_label_is_refused(cifar_root: Path) -> None:
+    path = cifar_root / "cifar-10-batches-bin" / "test_batch.bin"
+    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
+    with pytest.raises(SourceError, match="a label above 9"):
+        sources.load("cifar10", train=False)
+
+
+def test_pickles_of_cifar10_are_not_opened_before_their_checksum_is_right(tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
+    for name in ["batches.meta", "test_batch", *(f"data_batch_{n}" for n in range(1, 6))]:
+        (folder / name).write_bytes(evil)
+    with pytest.raises(SourceError, match="cifar-10-batches-py is incomplete or damaged: delete it"):
+        sources.load("cifar10", train=True)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_cifar10_without_network_says_what_to_put_where(offline: None) -> None:
+    with pytest.raises(SourceError, match=r"Cannot download .*Put cifar-10-python\.tar\.gz .* into .*root, or set"):
+        sources.load("cifar10", train=True)
+
+
+# folders of pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    stand_ins.write_image_folder(tmp_path / "pictures", classes=3, per_class=12, side=20)
+    return tmp_path / "pictures"
+
+
+def test_an_image_folder_is_split_by_class_like_mini_imagenet(folder: Path) -> None:
+    options = {"source": "image_folder", "root": folder, "test_fraction": 0.1667, "normalization": "imagenet"}
+    splits = dataset.build(**options)
+    assert splits.train.labels.sum(0).tolist() == [10] * 3 and splits.test.labels.sum(0).tolist() == [2] * 3
+    assert splits.class_names == ("class000", "class001", "class002")
+    files = sorted(folder.glob("*/*.png"))
+    for split in (splits.train, splits.test):
+        for image, place in zip(split.images, split.source_index[:, 0], strict=True):
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(files[place])))
+    seen = torch.cat([splits.train.source_index, splits.test.source_index])
+    assert len(seen) == 36 == len(seen.unique())
+
+
+def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    folder.rename(tmp_path / "root" / "mini")
+    assert len(dataset.build(source="image_folder", name="mini", test_fraction=0.5).train) == 18
+    with pytest.raises(SourceError, match="root/maxi is no folder: put one folder of pictures a class there"):
+        dataset.build(source="image_folder", name="maxi")
+
+
+def test_folders_train_and_test_are_the_splits(folder: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    both.mkdir()
+    folder.rename(both / "train")
+    stand_ins.write_image_folder(both / "test", classes=3, per_class=2, side=20, seed=1)
+    splits = dataset.build(source="image_folder", root=both)
+    assert (len(splits.train), len(splits.test)) == (36, 6)
+    (both / "test" / "class002").rename(both / "test" / "another")
+    with pytest.raises(ValueError, match="the same classes in both splits of image_folder"):
+        dataset.build(source="image_folder", root=both)
+
+
+def test_pictures_of_many_kinds_become_rgb_of_one_size(folder: Path) -> None:
+    grey = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (30, 1)))
+    grey.save(folder / "class000" / "a.jpg", quality=95)
+    grey.convert("RGBA").save(folder / "class001" / "b.png")
+    grey.convert("1").save(folder / "class002" / "c.bmp")
+    with pytest.raises(SourceError, match=r"pixels, but .* set dataset\.image_size to resize all"):
+        sources.load("image_folder", root=folder, train=True)
+    source = sources.load("image_folder", root=folder, train=True, image_size=16, test_fraction=0.1)
+    assert tuple(source.images.shape[1:]) == (3, 16, 16) and source.images.dtype == torch.uint8
+
+
+def test_decoded_pictures_are_cached_until_a_file_changes(folder: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    def load() -> SourceImages:
+        return sources.load("image_folder", root=folder, train=True)
+
+    first = load()
+    decode = pictures.decode
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "decode", None)
+        assert torch.equal(load().images, first.images)  # from the cache
+    (kept,) = (tmp_path / "cache").iterdir()
+    raw = bytearray(kept.read_bytes())
+    raw[-5] ^= 1
+    kept.write_bytes(raw)
+    decoded = []
+    monkeypatch.setattr(pictures, "decode", lambda path, change: decoded.append(path) or decode(path, change))
+    assert torch.equal(load().images, first.images) and decoded
+    assert "is made anew" in caplog.text
+    decoded.clear()
+    Image.new("RGB", (20, 20)).save(folder / "class000" / "0000.png")
+    load()
+    assert decoded
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(folder: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("NCLIB_CACHE_ROOT", str(tmp_path / "file"))
+    assert len(sources.load("image_folder", root=folder, train=True, test_fraction=0.5)) == 18
+    assert "Not kept" in caplog.text and "NCLIB_CACHE_ROOT" in caplog.text
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size, without the pixels."""
+    small = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(small, "png")
+    raw = bytearray(small.getvalue())
+    raw[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    import zlib
+
+    raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20), _png_of(100_000, 100_000), _png_of(9000, 9000), _png_of(20, 20)],
+    ids=["empty", "cut off", "other format", "bomb", "too large", "no pixels"],
+)
+def test_damaged_and_hostile_pictures_are_named(folder: Path, content: bytes) -> None:
+    path = folder / "class001" / "0005.png"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"class001/0005\.png cannot be read as a picture .*replace or remove it"):
+        sources.load("image_folder", root=folder, train=True)
+
+
+def test_folders_that_are_no_classes_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="has 0 class folders, but expected 2 or more"):
+        sources.load("image_folder", root=folder / "class000", train=True)
+    (folder / "empty").mkdir()
+    with pytest.raises(SourceError, match="pictures: Found no valid file for the classes empty"):
+        sources.load("image_folder", root=folder, train=True)
+    Image.new("RGB", (20, 20)).save(folder / "empty" / "1.png")
+    with pytest.raises(SourceError, match="cannot be split: Expected every class to have 2 pictures or more"):
+        sources.load("image_folder", root=folder, train=True)
+
+
+# downloads
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; `resumes` answers Range requests; the first `breaks` answers end half-way."""
+
+    daemon_threads = True
+    content = b""
+    resumes = True
+    breaks = 0
+    status = 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers["Range"]
+        self.server.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.resumes else 0
+        if self.server.status != 200:
+            self.send_error(self.server.status)
+            return
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.server.breaks:
+            self.server.breaks -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def fetched(server: Server, path: Path, *, content: bytes | None = None) -> Path:
+    digest = hashlib.sha256(server.content if content is None else content).hexdigest()
+    return download.fetch([server.url + path.name], path, digest=digest, advice="Put it there by hand.")
+
+
+def test_a_download_is_made_once_and_resumed_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(100_000)
+    server.breaks = 2
+    path = fetched(server, tmp_path / "new" / "a.bin")
+    assert path.read_bytes() == server.content
+    assert server.asked == [None, "bytes=50000-", "bytes=75000-"]
+    assert fetched(server, path) == path and len(server.asked) == 3
+    assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_later_call_goes_on_with_what_came(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(64_000)
+    server.breaks = download.ATTEMPTS
+    with pytest.raises(SourceError, match=r"ended after \d+ of 64000 bytes.*Put it there by hand\. What came is kept"):
+        fetched(server, tmp_path / "a.bin")
+    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
+    assert server.asked[-1] == "bytes=56000-"
+
+
+def test_a_server_that_cannot_resume_sends_all_again(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(50_000)
+    server.resumes = False
+    (tmp_path / "a.bin.part").write_bytes(b"x" * 20_000)
+    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
+
+
+def test_a_complete_part_needs_only_its_name(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(5_000)
+    (tmp_path / "a.bin.part").write_bytes(server.content)
+    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
+
+
+def test_wrong_bytes_never_get_the_name(server: Server, tmp_path: Path) -> None:
+    server.content = b"something else"
+    with pytest.raises(SourceError, match=r"a\.bin has not the expected checksum [0-9a-f]{64}; nothing was kept"):
+        fetched(server, tmp_path / "a.bin", content=b"what was promised")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.content = b"content"
+    (tmp_path / "a.bin").write_bytes(b"contend")
+    assert fetched(server, tmp_path / "a.bin").read_bytes() == b"content"
+
+
+def test_the_next_mirror_is_tried(server: Server, tmp_path: Path) -> None:
+    server.content = b"content"
+    digest = hashlib.md5(b"content").hexdigest()
+    urls = [CLOSED + "a.bin", server.url + "a.bin"]
+    assert download.fetch(urls, tmp_path / "a.bin", digest=digest, advice="").read_bytes() == b"content"
+
+
+def test_a_missing_page_and_a_full_folder_are_told(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(SourceError, match=r"a\.bin: .*HTTP 404 Not Found"):
+        fetched(server, tmp_path / "a.bin")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError, match=r"Cannot fetch .*file/a\.bin: .*Put it there by hand"):
+        fetched(server, tmp_path / "file" / "a.bin")
+
+
+def test_more_bytes_than_allowed_are_refused(server: Server, tmp_path: Path, monkeypatch) -> None:
+    server.content = bytes(5_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 4_000)
+    with pytest.raises(SourceError, match="more than the 4000 allowed"):
+        fetched(server, tmp_path / "a.bin")
+
+
+def test_two_downloads_at_once_do_not_mix(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(3_000_000)
+    threads = [threading.Thread(target=fetched, args=(server, tmp_path / "a.bin")) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a.bin").read_bytes() == server.content
+    assert server.asked == [None]
+
+
+# archives
+
+
+def pack(path: Path, members: list[tarfile.TarInfo | str]) -> Path:
+    """A tar archive; a member given as text is a file of that name that holds its name."""
+    with tarfile.open(path, "w:gz") as archive:
+        for member in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            content = info.name.encode() if info.isfile() else b""
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_an_archive_is_unpacked_as_its_top_folder(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "train.tar.gz", ["train/1.png", "train/deep/2.png"])
+    folder = download.unpack(archive, tmp_path / "svhn" / "train")
+    assert (folder / "1.png").read_text() == "train/1.png" and (folder / "deep" / "2.png").is_file()
+    assert [file.name for file in folder.parent.iterdir()] == ["train"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "train/../../outside.txt",
+        "/tmp/nclib-outside.txt",
+        special("train/link", tarfile.SYMTYPE, "/etc/passwd"),
+        special("train/hard", tarfile.LNKTYPE, "train/1.png"),
+        special("train/pipe", tarfile.FIFOTYPE),
+        special("train/device", tarfile.CHRTYPE),
+    ],
+    ids=["dots", "absolute", "symlink", "hard link", "pipe", "device"],
+)
+def test_members_that_leave_the_folder_are_refused(tmp_path: Path, member: tarfile.TarInfo | str) -> None:
+    archive = pack(tmp_path / "train.tar.gz", ["train/1.png", member])
+    if member == "/tmp/nclib-outside.txt":  # the filter takes the slash away: it lands inside, as tar itself does
+        download.unpack(archive, tmp_path / "in" / "train")
+        assert not Path(member).exists()
+        return
+    with pytest.raises(SourceError, match=r"train\.tar\.gz cannot be unpacked .*delete it and run"):
+        download.unpack(archive, tmp_path / "in" / "train")
+    assert list((tmp_path / "in").iterdir()) == [] and not (tmp_path / "outside.txt").exists()
+
+
+def test_damaged_archives_leave_nothing(tmp_path: Path, monkeypatch) -> None:
+    archive = pack(tmp_path / "train.tar.gz", [f"train/{n}.png" for n in range(200)])
+    whole = archive.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    plain = gzip.decompress(whole)
+    header = bytearray(plain)
+    header[50 * 1024 + 10] ^= 1  # in the name of a member: its header's own checksum is wrong now
+    cuts = [gzip.compress(part) for part in (plain[: 100 * 1024], bytes(header))]
+    for content in (b"", b"no archive", whole[: len(whole) // 2], whole[:-9], bytes(damaged), *cuts):
+        archive.write_bytes(content)
+        with pytest.raises(SourceError, match=r"train\.tar\.gz cannot be unpacked"):
+            download.unpack(archive, tmp_path / "in" / "train")
+        assert list((tmp_path / "in").iterdir()) == []
+    archive.write_bytes(whole)
+    with pytest.raises(SourceError, match="it holds no folder 'test'"):
+        download.unpack(archive, tmp_path / "in" / "test")
+    monkeypatch.setattr(download, "MAX_MEMBERS", 100)
+    with pytest.raises(SourceError, match="more than 100 files"):
+        download.unpack(archive, tmp_path / "in" / "train")
+
+
+def test_mnist_is_fetched_and_unpacked(server: Server, mnist_root: Path, monkeypatch) -> None:
+    from torchvision.datasets import MNIST
+
+    path = mnist_root / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    whole = path.read_bytes()
+    server.content = gzip.compress(whole)
+    path.unlink()
+    monkeypatch.setattr(MNIST, "mirrors", [server.url])
+    md5 = hashlib.md5(server.content).hexdigest()
+    monkeypatch.setattr(MNIST, "resources", [("train-labels-idx1-ubyte.gz", md5)])
+    assert len(sources.load("mnist", train=True)) == 30
+    assert path.read_bytes() == whole
+    path.with_name(path.name + ".gz").write_bytes(server.content[:-9])
+    with pytest.raises(SourceError, match=r"ubyte\.gz is damaged .*delete it"):
+        download.gunzip(path.with_name(path.name + ".gz"), path)
+    assert path.read_bytes() == whole
