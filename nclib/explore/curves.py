@@ -1,0 +1,129 @@
+"""Metrics against the epoch, one panel each, with a cursor at the epoch that the other views show."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from nclib.explore.canvas import State, View
+from nclib.explore.data import RunData
+from nclib.explore.theme import FAINT, GREY, INK, RUN_COLORS
+
+SCORES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5", "cosine_margin_mean")
+STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)))
+LEFT, TOP, PANEL, HEIGHT, STEP = 52, 46, 150, 132, 221  # pixels
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: a title and lines of (column, split, name in the legend)."""
+
+    title: str
+    lines: tuple[tuple[str, str, str], ...]
+
+    @property
+    def falls_to_zero(self) -> bool:
+        return not any(column.endswith(SCORES) for column, *_ in self.lines)
+
+
+def usual_score(tables: Sequence[pd.DataFrame]) -> str:
+    """The metric of prediction that suits the data: IoU for several labels, accuracy for one."""
+    several = any("tag_wise_ratio_2" in table for table in tables)
+    return "soft_iou" if several else "top1"
+
+
+def panels(tables: Sequence[pd.DataFrame], metric: str | None) -> list[Panel]:
+    """The panels that suit some tables of metrics; the last one shows `metric`."""
+    found = [
+        Panel("variability NC1", (("nc1", "train", ""),)),
+        Panel("simplex ETF NC2", (("nc2_w_centered", "train", "W"), ("nc2_h_centered", "train", "means"))),
+        Panel("self-duality NC3", (("nc3_centered", "train", ""),)),
+    ]
+    sizes = sorted({int(c.rsplit("_", 1)[1]) for table in tables for c in table if c.startswith("tag_wise_ratio_")})
+    if sizes:
+        lines = tuple((f"tag_wise_ratio_{m}", "train", f"m = {m}" if len(sizes) > 1 else "") for m in sizes)
+        found.append(Panel("tag-wise ratio NCm", lines))
+    else:
+        found.append(Panel("nearest mean NC4", (("nc4", "train", ""),)))
+    column = metric or usual_score(tables)
+    found.append(Panel(column, ((column, "train", "train"), (column, "test", "test"))))
+    return found
+
+
+class MetricsView(View):
+    """Five panels of metrics, both runs in each."""
+
+    name, title, height = "metrics", "Metrics", 222
+
+    def key(self, state: State) -> Hashable:
+        return state.runs, state.metric, state.log_values, state.log_epochs
+
+    def build(self, state: State) -> None:
+        self._cursors: list[Line2D] = []
+        self._marks: list[tuple[Line2D, RunData, list[pd.Series]]] = []
+        runs = [(data, color) for data, color in zip(state.runs, RUN_COLORS, strict=False)]
+        left = LEFT
+        for data, color in runs:
+            label = data.label if data.metrics is not None else f"{data.label} (no metrics)"
+            self.text(left, 6, label, color=color, weight="bold")
+            left += 30 + 8 * len(label)
+        runs = [(data, color) for data, color in runs if data.metrics is not None]
+        if not runs:
+            self.explain_missing(LEFT, TOP, 900, state.runs[0])
+            return
+        for place, panel in enumerate(panels([data.metrics for data, _ in runs], state.metric)):
+            ax = self.axes(LEFT + place * STEP, TOP, PANEL, HEIGHT)
+            self._cursors.append(self.moving(ax.axvline(0, color=GREY, lw=1)))
+            for data, color in runs:
+                self._draw_lines(ax, panel, data, color)
+            self._finish(ax, panel, state)
+
+    def _draw_lines(self, ax: Axes, panel: Panel, data: RunData, color: str) -> None:
+        series = []
+        for (column, split, _), style in zip(panel.lines, STYLES, strict=False):
+            if column in data.metrics:
+                rows = data.metrics[data.metrics["split"] == split].set_index("epoch")[column].dropna()
+                ax.plot(rows.index, rows, color=color, ls=style, lw=1.4)
+                series.append(rows)
+        self._marks.append((self.moving(ax.plot([], [], "o", color=color, ms=4.5)[0]), data, series))
+
+    def _finish(self, ax: Axes, panel: Panel, state: State) -> None:
+        ax.set_title(panel.title, loc="left", pad=6)
+        ax.set_xlabel("epoch", labelpad=1)
+        ax.grid(color=FAINT, lw=0.5)
+        ax.set_axisbelow(True)
+        if not any(line.get_xdata().size for line in ax.lines if line not in self._cursors):
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
+        elif state.log_values and panel.falls_to_zero:
+            ax.set_yscale("log", nonpositive="mask")
+            ax.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            ax.set_ylim(*_with_margin(ax))
+        if state.log_epochs:
+            ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        if any(name for *_, name in panel.lines):
+            handles = [
+                Line2D([], [], color=INK, ls=style, lw=1.2, label=name)
+                for (*_, name), style in zip(panel.lines, STYLES, strict=False)
+            ]
+            ax.legend(handles=handles, frameon=False, loc="best", handlelength=1.8, borderpad=0.1, labelspacing=0.2)
+
+    def move(self, state: State) -> None:
+        for cursor in self._cursors:
+            cursor.set_xdata([state.epoch, state.epoch])
+        for mark, data, series in self._marks:
+            epoch = data.epochs[data.position(state.epoch)]
+            points = [(epoch, rows[epoch]) for rows in series if epoch in rows.index]
+            mark.set_data(*np.array(points).reshape(-1, 2).T)
+
+
+def _with_margin(ax: Axes) -> tuple[float, float]:
+    low, high = ax.dataLim.intervaly
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin

@@ -1,0 +1,192 @@
+"""What there is to explore in a folder of outputs, and one training run of it as arrays.
+
+Only what 03_validate stored is read: no network is evaluated. What is missing is kept as a sentence, so that the
+explorer can show the rest.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, UInt8
+
+from nclib import dataset
+from nclib.compose import MultiLabelData
+from nclib.geometry import Geometry
+from nclib.storage import StageError, read_csv, read_json
+
+LabelSet = tuple[int, ...]
+SEED_FOLDER = re.compile(r"seed(\d+)")
+MARGIN_POINTS = 201  # quantiles of the margins that are drawn
+
+
+def studies(outputs: str | Path) -> list[str]:
+    """Names of the studies in `outputs` that have at least one training run, in alphabetical order."""
+    outputs = Path(outputs)
+    return sorted(path.name for path in outputs.iterdir() if path.is_dir() and runs(path)) if outputs.is_dir() else []
+
+
+def runs(study: str | Path) -> dict[str, tuple[int, ...]]:
+    """The runs in a study's folder with their seeds; those that 03_validate has finished come first.
+
+    Within each group the order is that in which the folders' names sort, but a run called `learned` or `baseline`
+    leads, since the others are usually compared with it.
+    """
+    study, found = Path(study), {}
+    for folder in sorted(study.iterdir()) if study.is_dir() else []:
+        seeds = sorted(int(match[1]) for path in folder.glob("seed*") if (match := SEED_FOLDER.fullmatch(path.name)))
+        if seeds:
+            found[folder.name] = tuple(seeds)
+
+    def rank(run: str) -> tuple[bool, bool, str]:
+        finished = any((study / run / f"seed{seed}" / "geometry.safetensors").is_file() for seed in found[run])
+        return not finished, run not in ("learned", "baseline"), run
+
+    return {run: found[run] for run in sorted(found, key=rank)}
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One training run, as far as its files are there.
+
+    Attributes:
+        run, seed: which.
+        geometry: what 03_validate kept of the last layer; None if that is missing.
+        metrics: one row for each checkpoint and split; None if missing.
+        dataset_folder: of the pictures; None if no manifest tells it.
+        problems: what is missing and the stage to run, in words.
+    """
+
+    run: str
+    seed: int
+    geometry: Geometry | None
+    metrics: pd.DataFrame | None
+    dataset_folder: Path | None
+    problems: tuple[str, ...] = ()
+    _pictures: dict[str, MultiLabelData] = field(default_factory=dict, repr=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.run}, seed {self.seed}"
+
+    @cached_property
+    def epochs(self) -> Int[np.ndarray, " e"]:
+        """Finished epochs of each checkpoint, ascending."""
+        if self.geometry is not None:
+            return self.geometry.epochs.numpy()
+        return np.unique(self.metrics["epoch"]) if self.metrics is not None else np.zeros(0, np.int64)
+
+    def position(self, epoch: int) -> int:
+        """The checkpoint to show at `epoch`: the last one up to it (the first, if there is none)."""
+        return max(int(np.searchsorted(self.epochs, epoch, side="right")) - 1, 0)
+
+    @cached_property
+    def label_sets(self) -> list[LabelSet]:
+        """The label sets of the training data, by multiplicity."""
+        rows = self.geometry.label_sets.numpy()
+        return [tuple(map(int, np.flatnonzero(row))) for row in rows]
+
+    @property
+    def is_multi_label(self) -> bool:
+        return any(len(labels) > 1 for labels in self.label_sets)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.geometry.class_names)
+
+    def name(self, labels: LabelSet) -> str:
+        """The classes of a label set in words, e.g. `3 & 7`."""
+        return " & ".join(self.geometry.class_names[k] for k in labels)
+
+    @cached_property
+    def margins(self) -> Float[np.ndarray, "e q"]:
+        """Evenly spaced quantiles of the cosine margins at each epoch, ascending."""
+        margins = self.geometry.margins.numpy()
+        places = np.linspace(0, margins.shape[1] - 1, min(MARGIN_POINTS, margins.shape[1])).round().astype(int)
+        return margins[:, places]
+
+    @cached_property
+    def angles(self) -> Float[np.ndarray, "e k k"]:
+        """Angles in degrees that vanish at collapse, one for each cell of a K x K map.
+
+        Beside the diagonal: mean of a pair's features to its tag-wise average, or, for single-label data, how far the
+        angle between two centred class means is from that of the simplex ETF. On the diagonal: centred class mean to
+        centred classifier row. NaN where the training data have no such pair.
+        """
+        g, K = self.geometry, self.num_classes
+        means = unit(g.class_means.numpy() - g.global_mean.numpy()[:, None])
+        rows = g.weight.numpy()
+        rows = unit(rows - rows.mean(1, keepdims=True))
+        found = np.full((len(self.epochs), K, K), np.nan)
+        if self.is_multi_label:
+            for place, labels in enumerate(self.label_sets):
+                if len(labels) == 2:
+                    i, j = labels
+                    found[:, i, j] = found[:, j, i] = g.angles[:, place].numpy()
+        else:
+            ideal = np.degrees(np.arccos(-1 / (K - 1)))
+            found[:] = np.abs(degrees(means[:, :, None], means[:, None]) - ideal)
+        found[:, np.arange(K), np.arange(K)] = degrees(means, rows)
+        return found
+
+    def pictures(self, labels: LabelSet, *, limit: int) -> UInt8[np.ndarray, "n c h w"]:
+        """The first training pictures whose label set is exactly `labels`.
+
+        Raises:
+            StageError: the data set is missing or damaged; the message names the stage to run.
+        """
+        if self.dataset_folder is None:
+            raise StageError(f"No manifest tells which data set {self.label} was trained on: run stage 02_train first.")
+        if "train" not in self._pictures:
+            self._pictures["train"] = dataset.load(self.dataset_folder).train
+        data = self._pictures["train"]
+        wanted = torch.zeros(data.num_classes, dtype=torch.uint8)
+        wanted[list(labels)] = 1
+        return data.images[(data.labels == wanted).all(1).nonzero().flatten()[:limit]].numpy()
+
+
+def load_run(study: str | Path, run: str, seed: int) -> RunData:
+    """Read what there is of one training run; nothing that is missing or damaged is an error here (see `problems`)."""
+    folder, problems = Path(study) / run / f"seed{seed}", []
+    geometry = metrics = None
+    try:
+        geometry = Geometry.load(folder / "geometry.safetensors")
+    except StageError as error:
+        problems.append(str(error))
+    try:
+        metrics = read_csv(folder / "metrics.csv", stage="03_validate")
+        lacking = {"epoch", "split"} - set(metrics)
+        if lacking:
+            problems.append(f"{folder / 'metrics.csv'} has no column '{lacking.pop()}': run stage 03_validate again.")
+            metrics = None
+    except StageError as error:
+        problems.append(str(error))
+    return RunData(run, seed, geometry, metrics, _dataset_folder(Path(study), folder), tuple(problems))
+
+
+def _dataset_folder(study: Path, run: Path) -> Path | None:
+    """The run's data set by its manifests; where there is none, the study's only data set."""
+    for stage in ("03_validate", "02_train"):
+        try:
+            return (
+                study
+                / "datasets"
+                / read_json(run / f"{stage}.manifest.json", stage=stage)["parameters"]["dataset"]["name"]
+            )
+        except (StageError, KeyError, TypeError):
+            continue
+    found = [path for path in (study / "datasets").glob("*") if path.is_dir()]
+    return found[0] if len(found) == 1 else None
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)
+
+
+def degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles between unit vectors; arccos would lose half of the digits near zero."""
+    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))
