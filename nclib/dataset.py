@@ -75,7 +75,7 @@ def build(
     Args:
         source: `digits`, `mnist`, `cifar10`, `svhn` or `image_folder`.
         name: of the data set; an `image_folder` without `root` is looked for under this name in the data root.
-        root: folder of the source's files; None means `$NCLIB_DATA_ROOT`, else `./data`.
+        root: folder of the source's files; None means `$NCLIB_DATA_ROOT`, else `data/`.
         layout: how several pictures become one (`mnist`, `cifar`, `grid`); None keeps the source's own pictures.
         train_counts: training pictures for each label set, by multiplicity.
         test_counts: likewise for the test pictures.

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import pickle
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from nclib import dataset, sources
-from nclib.sources import SourceError, SourceImages, download, pictures, stand_ins
+from nclib.sources import SourceError, SourceImages, cifar10, download, pictures, stand_ins
 
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
@@ -34,6 +35,16 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(MNIST, "mirrors", [CLOSED])
     monkeypatch.setattr(CIFAR10, "url", CLOSED + "cifar-10-python.tar.gz")
+
+
+def test_relative_roots_start_at_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert sources.data_root("pictures") == tmp_path / "pictures"
+    assert sources.data_root() == tmp_path / "root"
+    monkeypatch.delenv("NCLIB_DATA_ROOT")
+    assert sources.data_root() == tmp_path / "data"
 
 
 # MNIST
@@ -500,3 +511,32 @@ def test_mnist_is_fetched_and_unpacked(server: Server, mnist_root: Path, monkeyp
     with pytest.raises(SourceError, match=r"ubyte\.gz is damaged .*delete it"):
         download.gunzip(path.with_name(path.name + ".gz"), path)
     assert path.read_bytes() == whole
+
+
+def test_cifar10_is_fetched_unpacked_and_read_by_torchvision(server: Server, tmp_path: Path, monkeypatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(0)
+    content = {"batches.meta": {"label_names": list(cifar10.CLASS_NAMES)}}
+    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+        content[name] = {"data": rng.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 9, 3, 3]}
+    folder = tmp_path / "made" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    md5 = {}
+    for name, value in content.items():
+        raw = pickle.dumps(value)  # the format CIFAR-10 is published in
+        (folder / name).write_bytes(raw)
+        md5[name] = hashlib.md5(raw).hexdigest()
+    with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as packed:
+        packed.add(folder, folder.name)
+    server.content = (tmp_path / "made.tar.gz").read_bytes()
+    monkeypatch.setattr(CIFAR10, "url", server.url + "cifar-10-python.tar.gz")
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(server.content).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in ("data_batch_1", "data_batch_2")])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
+    train, test = (sources.load("cifar10", train=train) for train in (True, False))
+    assert len(server.asked) == 1
+    assert (len(train), len(test)) == (8, 4) and train.labels.tolist() == [0, 9, 3, 3] * 2
+    assert np.array_equal(train.images[4:].numpy().reshape(4, -1), content["data_batch_2"]["data"])
+    assert train.images.is_contiguous() and train.images.dtype == torch.uint8

@@ -1,7 +1,7 @@
 """Where pictures come from: one `load` for every source, each in a module of its own.
 
 `digits` needs no download; `mnist`, `cifar10` and `svhn` are looked for in the data root (`$NCLIB_DATA_ROOT`, else
-`./data`) and
+`data/`) and
 fetched into it if missing; `image_folder` is any folder of class folders. docs/data.md says what lies where.
 """
 
@@ -38,7 +38,7 @@ def load(
 
     Args:
         source: `digits`, `mnist`, `cifar10`, `svhn` or `image_folder`.
-        root: the folder of the data; None means `$NCLIB_DATA_ROOT`, else `./data`.
+        root: the folder of the data; None means `$NCLIB_DATA_ROOT`, else `data/`.
         train: the training split, or the test split.
         image_size: side the pictures are resized to [pixels]; None keeps their size (svhn: 32).
         test_fraction: share of each class that goes to the test split, for sources without a split of their own

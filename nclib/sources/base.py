@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nclib.progress import BATCH_SECONDS
+from nclib.runs import project_root
 from nclib.storage import StageError
 
 
@@ -58,8 +59,14 @@ class SourceImages:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The folder of the data: `root`, else `$NCLIB_DATA_ROOT`, else `./data`."""
-    return Path(root or os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
+    """The folder of the data: `root`, else `$NCLIB_DATA_ROOT`, else `data`; relative ones from the project's root."""
+    return project_root() / Path(root or os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
+
+
+def cache_root() -> Path:
+    """The folder of decoded pictures: `$NCLIB_CACHE_ROOT`, else `cache` in the data root."""
+    given = os.environ.get("NCLIB_CACHE_ROOT")
+    return project_root() / Path(given).expanduser() if given else data_root() / "cache"
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:

@@ -55,8 +55,8 @@ def read_digit_struct(path: Path) -> list[Annotation]:
             if len(names) != len(boxes):
                 raise _BadFile(f"it has {len(names)} names, but {len(boxes)} boxes")
             pairs = zip(names, boxes, strict=True)
-            bar = progress(pairs, total=len(names), desc=f"Reading {path.name}", unit=" pictures")
-            return [_annotation(file, name, box) for name, box in bar]
+            with progress(pairs, total=len(names), desc=f"Reading {path.name}", unit=" pictures") as bar:
+                return [_annotation(file, name, box) for name, box in bar]
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise SourceError(
             f"{path} cannot be read ({error}): delete its folder and run the same command again."
@@ -76,7 +76,7 @@ def _references(file: h5py.File, name: str) -> np.ndarray:
 # From here on h5py's low-level calls: a split has half a million small arrays; these read them five times as fast.
 
 
-def _read(found: h5d.DatasetID, most: int) -> np.ndarray:
+def _read(found: h5d.DatasetID | h5g.GroupID | h5t.TypeID, most: int) -> np.ndarray:
     """The numbers (as float64) or references of a small dataset, as a 1-d array."""
     if not isinstance(found, h5d.DatasetID):
         raise _BadFile("a reference or field is no array")
@@ -91,7 +91,7 @@ def _read(found: h5d.DatasetID, most: int) -> np.ndarray:
     return values.reshape(-1)
 
 
-def _target(file: h5py.File, reference: h5py.Reference) -> h5d.DatasetID | h5g.GroupID:
+def _target(file: h5py.File, reference: h5py.Reference) -> h5d.DatasetID | h5g.GroupID | h5t.TypeID:
     if not isinstance(reference, h5py.Reference) or not reference:
         raise _BadFile("a reference is empty")
     return h5r.dereference(reference, file.id)

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nclib.sources.base import SourceError, SourceImages, data_root, progress
+from nclib.sources.base import SourceError, SourceImages, cache_root, progress
 from nclib.storage import StageError, load_tensors, save_tensors
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
@@ -67,11 +67,9 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
             )
         images[number] = pixels
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in progress(
-            pool.map(keep, range(len(paths)), chunksize=64), total=len(paths), desc=what, unit=" pictures"
-        ):
-            pass
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=len(paths), desc=what, unit=" pictures") as bar:
+        for _ in pool.map(keep, range(len(paths))):
+            bar.update()
     return torch.from_numpy(images)
 
 
@@ -96,8 +94,7 @@ def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImage
         key: digest of all they depend on.
         make: decodes them.
     """
-    folder = Path(os.environ.get("NCLIB_CACHE_ROOT") or data_root() / "cache")
-    path = folder / f"{name}-{key[:16]}.safetensors"
+    path = cache_root() / f"{name}-{key[:16]}.safetensors"
     if path.is_file():
         try:
             tensors, names = load_tensors(path, stage="01_dataset")

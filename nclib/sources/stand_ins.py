@@ -118,7 +118,7 @@ def write_svhn_split(
     write_digit_struct(folder / "digitStruct.mat", annotations)
 
 
-def write_digit_struct(path: Path, annotations: Sequence[tuple[str, list[int], list[tuple[int, ...]]]]) -> None:
+def write_digit_struct(path: Path, annotations: Sequence[tuple[str, list, list[tuple]]]) -> None:
     """Write SVHN's annotation file: name, digits and boxes (left, top, width, height) of each picture."""
     with h5py.File(path, "w", userblock_size=512) as file:  # MATLAB keeps a text header in those 512 bytes
         store = file.create_group("#refs#")

@@ -44,18 +44,18 @@ def load(*, root: Path, train: bool, image_size: int | None = None) -> SourceIma
     return read_split(folder, image_size=image_size or 32)
 
 
-def fetch_split(root: Path, split: str, *, url: str = URL, digest: str | None = None) -> Path:
+def fetch_split(root: Path, split: str, *, url: str | None = None, digest: str | None = None) -> Path:
     """Fetch `SPLIT.tar.gz` into `ROOT/svhn` and unpack it there.
 
     Args:
         root: folder of the data.
         split: `train` (404 MB) or `test` (277 MB).
-        url: where the archives are.
+        url: where the archives are; None: `URL`.
         digest: the archive's SHA-256; None: the published archive's.
     """
     archive = root / "svhn" / f"{split}.tar.gz"
     advice = f"Put {archive.name} (format 1, from {URL}) into {archive.parent}, or unpack it there."
-    fetch([url + archive.name], archive, digest=digest or SHA256[split], advice=advice)
+    fetch([(url or URL) + archive.name], archive, digest=digest or SHA256[split], advice=advice)
     return unpack(archive, archive.with_name(split))
 
 
