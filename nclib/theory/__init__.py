@@ -1,0 +1,44 @@
+"""The theorems of both papers for unconstrained features, as numbers that can be checked to machine precision.
+
+`global_minimum` predicts the optimum from a handful of scalars, `minimise` finds it by descent over all
+weights and features, `saddles` looks at the other critical points, and `predict_training` says what a
+training run's settings imply. The derivations are in docs/theory.md.
+"""
+
+from nclib.theory.minimum import fixed_head_minimum, global_minimum
+from nclib.theory.problem import Point, Problem, objective
+from nclib.theory.reduced import GlobalMinimum
+from nclib.theory.saddles import (
+    Curvature,
+    gradient_norm,
+    most_negative_curvature,
+    predicted_curvature,
+    rank_deficient_point,
+    trivial_point,
+    values_along,
+)
+from nclib.theory.training import TheorySettings, predict_training, settings_of_training
+from nclib.theory.unconstrained import Minimisation, descend, minimise, random_point
+
+__all__ = [
+    "Curvature",
+    "GlobalMinimum",
+    "Minimisation",
+    "Point",
+    "Problem",
+    "TheorySettings",
+    "descend",
+    "fixed_head_minimum",
+    "global_minimum",
+    "gradient_norm",
+    "minimise",
+    "most_negative_curvature",
+    "objective",
+    "predict_training",
+    "predicted_curvature",
+    "random_point",
+    "rank_deficient_point",
+    "settings_of_training",
+    "trivial_point",
+    "values_along",
+]

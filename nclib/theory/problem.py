@@ -1,0 +1,166 @@
+"""The unconstrained-feature problem: a linear classifier and one free feature vector a sample.
+
+`f(W, H, b) = (1/N) Σ_i L(W h_i + b, S_i) + λ_W |W|_F² + λ_H |H|_F² + λ_b |b|²`, where L is the
+pick-all-label loss: the sum (or, with `label_mean`, the mean) over the labels k of sample i of a
+single-label loss. Every label set of multiplicity m occurs equally often, which is the symmetry that the
+theorems need.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Loss = Literal["cross_entropy", "mse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The settings of one unconstrained-feature problem.
+
+    Nothing is halved: the penalties are λ|·|_F², not (λ/2)|·|_F², and |H|_F² is a sum over all N samples
+    while the data term is a mean. `settings_of_training` translates a training run's settings.
+
+    Source: equation (2) of arXiv 2310.15903 (PAL cross-entropy) and equation (3) of arXiv 2203.01238 (MSE),
+    with these factors.
+
+    Args:
+        num_classes: K.
+        counts: multiplicity m (1 <= m < K) -> number of samples of **each** of the C(K, m) label sets of
+            that size.
+        weight_decay: λ_W > 0.
+        feature_decay: λ_H > 0.
+        bias_decay: λ_b >= 0; `math.inf` means a classifier without bias.
+        label_mean: average the loss over the labels of a sample instead of adding it up.
+        loss: the single-label loss: cross-entropy, or the mean over the K classes of `(z_j - [j = k])²`.
+
+    Raises:
+        ValueError: for a K, multiplicity, count or decay out of range, or an unknown loss.
+    """
+
+    num_classes: int
+    counts: Mapping[int, int]
+    weight_decay: float
+    feature_decay: float
+    bias_decay: float = 0.0
+    label_mean: bool = False
+    loss: Loss = "cross_entropy"
+
+    def __post_init__(self):
+        K = self.num_classes
+        if K < 2:
+            raise ValueError(f"Expected num_classes >= 2, but got {K}.")
+        if not self.counts:
+            raise ValueError("Expected counts to hold at least one multiplicity, for example {1: 10}, but got {}.")
+        for m, n in self.counts.items():
+            if not 1 <= m < K:
+                raise ValueError(f"Expected every multiplicity in counts to be in 1..{K - 1} (K = {K}), but got {m}.")
+            if n < 1:
+                raise ValueError(f"Expected counts[{m}] >= 1 samples a label set, but got {n}.")
+        for name in ("weight_decay", "feature_decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"Expected {name} > 0 and finite (without decay no minimum is attained), "
+                    f"but got {getattr(self, name)}."
+                )
+        if not self.bias_decay >= 0:
+            raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {self.bias_decay}.")
+        if self.loss not in ("cross_entropy", "mse"):
+            raise ValueError(f"Expected loss 'cross_entropy' or 'mse', but got {self.loss!r}.")
+
+    @property
+    def multiplicities(self) -> list[int]:
+        """The multiplicities that occur, in rising order."""
+        return sorted(self.counts)
+
+    @property
+    def num_samples(self) -> int:
+        """N, over all label sets."""
+        return sum(n * math.comb(self.num_classes, m) for m, n in self.counts.items())
+
+    def label_weight(self, multiplicity: int) -> float:
+        """Weight of a sample's label-averaged loss: m when its labels' losses are added up, else 1."""
+        return 1.0 if self.label_mean else float(multiplicity)
+
+    def labels(self) -> UInt8[Tensor, "n k"]:
+        """All label sets as multi-hot rows, by rising multiplicity, each repeated `counts[m]` times in a row."""
+        rows = [
+            S
+            for m in self.multiplicities
+            for S in combinations(range(self.num_classes), m)
+            for _ in range(self.counts[m])
+        ]
+        labels = torch.zeros(len(rows), self.num_classes, dtype=torch.uint8)
+        for row, S in zip(labels, rows, strict=True):
+            row[list(S)] = 1
+        return labels
+
+    def logits(self, W: Float[Tensor, "k d"], H: Float[Tensor, "n d"], b: Float[Tensor, " k"]) -> Float[Tensor, "n k"]:
+        """`z = H Wᵀ + b`; without bias (`bias_decay = inf`) `b` is ignored."""
+        return H @ W.T + b if self.bias_decay < math.inf else H @ W.T
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the problem's parameter space (float64): classifier `W`, features `H` and bias `b`."""
+
+    W: Float[Tensor, "k d"]
+    H: Float[Tensor, "n d"]
+    b: Float[Tensor, " k"]
+
+    def moved(self, direction: "Point", *, distance: float) -> "Point":
+        """The point at `distance` along `direction`."""
+        return Point(*(x + distance * v for x, v in zip(self.tensors, direction.tensors, strict=True)))
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(W, H, b)."""
+        return self.W, self.H, self.b
+
+
+def objective(problem: Problem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The function `f(W, H, b)` of a problem.
+
+    Args:
+        problem: the settings; its `labels()` fix the order of the rows of `H`.
+
+    Returns:
+        A callable on float64 tensors `W` (k d), `H` (n d), `b` (k) that returns the scalar objective and
+        that autograd and `torch.func` can differentiate.
+    """
+    loss = _data_loss(problem)
+    lw, lh, lb = problem.weight_decay, problem.feature_decay, problem.bias_decay
+
+    def f(W: Tensor, H: Tensor, b: Tensor) -> Tensor:
+        value = lw * W.square().sum() + lh * H.square().sum()
+        if lb == math.inf:
+            return value + loss(H @ W.T)
+        return value + loss(torch.addmm(b, H, W.T)) + lb * b.square().sum()
+
+    return f
+
+
+def data_gradient(problem: Problem, point: Point) -> Float[Tensor, "n k"]:
+    """The gradient of the data term with respect to the logits, at a point."""
+    return torch.func.grad(_data_loss(problem))(problem.logits(*point.tensors))
+
+
+def _data_loss(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """The mean over samples of the pick-all-label loss, as a function of the logits (n k) alone."""
+    labels = problem.labels().double()
+    m = labels.sum(1)
+    weights = (torch.ones_like(m) if problem.label_mean else m) / len(m)
+    targets = labels / m[:, None] * weights[:, None]
+
+    def cross_entropy(z: Tensor) -> Tensor:
+        return torch.dot(weights, z.logsumexp(1)) - (z * targets).sum()
+
+    def mse(z: Tensor) -> Tensor:
+        return (torch.dot(weights, z.square().sum(1)) - 2 * (z * targets).sum() + weights.sum()) / problem.num_classes
+
+    return mse if problem.loss == "mse" else cross_entropy

@@ -1,0 +1,154 @@
+"""From the settings of a training run to the theorem's settings and predictions."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, TypedDict
+
+from nclib.theory.minimum import fixed_head_minimum, global_minimum
+from nclib.theory.problem import Loss
+from nclib.theory.reduced import GlobalMinimum
+
+
+class TheorySettings(TypedDict):
+    """Keyword arguments of `global_minimum` and `minimise`."""
+
+    weight_decay: float
+    feature_decay: float
+    bias_decay: float
+    label_mean: bool
+    loss: Loss
+
+
+def settings_of_training(
+    num_classes: int,
+    counts: Mapping[int, int],
+    *,
+    weight_decay: float,
+    feature_decay: float,
+    batch_size: int,
+    feature_decay_mean: bool = False,
+    bias: bool = True,
+    label_mean: bool = True,
+    loss: Loss = "cross_entropy",
+) -> TheorySettings:
+    """Translate a run's settings into λ_W, λ_H, λ_b of the objective that its last layer and features see.
+
+    An optimiser's `weight_decay` wd adds `wd W` to the gradient, so it is `(wd/2) |W|²`: `λ_W = λ_b =
+    wd/2`. The feature decay is a sum over each batch beside a mean loss. An epoch has `ceil(N /
+    batch_size)` steps and every sample is in one of them, so an average step sees `λ_H = feature_decay /
+    steps` (about `feature_decay · batch_size / N`); with `feature_decay_mean` it is `feature_decay / N`.
+
+    Where practice departs from this objective:
+
+    - Features are the output of a network. They cannot take every value, and after a ReLU they are not
+      negative, while the optimal features of a free classifier sum to 0 over the classes. So the predicted
+      value is a floor for the run.
+    - Weight decay acts on all layers. Its pull on the backbone makes large features dearer than λ_H says.
+    - The floor holds at any time for the network on the training set without augmentation; with a decaying
+      learning rate SGD ends near a stationary point of it, momentum and batch noise aside.
+    - Batch normalisation sees other statistics in evaluation than in training.
+    - Adam divides its decay term by the gradient's scale, so that it is no penalty of this form.
+
+    Args:
+        num_classes: K.
+        counts: multiplicity -> training samples of each label set of that size.
+        weight_decay: wd as handed to the optimiser.
+        feature_decay: λ of `λ |H_batch|_F²`.
+        batch_size: samples a step.
+        feature_decay_mean: the run divides its feature decay by the batch size.
+        bias: the last layer has a bias, and it is decayed like its weight.
+        label_mean: mean over a sample's labels instead of the sum.
+        loss: the single-label loss; "mse" is the mean over the classes, without rescaling (k = M = 1).
+
+    Returns:
+        Keyword arguments for `global_minimum` and `minimise`.
+
+    Raises:
+        ValueError: for a batch size below 1.
+
+    >>> settings = settings_of_training(10, {1: 3100, 2: 200}, weight_decay=5e-4, feature_decay=1e-3, batch_size=128)
+    >>> minimum = global_minimum(10, {1: 3100, 2: 200}, **settings)
+    >>> print(f"floor {minimum.value:.4f}, C_2 = {minimum.scales[2]:.4f}")
+    floor 0.3742, C_2 = 0.7922
+    """
+    if batch_size < 1:
+        raise ValueError(f"Expected batch_size >= 1, but got {batch_size}.")
+    samples = sum(n * math.comb(num_classes, m) for m, n in counts.items())
+    steps = math.ceil(samples / batch_size)
+    return TheorySettings(
+        weight_decay=weight_decay / 2,
+        feature_decay=feature_decay / (samples if feature_decay_mean else steps),
+        bias_decay=weight_decay / 2 if bias else math.inf,
+        label_mean=label_mean,
+        loss=loss,
+    )
+
+
+def predict_training(
+    num_classes: int,
+    counts: Mapping[int, int],
+    *,
+    weight_decay: float,
+    feature_decay: float,
+    batch_size: int,
+    head: Literal["learned", "etf"] = "learned",
+    feature_decay_mean: bool = False,
+    bias: bool = True,
+    label_mean: bool = True,
+    loss: Loss = "cross_entropy",
+    nonnegative: bool = False,
+) -> GlobalMinimum:
+    """What the theory predicts for a run: value, training loss, `C_m`, ETF scale and feature norms.
+
+    Compare `.data_loss` with the training loss, `.scales[m]` with the measured tag-wise scale, and `.value`
+    with loss + feature decay + `(wd/2)(|W|² + |b|²)` (an ETF head: without `|W|²`). `settings_of_training`
+    lists where practice departs.
+
+    Args:
+        num_classes: K.
+        counts: multiplicity -> training samples of each label set of that size.
+        weight_decay: wd as handed to the optimiser.
+        feature_decay: λ of `λ |H_batch|_F²`.
+        batch_size: samples a step.
+        head: a trained classifier, or the fixed ETF with unit rows.
+        feature_decay_mean: the run divides its feature decay by the batch size.
+        bias: the last layer has a bias, and it is decayed like its weight.
+        label_mean: mean over a sample's labels instead of the sum.
+        loss: the single-label loss.
+        nonnegative: features end in a ReLU; only for `head="etf"` with d = K and the unrotated frame.
+
+    Returns:
+        The predicted minimum.
+
+    Raises:
+        ValueError: where no prediction is possible: without feature decay or (learned head) weight decay,
+        or for
+            `nonnegative` with a learned head.
+
+    >>> prediction = predict_training(
+    ...     10, {1: 100, 2: 20}, weight_decay=5e-4, feature_decay=1e-3, batch_size=128, head="etf", nonnegative=True)
+    >>> print(f"loss {prediction.data_loss:.4f}, C_2 = {prediction.scales[2]:.4f}")
+    loss 1.0685, C_2 = 0.5462
+    """
+    settings = settings_of_training(
+        num_classes,
+        counts,
+        weight_decay=weight_decay,
+        feature_decay=feature_decay,
+        batch_size=batch_size,
+        feature_decay_mean=feature_decay_mean,
+        bias=bias,
+        label_mean=label_mean,
+        loss=loss,
+    )
+    if head == "learned":
+        if nonnegative:
+            raise ValueError(
+                "Expected nonnegative only with head 'etf', but got head 'learned': its minimum over features >= 0 "
+                "is not known (the unconstrained one is a floor)."
+            )
+        return global_minimum(num_classes, counts, **settings)
+    if head != "etf":
+        raise ValueError(f"Expected head 'learned' or 'etf', but got {head!r}.")
+    fixed = {name: value for name, value in settings.items() if name != "weight_decay"}
+    return fixed_head_minimum(num_classes, counts, nonnegative=nonnegative, **fixed)
