@@ -5,6 +5,8 @@ the same kernels, and class-wise or set-wise arrays come from functions beside t
 as multi-hot (n, k) or class ids (n,).
 """
 
+from typing import TYPE_CHECKING
+
 from nclib.metrics.classifier_metrics import cosine_margin_mean, cosine_margins, nc4
 from nclib.metrics.collapse import (
     bias_residual,
@@ -43,7 +45,11 @@ from nclib.metrics.tag_wise import (
     tag_wise_scale,
 )
 
+if TYPE_CHECKING:
+    from nclib.metrics.streaming import CollapseMetrics
+
 __all__ = [
+    "CollapseMetrics",
     "CollapseStatistics",
     "LabelSetMeans",
     "LabelSets",
@@ -87,3 +93,12 @@ __all__ = [
     "take_measurement",
     "top_k_accuracy",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # on demand: torchmetrics takes four seconds to import and brings matplotlib, which the kernels need not
+    if name == "CollapseMetrics":
+        from nclib.metrics.streaming import CollapseMetrics
+
+        return CollapseMetrics
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,6 +32,7 @@ def nc4(
     Raises:
         ValueError: As `collapse_statistics` does, or if the classifier does not fit.
 
+    >>> import torch
     >>> nc4(torch.eye(2), torch.arange(2), torch.eye(2)), nc4(torch.eye(2), torch.arange(2), -torch.eye(2))
     (tensor(0.), tensor(1.))
     """
@@ -44,7 +45,8 @@ def cosine_margins(
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " u"]:
-    """Cosine margin of each sample with one label, in the order of the samples; `K/(K-1)` at exact collapse.
+    """Cosine margin of each sample with one label, in the order of the samples; `K/(K-1)` at exact collapse
+    of features with `mu_G = 0`.
 
     `c_y - max_{j != y} c_j` with `c_j = (z_j - b_j) / (|h - mu_G| |w_j - wbar|)`; below 0 where another is nearer.
     `h` in the logits is not centred, as in the released code, so values beyond 2 are possible.
@@ -54,6 +56,7 @@ def cosine_margins(
     Returns:
         Margins (u,) of the samples with one label; `.sort()` gives the curve of the paper.
 
+    >>> import torch
     >>> cosine_margins(torch.tensor([[1.0], [-1.0]]), torch.arange(2), torch.tensor([[1.0], [-1.0]]))
     tensor([2., 2.])
     """

@@ -6,22 +6,11 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics import tag_wise
 from nclib.metrics.classifier_metrics import check_classifier
-from nclib.metrics.collapse import (
-    between_whitening,
-    duality_distance,
-    equiangle_w,
-    equinorm_w,
-    mean_cdnv,
-    mean_logit_norm,
-    nc2_w,
-    nc2_w_centered,
-    variance_quotient,
-)
-from nclib.metrics.geometry import centered
+from nclib.metrics.collapse import between_whitening
 from nclib.metrics.released import released_deviations
 from nclib.metrics.samples import Classifier, SampleMeans, sample_means
+from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
 from nclib.metrics.spectrum import nuclear_ratios
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
 
@@ -34,43 +23,20 @@ class Measurement:
         statistics: Class and label-set means, counts, label sets.
         classifier: The last layer.
         samples: Means over samples, class variances, cosine margins.
-        nuclear_ratios: Nuclear over Frobenius norm of each class.
+        nuclear_ratios: Nuclear over Frobenius norm of each class, or None where it was not asked for.
     """
 
     statistics: CollapseStatistics
     classifier: Classifier
     samples: SampleMeans
-    nuclear_ratios: Float64[Tensor, " k"]
+    nuclear_ratios: Float64[Tensor, " k"] | None
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
-        values = self._collapse() | self._samples() | self._tag_wise() | self._released()
-        return {name: float(value) for name, value in values.items()}
-
-    def _collapse(self) -> dict[str, Tensor]:
-        means, weight = self.statistics.class_means, self.classifier.weight
-        deviations = self.statistics.centered_class_means
-        return {
-            "nc1": self.samples.within_traces[0],
-            "nc1_quotient": variance_quotient(self.statistics, self.samples.class_variances),
-            "nc1_cdnv": mean_cdnv(self.statistics, self.samples.class_variances),
-            "nc2_w": nc2_w(weight),
-            "nc2_h": nc2_w(means),
-            "nc2_w_centered": nc2_w_centered(weight),
-            "nc2_h_centered": nc2_w_centered(means),
-            "nc3": duality_distance(weight, deviations),
-            "nc3_centered": duality_distance(centered(weight), deviations),
-            "equinorm_w": equinorm_w(weight),
-            "equinorm_h": equinorm_w(means),
-            "equiangle_w": equiangle_w(weight),
-            "equiangle_h": equiangle_w(means),
-            "bias_residual": mean_logit_norm(self.statistics.global_mean, weight, self.classifier.bias),
-            "nuclear_over_frobenius": self.nuclear_ratios.mean(),
-        }
-
-    def _samples(self) -> dict[str, Tensor]:
-        samples = self.samples
-        return {
+        samples, classifier = self.samples, self.classifier
+        values = {
+            "nc1": samples.within_traces[0],
+            "released_nc1": samples.within_traces[1],
             "nc4": samples.nc4,
             "cosine_margin_mean": samples.margins.double().mean(),
             "soft_iou": samples.soft_iou,
@@ -79,31 +45,15 @@ class Measurement:
             "top1": samples.top1,
             "top5": samples.top5,
         }
-
-    def _tag_wise(self) -> dict[str, Tensor]:
-        values = {}
-        sizes = self.statistics.sets.multiplicity.unique().tolist()
-        for m in [size for size in sizes if size > 1]:
-            angles = tag_wise.set_angles(self.statistics, m)
-            scale, residual = tag_wise.scale_and_residual(self.statistics, m)
-            values[f"tag_wise_angle_mean_{m}"] = angles.mean()
-            values[f"tag_wise_angle_max_{m}"] = angles.max()
-            if tag_wise.has_countable_pairs(self.statistics.sets, m):
-                values[f"tag_wise_ratio_{m}"] = tag_wise.angle_ratio(self.statistics, m)
-            values[f"tag_wise_scale_{m}"] = scale
-            values[f"tag_wise_residual_{m}"] = residual
-        return values
-
-    def _released(self) -> dict[str, Tensor]:
-        means, weight = self.statistics.class_means, self.classifier.weight
-        return {
-            "released_nc1": self.samples.within_traces[1],
-            "released_nc2_w": nc2_w(weight),
-            "released_nc2_h": nc2_w(means),
-            "released_nc3": duality_distance(weight, released_deviations(self.statistics)),
-        }
+        values |= mean_scalars(self.statistics, samples.class_variances)
+        values |= classifier_scalars(self.statistics, classifier.weight, classifier.bias)
+        values |= tag_wise_scalars(self.statistics)
+        if self.nuclear_ratios is not None:
+            values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
+        return {name: float(value) for name, value in values.items()}
 
 
+@torch.no_grad()
 def take_measurement(
     features: Float[Tensor, "n d"],
     labels: Shaped[Tensor, "n *k"],
@@ -111,6 +61,7 @@ def take_measurement(
     bias: Float[Tensor, " k"] | None = None,
     *,
     logits: Float[Tensor, "n k"] | None = None,
+    nuclear_norm: bool = True,
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
     classifier = check_classifier(features, weight, bias, logits)
@@ -123,11 +74,10 @@ def take_measurement(
         statistics,
         classifier,
         sample_means(features, statistics, classifier, whitenings=whitenings),
-        nuclear_ratios(features, statistics.sets),
+        nuclear_ratios(features, statistics.sets) if nuclear_norm else None,
     )
 
 
-@torch.no_grad()
 def measure(
     features: Float[Tensor, "n d"],
     labels: Shaped[Tensor, "n *k"],
@@ -135,6 +85,7 @@ def measure(
     bias: Float[Tensor, " k"] | None = None,
     *,
     logits: Float[Tensor, "n k"] | None = None,
+    nuclear_norm: bool = True,
 ) -> dict[str, float]:
     """Every scalar metric of features, labels and a last layer, by plain keys.
 
@@ -150,6 +101,8 @@ def measure(
         weight: Classifier (k, d), k >= 2.
         bias: Its bias (k,).
         logits: Logits (n, k) of the model, where they are not `W h + b`.
+        nuclear_norm: Include `nuclear_over_frobenius`. All other keys together cost a few reads of the features; it
+            needs the singular values of each class, n d min(d, n/k) multiply-adds: at d = 2048 a hundred times more.
 
     Returns:
         Name to value.
@@ -162,4 +115,4 @@ def measure(
     >>> values["nc1"], round(values["nc2_h_centered"], 6), values["top1"]
     (0.0, 0.0, 1.0)
     """
-    return take_measurement(features, labels, weight, bias, logits=logits).scalars()
+    return take_measurement(features, labels, weight, bias, logits=logits, nuclear_norm=nuclear_norm).scalars()

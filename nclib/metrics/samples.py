@@ -120,7 +120,7 @@ def sample_means(
     dtype, sets = working_dtype(features), statistics.sets
     tables = SampleTables(statistics, classifier, dtype=dtype)
     parts = [*whitenings, statistics.centered_class_means, classifier.weight]
-    directions = torch.cat(parts).T.to(dtype)
+    directions = torch.cat(parts).to(dtype)
     squares_of_sets = features.new_zeros(len(sets.counts), dtype=torch.float64)
     single_sums = features.new_zeros(len(whitenings) + 3, dtype=torch.float64)
     labelled_sums = features.new_zeros(3, dtype=torch.float64)
@@ -131,7 +131,9 @@ def sample_means(
         classes = ids.clamp(max=sets.num_classes - 1)
         squares = torch.linalg.vector_norm(deviations, dim=1).square_()
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labelled, minlength=len(sets.counts))
-        *projections, mean_products, logits = (deviations @ directions).split([len(part) for part in parts], dim=1)
+        # this order of the product is twice as fast as `deviations @ directions.T` in MKL
+        products = (directions @ deviations.T).T
+        *projections, mean_products, logits = products.split([len(part) for part in parts], dim=1)
         given = classifier.logits
         logits = logits + tables.set_logits[ids] if given is None else given[rows].to(dtype)
         ranks = label_ranks(logits, sets.slots[ids].clamp(min=0))

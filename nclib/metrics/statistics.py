@@ -1,6 +1,5 @@
 """First pass over the features: the mean of every label set, from which all class statistics follow."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -90,6 +89,20 @@ def collapse_statistics(
 
 def statistics_of_sets(features: Float[Tensor, "n d"], sets: LabelSets) -> CollapseStatistics:
     """`collapse_statistics` for label sets that are known already."""
+    check_single_labels(sets)
+    means = set_means(features, sets)
+    if not bool(means.isfinite().all()):
+        row = int((~features.isfinite().all(dim=1)).nonzero()[0])
+        raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
+    return CollapseStatistics(sets, means)
+
+
+def check_single_labels(sets: LabelSets) -> None:
+    """Every class must occur alone, since its mean is taken over the samples with one label.
+
+    Raises:
+        ValueError: If a class does not.
+    """
     singles = sets.members[sets.multiplicity == 1]
     if len(singles) < sets.num_classes:
         missing = (~singles.any(dim=0)).nonzero().flatten().tolist()
@@ -97,11 +110,6 @@ def statistics_of_sets(features: Float[Tensor, "n d"], sets: LabelSets) -> Colla
             "Expected at least one sample with a single label for every class, "
             f"but classes {missing[:20]} of {sets.num_classes} have none."
         )
-    means = _set_means(features, sets)
-    if not bool(means.isfinite().all()):
-        row = int((~features.isfinite().all(dim=1)).nonzero()[0])
-        raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
-    return CollapseStatistics(sets, means)
 
 
 def class_means(
@@ -140,12 +148,16 @@ def working_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def row_blocks(features: Float[Tensor, "n d"]) -> Iterator[slice]:
+def row_blocks(features: Float[Tensor, "n d"]) -> list[slice]:
     """Consecutive rows, as many as a block should hold on the device of the features."""
     row_bytes = features.shape[1] * working_dtype(features).itemsize
     rows = max(1, BLOCK_BYTES.get(features.device.type, OTHER_BLOCK_BYTES) // row_bytes)
-    for start in range(0, len(features), rows):
-        yield slice(start, min(start + rows, len(features)))
+    return [slice(start, min(start + rows, len(features))) for start in range(0, len(features), rows)]
+
+
+def block_buffer(features: Float[Tensor, "n d"], blocks: list[slice]) -> Float[Tensor, "b d"]:
+    """Memory for the largest block, to be reused: fresh pages for every block cost as much as its arithmetic."""
+    return features.new_empty(blocks[0].stop, features.shape[1], dtype=working_dtype(features))
 
 
 def check_features(features: Tensor, labels: Tensor) -> None:
@@ -156,14 +168,17 @@ def check_features(features: Tensor, labels: Tensor) -> None:
         )
 
 
-def _set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, "s d"]:
+def set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, "s d"]:
+    """Mean of every label set, in float64."""
     dtype = working_dtype(features)
     # sums about a row of the data: a large common offset would cost digits
     shift = features[0].to(dtype)
     sums = torch.zeros(len(sets.counts), features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in row_blocks(features):
+    blocks = row_blocks(features)
+    buffer = block_buffer(features, blocks)
+    for rows in blocks:
         ids, order = sets.of_sample[rows].sort(stable=True)
-        shifted = torch.sub(features[rows], shift)
+        shifted = torch.sub(features[rows], shift, out=buffer[: len(ids)])
         starts, bag_ids = _bags(ids)
         bags = F.embedding_bag(order, shifted, starts, mode="sum")
         labelled = bag_ids >= 0

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from nclib.metrics.statistics import CollapseStatistics, row_blocks, working_dtype
+from nclib.metrics.statistics import CollapseStatistics, block_buffer, row_blocks, working_dtype
 
 
 def deviation_blocks(
@@ -15,24 +15,29 @@ def deviation_blocks(
     """`h - mu_S` for blocks of samples, S the own label set: small numbers near collapse, free of common offsets.
 
     Yields:
-        The rows of the block, the label set of each row (0 where it has none), and the deviations.
+        The rows of the block, the label set of each row (0 where it has none), and the deviations, which the next block
+        overwrites.
     """
     means = statistics.set_means.to(working_dtype(features))
-    for rows in row_blocks(features):
+    blocks = row_blocks(features)
+    buffer = block_buffer(features, blocks)
+    for rows in blocks:
         ids = statistics.sets.of_sample[rows].clamp(min=0)
-        yield rows, ids, means.index_select(0, ids).neg_().add_(features[rows])
+        deviations = torch.index_select(means, 0, ids, out=buffer[: len(ids)])
+        yield rows, ids, torch.sub(features[rows], deviations, out=deviations)
 
 
 def within_trace(
     features: Float[Tensor, "n d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
 ) -> Float64[Tensor, ""]:
     """Mean of `|A (h - mu_k)|²` over the samples with one label, A the directions: `tr(A Sigma_W Aᵀ)`."""
-    projection = directions.T.to(working_dtype(features))
+    projection = directions.to(working_dtype(features))
     num_classes = statistics.sets.num_classes
     total = torch.zeros((), dtype=torch.float64, device=features.device)
     for rows, ids, deviations in deviation_blocks(features, statistics):
         single = (ids < num_classes) & (statistics.sets.of_sample[rows] >= 0)
-        squares = (deviations @ projection).square_().sum(dim=1)
+        # this order of the product is twice as fast as `deviations @ projection.T` in MKL
+        squares = (projection @ deviations.T).square_().sum(dim=0)
         total += (squares * single).sum(dtype=torch.float64)
     return total / statistics.class_counts.sum()
 

@@ -1,0 +1,228 @@
+"""From features or logits to label sets: nearest tag-wise average, tuned softmax threshold, top m.
+
+The prediction from the geometry needs no threshold: at collapse the mean feature of a label set is a scaled average of
+its classes' means, so each candidate set has a prototype, and a sample gets the set of its nearest one.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Shaped
+from torch import Tensor
+
+from nclib.metrics.prediction import multi_hot
+from nclib.metrics.statistics import collapse_statistics
+from nclib.metrics.tag_wise import scale_and_residual, tag_sums
+
+MAX_CANDIDATES = 10**6
+NUM_THRESHOLDS = 200
+DISTANCE_BLOCK = 1 << 22
+"""Distances (samples times candidates) computed at a time."""
+
+
+@dataclass(frozen=True)
+class TagWisePrototypes:
+    """Candidate label sets with the features where each is expected.
+
+    Attributes:
+        candidates: Label sets, multi-hot.
+        means: `C_m sum_{k in S} mu_k` for each of them.
+    """
+
+    candidates: Bool[Tensor, "s k"]
+    means: Float64[Tensor, "s d"]
+
+
+def tag_wise_prototypes(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], *, max_labels: int | None = None
+) -> TagWisePrototypes:
+    """Prototypes `C_m sum_{k in S} mu_k` fitted to training features, the scale `C_m` by least squares for each m.
+
+    Candidates are the label sets of the training data, or with `max_labels` all sets of 1 to so many labels; a
+    multiplicity without training samples takes `C_m = 1/m`, the plain average.
+
+    Source: paper 1, its decoding by the nearest tag-wise average.
+
+    Args:
+        features: Training features (n, d).
+        labels: Multi-hot (n, k).
+        max_labels: Largest candidate sets; without it only sets seen in training.
+
+    Returns:
+        The prototypes, for `nearest_tag_average`.
+
+    Raises:
+        ValueError: As `nclib.metrics.collapse_statistics` does, if `max_labels` is not in 1..k, or for more than
+            `MAX_CANDIDATES` candidates.
+
+    >>> h = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]])
+    >>> tag_wise_prototypes(h, torch.tensor([[1, 0], [0, 1], [1, 1]])).means
+    tensor([[2.0000, 0.0000],
+            [0.0000, 2.0000],
+            [1.5000, 1.5000]], dtype=torch.float64)
+    """
+    statistics = collapse_statistics(features, labels)
+    seen = statistics.sets.multiplicity.unique().tolist()
+    sizes = seen if max_labels is None else range(1, max_labels + 1)
+    candidates, means = [], []
+    if max_labels is not None:
+        _check_max_labels(max_labels, num_classes=labels.shape[1])
+    for size in sizes:
+        scale = scale_and_residual(statistics, size)[0] if size in seen else 1 / size
+        if max_labels is None:
+            rows = statistics.sets.with_multiplicity(size)
+            members, sums = statistics.sets.members[rows], tag_sums(statistics, rows)
+        else:
+            members = _all_sets(labels.shape[1], size).to(features.device)
+            sums = members.double() @ statistics.class_means
+        candidates.append(members)
+        means.append(scale * sums)
+    return TagWisePrototypes(torch.cat(candidates), torch.cat(means))
+
+
+def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagWisePrototypes) -> Bool[Tensor, "n k"]:
+    """Label set of the nearest prototype (Euclidean), for each sample; no threshold, at least one label.
+
+    Source: paper 1, one-nearest-neighbour decoding.
+
+    Args:
+        features: Last-layer features (n, d).
+        prototypes: From `tag_wise_prototypes` of the training features.
+
+    Returns:
+        Predicted labels (n, k).
+
+    Raises:
+        ValueError: If the features have another width than the prototypes.
+
+    >>> h = torch.eye(2)
+    >>> prototypes = tag_wise_prototypes(h, torch.eye(2), max_labels=2)
+    >>> nearest_tag_average(torch.tensor([[0.6, 0.5]]), prototypes)
+    tensor([[True, True]])
+    """
+    if features.ndim != 2 or features.shape[1] != prototypes.means.shape[1]:
+        raise ValueError(f"Expected features (n, {prototypes.means.shape[1]}), but got {tuple(features.shape)}.")
+    # centred, so that a common offset takes no digits from |p|² - 2 h p
+    center = prototypes.means.mean(dim=0)
+    means = prototypes.means - center
+    squares = means.square().sum(dim=1)
+    rows = max(1, DISTANCE_BLOCK // len(means))
+    nearest = [
+        torch.addmm(squares, block.double() - center, means.T, alpha=-2).argmin(dim=1) for block in features.split(rows)
+    ]
+    return prototypes.candidates[torch.cat(nearest)]
+
+
+def top_m(logits: Float[Tensor, "n k"], m: int | Int[Tensor, " n"]) -> Bool[Tensor, "n k"]:
+    """The m classes with the largest logits of each sample, as a label set.
+
+    Args:
+        logits: Scores (n, k).
+        m: Number of labels, one for all or one for each sample (n,).
+
+    Returns:
+        Predicted labels (n, k).
+
+    >>> top_m(torch.tensor([[3.0, 1.0, 2.0]]), 2)
+    tensor([[ True, False,  True]])
+    """
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(logits.shape[1], device=logits.device).expand_as(order)
+    sizes = m.unsqueeze(1) if isinstance(m, Tensor) else m
+    return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, places < sizes)
+
+
+def threshold_softmax(logits: Float[Tensor, "n k"], threshold: float) -> Bool[Tensor, "n k"]:
+    """Classes whose softmax probability reaches the threshold; the largest one always belongs.
+
+    Args:
+        logits: Scores (n, k).
+        threshold: Probability in [0, 1].
+
+    Returns:
+        Predicted labels (n, k).
+
+    >>> threshold_softmax(torch.tensor([[2.0, 2.0, 0.0]]), 0.3)
+    tensor([[ True,  True, False]])
+    """
+    probabilities = _softmax(logits)
+    return (probabilities >= threshold) | top_m(logits, 1)
+
+
+def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> float:
+    """Softmax threshold with the best mean Jaccard index on these samples (which should be training samples).
+
+    The candidates are `NUM_THRESHOLDS` quantiles of the probabilities that matter, those above 1e-3; of equally good
+    ones the median is taken.
+
+    Args:
+        logits: Scores (n, k).
+        labels: Multi-hot (n, k) or class ids (n,).
+
+    Returns:
+        The threshold, for `threshold_softmax`.
+
+    >>> logits = torch.tensor([[4.0, 4.0, 0.0], [9.0, 0.0, 0.0]])
+    >>> 0.02 < tune_threshold(logits, torch.tensor([[1, 1, 0], [1, 0, 0]])) < 0.5
+    True
+    """
+    probabilities = _softmax(logits)
+    values = probabilities[probabilities > 1e-3].sort().values
+    places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, device=values.device).round().long()
+    candidates = values[places].unique()
+    scores = torch.stack([jaccard_of_sets(threshold_softmax(logits, value), labels) for value in candidates.tolist()])
+    best = candidates[scores == scores.max()]
+    return best[len(best) // 2].item()
+
+
+def jaccard_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """Mean over samples of `|P ∩ S| / |P ∪ S|`, predicted against true label set; in [0, 1]; 1 where both are empty.
+
+    Args:
+        predicted: Predicted labels (n, k).
+        labels: Multi-hot (n, k) or class ids (n,).
+
+    Returns:
+        The index, float32.
+
+    >>> jaccard_of_sets(torch.tensor([[True, True, False]]), torch.tensor([0]))
+    tensor(0.5000)
+    """
+    members = multi_hot(labels, num_classes=predicted.shape[1])
+    union = (predicted | members).sum(dim=1)
+    return torch.where(union > 0, (predicted & members).sum(dim=1) / union.clamp(min=1), 1.0).mean()
+
+
+def subset_accuracy_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """Share of samples whose predicted label set is exactly the true one; in [0, 1].
+
+    Args, Returns: as `jaccard_of_sets`.
+
+    >>> subset_accuracy_of_sets(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
+    tensor(0.5000)
+    """
+    members = multi_hot(labels, num_classes=predicted.shape[1])
+    return (predicted == members).all(dim=1).float().mean()
+
+
+def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    return torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+
+
+def _all_sets(num_classes: int, size: int) -> Bool[Tensor, "s k"]:
+    members = torch.zeros(math.comb(num_classes, size), num_classes, dtype=torch.bool)
+    chosen = torch.tensor(list(itertools.combinations(range(num_classes), size)))
+    return members.scatter_(1, chosen, True)
+
+
+def _check_max_labels(max_labels: int, *, num_classes: int) -> None:
+    if not 1 <= max_labels <= num_classes:
+        raise ValueError(f"Expected max_labels in 1..{num_classes}, but got {max_labels}.")
+    candidates = sum(math.comb(num_classes, size) for size in range(1, max_labels + 1))
+    if candidates > MAX_CANDIDATES:
+        raise ValueError(
+            f"Expected at most {MAX_CANDIDATES:.0e} candidate label sets, but max_labels = {max_labels} of "
+            f"{num_classes} classes makes {candidates:.1e}; leave max_labels out to take those seen in training."
+        )
