@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int, Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 
@@ -86,7 +86,7 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
     return _multi_label_sets(samples, classes, num_samples=len(labels), num_classes=num_classes)
 
 
-def _check_ids(labels: Int[Tensor, " n"], *, num_classes: int | None) -> int:
+def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int | None) -> int:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"Expected class ids (n,) of an integer dtype, but got {labels.dtype}.")
     low, high = (int(value) for value in labels.aminmax())

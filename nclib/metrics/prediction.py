@@ -88,6 +88,23 @@ def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> In
     return logits.shape[1] - 1 - torch.stack(below, dim=1)
 
 
+def label_scores(
+    logits: Float[Tensor, "n k"], ranks: Int64[Tensor, "n m"], slots: Int64[Tensor, "n m"]
+) -> list[Tensor]:
+    """Soft IoU, Jaccard index and whether the top m are the labels, of each sample.
+
+    Args:
+        logits: Scores (n, k).
+        ranks: `label_ranks` of the labels.
+        slots: Class ids of the labels (n, m), -1 behind the last.
+    """
+    filled = slots >= 0
+    sizes = filled.sum(dim=1)
+    hits = ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1)
+    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
+    return [(own.exp() * filled).sum(dim=1), hits.double() / (2 * sizes - hits), hits == sizes]
+
+
 def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tensor, "n k"]:
     """Labels as booleans (n, k), from multi-hot labels or class ids."""
     if labels.ndim == 2:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from nclib.metrics.geometry import centered
-from nclib.metrics.prediction import label_ranks
+from nclib.metrics.prediction import label_ranks, label_scores
 from nclib.metrics.statistics import CollapseStatistics, working_dtype
 from nclib.metrics.within import deviation_blocks
 
@@ -140,7 +140,7 @@ def sample_means(
         single_values = [projection.square().sum(dim=1) for projection in projections]
         single_values += [tables.disagreement(logits, mean_products, classes), ranks[:, 0] < 1, ranks[:, 0] < 5]
         single_sums += _masked_sums(single_values, single)
-        labelled_sums += _masked_sums(_label_scores(logits, ranks, sets.slots[ids]), labelled)
+        labelled_sums += _masked_sums(label_scores(logits, ranks, sets.slots[ids]), labelled)
         block_margins = tables.margins(logits, mean_products, squares, classes)
         margins[rows] = torch.where(single, block_margins, torch.nan)
     if bool(labelled_sums.isnan().any()):
@@ -165,17 +165,6 @@ def single_samples(statistics: CollapseStatistics) -> Bool[Tensor, " n"]:
     """Which samples have exactly one label."""
     of_sample = statistics.sets.of_sample
     return (of_sample >= 0) & (of_sample < statistics.sets.num_classes)
-
-
-def _label_scores(
-    logits: Float[Tensor, "b k"], ranks: Int64[Tensor, "b m"], slots: Int64[Tensor, "b m"]
-) -> list[Tensor]:
-    """Soft IoU, Jaccard index and whether the top m are the labels, of each sample."""
-    filled = slots >= 0
-    sizes = filled.sum(dim=1)
-    hits = ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1)
-    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
-    return [(own.exp() * filled).sum(dim=1), hits / (2 * sizes - hits), hits == sizes]
 
 
 def _masked_sums(columns: list[Tensor], mask: Bool[Tensor, " b"]) -> Float64[Tensor, " q"]:

@@ -7,7 +7,7 @@ from torchmetrics import Metric
 
 from nclib.metrics.collapse import between_whitening
 from nclib.metrics.label_sets import LabelSets, label_sets
-from nclib.metrics.prediction import jaccard, soft_iou, subset_accuracy, top_k_accuracy
+from nclib.metrics.prediction import label_ranks, label_scores
 from nclib.metrics.released import released_deviations
 from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
 from nclib.metrics.statistics import (
@@ -16,6 +16,7 @@ from nclib.metrics.statistics import (
     check_single_labels,
     row_blocks,
     set_means,
+    working_dtype,
 )
 
 PREDICTION_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
@@ -171,17 +172,13 @@ class CollapseMetrics(Metric):
 
     def _add_predictions(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
         labelled = sets.of_sample >= 0
-        logits, of_sample = logits[labelled], sets.of_sample[labelled]
-        members = sets.members[of_sample]
-        single = sets.multiplicity[of_sample] == 1
-        ids = sets.slots[of_sample, 0][single]
-        means = [soft_iou(logits, members), jaccard(logits, members), subset_accuracy(logits, members)]
-        if len(ids) > 0:
-            means += [top_k_accuracy(logits[single], ids, top_k=guesses) for guesses in (1, 5)]
-        counts = [len(logits)] * 3 + [len(ids)] * (len(means) - 3)
-        for index, (mean, count) in enumerate(zip(means, counts, strict=True)):
-            self.prediction_sums[index] += mean.double() * count
-            self.prediction_counts[index] += count
+        logits, of_sample = logits[labelled].to(working_dtype(logits)), sets.of_sample[labelled]
+        slots = sets.slots[of_sample]
+        ranks = label_ranks(logits, slots.clamp(min=0))
+        single_ranks = ranks[sets.multiplicity[of_sample] == 1, 0]
+        scores = [*label_scores(logits, ranks, slots), single_ranks < 1, single_ranks < 5]
+        self.prediction_sums += torch.stack([score.sum(dtype=torch.float64) for score in scores])
+        self.prediction_counts += self.prediction_counts.new_tensor([len(score) for score in scores])
 
 
 def _trace(whitening: Float64[Tensor, "r d"], within: Float64[Tensor, "d d"]) -> Float64[Tensor, ""]:

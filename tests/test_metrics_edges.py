@@ -1,0 +1,208 @@
+"""Metrics at the edges: invalid inputs, tiny classes, narrow dtypes, memory, ties, import weight."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nclib import metrics
+from nclib.metrics import tag_wise
+from nclib.metrics.classifier_metrics import check_classifier
+from nclib.metrics.statistics import check_features
+from tests.test_metrics_values import draw
+
+FEATURES, LABELS, WEIGHT, BIAS = draw(n=40, d=6, k=4, max_labels=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "message"),
+    [
+        (torch.tensor([0, 1, 4]), 4, r"Expected class ids in 0..3, but got 0..4"),
+        (torch.tensor([0, -1, 2]), None, r"Expected class ids in 0..2, but got -1..2"),
+        (torch.tensor([0.0, 1.0]), None, "Expected class ids .* integer dtype, but got torch.float32"),
+        (torch.tensor([0, 0]), None, "Expected at least 2 classes, but got 1"),
+        (torch.ones(3, 1), None, "Expected at least 2 classes, but got 1"),
+        (torch.ones(3, 4), 5, "Expected multi-hot labels of 5 columns, but got 4"),
+        (torch.tensor([[2, 0], [0, 1]]), None, r"zeros and ones, but got values in 0..2"),
+        (torch.tensor([[0.5, 0.5], [0, 1]]), None, r"zeros and ones, but got values in 0.0..1.0"),
+        (torch.tensor([[-1, 1], [0, 1]]), None, r"zeros and ones, but got values in -1..1"),
+        (torch.zeros(3, 4), None, "Expected at least one sample with a label"),
+        (torch.zeros(0, 4), None, r"Expected labels .* n >= 1, but got \(0, 4\)"),
+    ],
+)
+def test_invalid_labels(labels, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.label_sets(labels, num_classes=num_classes)
+
+
+def test_a_class_that_never_occurs_alone():
+    labels = LABELS.clone()
+    labels[(labels.sum(dim=1) == 1) & (labels[:, 2] == 1), 3] = 1
+    with pytest.raises(ValueError, match=r"single label for every class, but classes \[2\] of 4 have none"):
+        metrics.measure(FEATURES, labels, WEIGHT)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_features_that_are_not_finite(bad):
+    features = FEATURES.clone()
+    features[17, 3] = bad
+    with pytest.raises(ValueError, match=r"Expected finite features, .* first in row 17"):
+        metrics.measure(features, LABELS, WEIGHT)
+
+
+def test_values_that_are_not_finite():
+    with pytest.raises(ValueError, match="Expected a finite weight and bias"):
+        metrics.measure(FEATURES, LABELS, WEIGHT * torch.nan)
+    with pytest.raises(ValueError, match="Expected logits without NaN"):
+        metrics.measure(FEATURES, LABELS, WEIGHT, logits=torch.full((40, 4), torch.nan))
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"but got \(40, 6\) and \(39, 4\)"):
+        check_features(FEATURES, LABELS[:39])
+    with pytest.raises(ValueError, match=r"Expected weight \(k, 6\) and bias \(k,\), but got \(4, 5\)"):
+        check_classifier(FEATURES, WEIGHT[:, :5], None)
+    with pytest.raises(ValueError, match=r"but got \(4, 6\) and \(3,\)"):
+        check_classifier(FEATURES, WEIGHT, BIAS[:3])
+    with pytest.raises(ValueError, match=r"Expected logits \(40, 4\), but got \(40, 3\)"):
+        check_classifier(FEATURES, WEIGHT, BIAS, torch.zeros(40, 3))
+    with pytest.raises(ValueError, match="k >= 2, but got shape"):
+        metrics.nc2_w(WEIGHT[:1])
+    with pytest.raises(ValueError, match="Expected multi-hot labels of 3 columns, but got 4"):
+        metrics.measure(FEATURES, LABELS, WEIGHT[:3])
+
+
+def test_class_means_that_are_all_equal():
+    with pytest.raises(ValueError, match="Expected class means that differ"):
+        metrics.nc1(torch.ones(6, 3), torch.arange(3).repeat(2))
+
+
+def test_a_multiplicity_that_does_not_occur():
+    with pytest.raises(ValueError, match=r"multiplicity among those of the labels, \[1, 2\], but got 3"):
+        metrics.tag_wise_ratio(FEATURES, LABELS, 3)
+    with pytest.raises(ValueError, match=r"Expected sample counts among those of the pairs, .* but got \[99\]"):
+        metrics.imbalance_ratio(FEATURES, LABELS, counts=[99])
+
+
+def test_too_many_pairs_for_the_ratio(monkeypatch):
+    monkeypatch.setattr(tag_wise, "MAX_PAIRS", 5)
+    with pytest.raises(ValueError, match=r"Expected at most 5e[+]00 pairs of label sets"):
+        metrics.tag_wise_ratio(FEATURES, LABELS, 2)
+    values = metrics.measure(FEATURES, LABELS, WEIGHT)
+    assert "tag_wise_ratio_2" not in values
+    assert "tag_wise_angle_mean_2" in values
+
+
+def test_subsets_are_all_subsets_once():
+    blocks = list(tag_wise._subsets(7, 3, block=4, device=torch.device("cpu")))
+    subsets = [tuple(sorted(row)) for row in torch.cat(blocks).tolist()]
+    assert len(subsets) == len(set(subsets)) == 35
+    assert all(len(set(row)) == 3 and row[0] >= 0 and row[2] < 7 for row in subsets)
+
+
+def test_samples_without_labels_are_left_out():
+    expected = metrics.measure(FEATURES, LABELS, WEIGHT, BIAS)
+    rows = torch.tensor([0, 13, 40])
+    features = torch.cat([FEATURES, torch.full((3, 6), 7.0, dtype=torch.float64)])
+    labels = torch.cat([LABELS, torch.zeros(3, 4, dtype=torch.uint8)])
+    order = torch.cat(
+        [torch.tensor([40]), torch.arange(13), torch.tensor([41]), torch.arange(13, 40), torch.tensor([42])]
+    )
+    values = metrics.measure(features[order], labels[order], WEIGHT, BIAS)
+    assert values == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert metrics.label_sets(labels[order]).of_sample[order >= 40].tolist() == [-1] * len(rows)
+
+
+def test_one_sample_a_class():
+    values = metrics.measure(torch.eye(3), torch.arange(3), torch.eye(3))
+    assert values["nc1"] == values["nc1_cdnv"] == values["nc4"] == 0
+    assert values["nuclear_over_frobenius"] == 1
+
+
+def test_a_weight_of_zeros_gives_nan_and_no_right_answer():
+    values = metrics.measure(FEATURES, LABELS, torch.zeros_like(WEIGHT))
+    assert values["nc2_w"] != values["nc2_w"]
+    assert values["top1"] == values["subset_accuracy"] == 0
+    assert values["soft_iou"] == pytest.approx((LABELS.sum(dim=1) / 4).mean().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_dtypes_are_computed_in_float32(dtype):
+    narrow = FEATURES.to(dtype), LABELS, WEIGHT.to(dtype), BIAS.to(dtype)
+    wide = metrics.measure(*(array if array.dtype == torch.uint8 else array.double() for array in narrow))
+    assert metrics.measure(*narrow) == pytest.approx(wide, rel=1e-4, abs=1e-6)
+    assert metrics.nc1(narrow[0], LABELS).dtype == torch.float32
+    assert metrics.class_means(narrow[0], LABELS).dtype == torch.float32
+
+
+def test_results_repeat_to_the_last_bit():
+    features, labels, weight, bias = draw(n=3000, d=32, k=5, max_labels=2, seed=1, dtype=torch.float32)
+    assert metrics.measure(features, labels, weight, bias) == metrics.measure(features, labels, weight, bias)
+
+
+def test_label_sets_of_many_labels_and_classes():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(40, 300, generator=generator) < 0.3
+    sets = metrics.label_sets(rows[torch.arange(120) % 40])
+    assert len(sets.counts) == 40
+    assert set(sets.counts.tolist()) == {3}
+    assert torch.equal(sets.members[sets.of_sample], rows[torch.arange(120) % 40])
+    assert torch.equal((sets.slots >= 0).sum(dim=1), sets.multiplicity)
+
+
+def test_predictions_count_ties_and_nan_as_wrong():
+    ties, labels = torch.zeros(3, 4), torch.tensor([0, 1, 2])
+    assert float(metrics.subset_accuracy(ties, labels)) == float(metrics.jaccard(ties, labels)) == 0
+    assert float(metrics.top_k_accuracy(ties, labels, top_k=4)) == 1
+    assert float(metrics.top_k_accuracy(ties * torch.nan, labels, top_k=3)) == 0
+
+
+def test_predictions_take_ids_and_one_hot_labels_alike():
+    generator = torch.Generator().manual_seed(0)
+    logits, ids = torch.randn(50, 5, generator=generator), torch.randint(5, (50,), generator=generator)
+    one_hot = torch.eye(5, dtype=torch.uint8)[ids]
+    for metric in (metrics.soft_iou, metrics.jaccard, metrics.subset_accuracy):
+        assert float(metric(logits, ids)) == float(metric(logits, one_hot))
+    assert float(metrics.subset_accuracy(logits, ids)) == float((logits.argmax(dim=1) == ids).float().mean())
+
+
+@pytest.mark.parametrize("max_labels", [1, 2])
+def test_measure_allocates_at_most_its_input(max_labels):
+    n, d, k = 20_000, 256, 10
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.zeros(n, k, dtype=torch.uint8)
+    for _ in range(max_labels):
+        labels[torch.arange(n), torch.randint(k, (n,), generator=generator)] = 1
+    features = torch.randn(n, d, generator=generator)
+    peak = _peak_bytes(lambda: metrics.measure(features, labels, torch.ones(k, d).tril()))
+    assert peak < 1.3 * features.nbytes
+    # and blocks of a fixed size beyond a few numbers a sample
+    assert metrics.nuclear_over_frobenius(features, labels) > 1
+    assert _peak_bytes(lambda: metrics.nc1(features, labels)) < 0.6 * features.nbytes
+
+
+def _peak_bytes(function):
+    """Most memory of tensors at a time that the call allocates, by the profiler's record of every allocation."""
+    gc.collect()
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    current = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            current += event.nbytes()
+            peak = max(peak, current)
+    assert peak > 0
+    return peak
+
+
+def test_kernels_load_no_plotting():
+    code = (
+        "import sys, nclib.metrics, nclib.losses, nclib.heads, nclib.features, nclib.decode; "
+        "print([name for name in ('matplotlib', 'torchmetrics', 'ipywidgets', 'pandas') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'nc9'"):
+        _ = metrics.nc9
