@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from torch import Tensor
 
 from nclib.metrics.prediction import multi_hot
@@ -115,7 +115,7 @@ def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagWiseProto
     return prototypes.candidates[torch.cat(nearest)]
 
 
-def top_m(logits: Float[Tensor, "n k"], m: int | Int[Tensor, " n"]) -> Bool[Tensor, "n k"]:
+def top_m(logits: Float[Tensor, "n k"], m: int | Integer[Tensor, " n"]) -> Bool[Tensor, "n k"]:
     """The m classes with the largest logits of each sample, as a label set.
 
     Args:
@@ -134,7 +134,7 @@ def top_m(logits: Float[Tensor, "n k"], m: int | Int[Tensor, " n"]) -> Bool[Tens
     return torch.zeros_like(order, dtype=torch.bool).scatter_(1, order, places < sizes)
 
 
-def threshold_softmax(logits: Float[Tensor, "n k"], threshold: float) -> Bool[Tensor, "n k"]:
+def threshold_softmax(logits: Float[Tensor, "n k"], threshold: float | int) -> Bool[Tensor, "n k"]:
     """Classes whose softmax probability reaches the threshold; the largest one always belongs.
 
     Args:

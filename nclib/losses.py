@@ -10,7 +10,7 @@ the device, and float16 and bfloat16 logits are computed in float32.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 ClassLoss = Callable[[Tensor], Tensor]
@@ -52,7 +52,7 @@ def mse(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     return (z.square().sum(dim=1, keepdim=True) - 2 * z + 1) / z.shape[1]
 
 
-def focal(gamma: float) -> ClassLoss:
+def focal(gamma: float | int) -> ClassLoss:
     """Focal loss of each class: cross-entropy that well-classified samples hardly enter; in [0, inf).
 
     `l(z, j) = (1 - p_j)^gamma (-log p_j)` with `p = softmax(z)`.
@@ -82,7 +82,7 @@ def focal(gamma: float) -> ClassLoss:
     return focal_of_each_class
 
 
-def label_smoothing(smoothing: float) -> ClassLoss:
+def label_smoothing(smoothing: float | int) -> ClassLoss:
     """Cross-entropy to each one-hot vector mixed with the uniform distribution; in [0, inf).
 
     `l(z, j) = (1 - s) CE(z, j) + s/k sum_i CE(z, i)`.
@@ -156,7 +156,7 @@ def pick_all_label(loss: ClassLoss, *, label_mean: bool) -> Callable[[Tensor, Te
     tensor(4.)
     """
 
-    def pal(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n k"] | Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    def pal(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n k"] | Integer[Tensor, " n"]) -> Float[Tensor, ""]:
         _check_shapes(logits, labels)
         losses = loss(logits)
         if labels.ndim == 1:
@@ -173,7 +173,7 @@ def pick_all_label(loss: ClassLoss, *, label_mean: bool) -> Callable[[Tensor, Te
 
 def pick_all_label_cross_entropy(
     logits: Float[Tensor, "n k"],
-    labels: Shaped[Tensor, "n k"] | Int[Tensor, " n"],
+    labels: Shaped[Tensor, "n k"] | Integer[Tensor, " n"],
     *,
     label_mean: bool = False,
 ) -> Float[Tensor, ""]:
@@ -202,10 +202,10 @@ def pick_all_label_cross_entropy(
 
 def rescaled_mse(
     logits: Float[Tensor, "n k"],
-    targets: Shaped[Tensor, "n k"] | Int[Tensor, " n"],
+    targets: Shaped[Tensor, "n k"] | Integer[Tensor, " n"],
     *,
-    k: float = 1.0,
-    M: float = 1.0,
+    k: float | int = 1.0,
+    M: float | int = 1.0,
 ) -> Float[Tensor, ""]:
     """Squared error to `M` times the one-hot (or multi-hot) targets, the true classes weighted by `k`; in [0, inf).
 
@@ -236,7 +236,7 @@ def rescaled_mse(
     return torch.where(is_true, k * (z - M).square(), z.square()).mean()
 
 
-def feature_decay(features: Float[Tensor, "n d"], *, weight: float, mean: bool = False) -> Float[Tensor, ""]:
+def feature_decay(features: Float[Tensor, "n d"], *, weight: float | int, mean: bool = False) -> Float[Tensor, ""]:
     """Weight decay on the features: `weight |H|_F²`, **summed** over the batch; `mean` divides by n. In [0, inf).
 
     The released code of paper 1 adds this sum over the batch to a loss that is a mean over the batch.

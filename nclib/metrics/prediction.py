@@ -6,7 +6,7 @@ as large; so ties count against a prediction and NaN is never right.
 """
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Shaped
+from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from torch import Tensor
 
 
@@ -58,7 +58,7 @@ def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Flo
     return (hits / (2 * sizes - hits).clamp(min=1)).mean()
 
 
-def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Int[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
+def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
     """Share of samples whose class is among the `top_k` largest logits.
 
     Args:
