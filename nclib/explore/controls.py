@@ -21,7 +21,11 @@ STYLE = f"""<style>
 .nc-caption .widget-html-content {{ color: var(--jp-ui-font-color2, #616161); font-size: 12px; }}
 .nc-message .widget-html-content > div {{ border-left: 3px solid #d55e00; padding: 2px 10px; margin: 4px 0; }}
 .nc-pairs {{ flex-wrap: wrap; column-gap: 18px; align-items: flex-start; }}
-.nc-maps {{ position: relative; overflow: visible; }}
+.nc-layers {{ position: relative; overflow: visible; }}
+.nc-overlay {{ position: absolute; left: 0; top: 0; width: 100%; height: 100%; margin: 0; pointer-events: none; }}
+.nc-overlay .widget-html-content {{ position: absolute; inset: 0; }}
+.nc-overlay svg {{ display: block; width: 100%; height: 100%; }}
+.nc-overlay svg svg {{ display: inline; }}
 .nc-stack {{ overflow: visible; flex: 0 1 {PairsView.width}px; min-width: 480px; }}
 .nc-card {{ flex: 1 1 330px; min-width: 300px; }}
 .nc-cells {{ position: absolute; margin: 0; overflow: visible; }}
@@ -106,6 +110,7 @@ class Controls:
         self.message, self.status, self._css = _html("nc-message"), _html("nc-status"), widgets.HTML(STYLE)
         self.switches = {name: self._make_switch(name, title) for name, title in views}
         self.pictures = {name: widgets.Image(format="png") for name, _ in views}
+        self.overlays = {name: _html("nc-overlay") for name, _ in views}
         self.captions = {name: _html("nc-caption") for name, _ in views}
         self._sections = {}
         self._lay_out()
@@ -180,11 +185,12 @@ class Controls:
         rows = []
         for name, picture in self.pictures.items():
             picture.add_class("nc-picture").add_class(f"nc-picture-{name}")
-            shown = [picture, self.captions[name]]
+            layers = [picture, self.overlays[name]]
+            shown = [_box(widgets.Box, layers, "nc-layers"), self.captions[name]]
             if name == "pairs":
                 maps = _box(
                     widgets.VBox,
-                    [_box(widgets.Box, [picture, *self.cells], "nc-maps"), self.captions[name]],
+                    [_box(widgets.Box, [*layers, *self.cells], "nc-layers"), self.captions[name]],
                     "nc-stack",
                 )
                 card = _box(widgets.VBox, [self.numbers, self.samples_caption, self.samples], "nc-card")

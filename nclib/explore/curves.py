@@ -1,10 +1,11 @@
 """Metrics against the epoch, one panel each, with a cursor at the epoch that the other views show."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -14,6 +15,7 @@ from nclib.explore.data import RunData
 from nclib.explore.theme import FAINT, GREY, INK, RUN_COLORS
 
 SCORES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5", "cosine_margin_mean")
+Points = Float[np.ndarray, "n 2"]
 STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)))
 LEFT, TOP, PANEL, HEIGHT, STEP = 52, 46, 150, 132, 221  # pixels
 
@@ -63,10 +65,9 @@ class MetricsView(View):
         return state.runs, state.metric, state.log_values, state.log_epochs
 
     def build(self, state: State) -> None:
-        self._cursors: list[Line2D] = []
-        self._marks: list[tuple[Line2D, RunData, list[pd.Series]]] = []
-        runs = [(data, color) for data, color in zip(state.runs, RUN_COLORS, strict=False)]
-        left = LEFT
+        self._panels: list[Axes] = []
+        self._marks: list[tuple[Line2D, RunData, dict[int, Points]]] = []
+        left, runs = LEFT, list(zip(state.runs, RUN_COLORS, strict=False))
         for data, color in runs:
             label = data.label if data.metrics is not None else f"{data.label} (no metrics)"
             self.text(left, 6, label, color=color, weight="bold")
@@ -75,28 +76,37 @@ class MetricsView(View):
         if not runs:
             self.explain_missing(LEFT, TOP, 900, state.runs[0])
             return
-        for place, panel in enumerate(panels([data.metrics for data, _ in runs], state.metric)):
+        shown = panels([data.metrics for data, _ in runs], state.metric)
+        for place, panel in enumerate(shown):
             ax = self.axes(LEFT + place * STEP, TOP, PANEL, HEIGHT)
-            self._cursors.append(self.moving(ax.axvline(0, color=GREY, lw=1)))
             for data, color in runs:
-                self._draw_lines(ax, panel, data, color)
+                for rows, style in zip(_series(data, panel), STYLES, strict=False):
+                    ax.plot(rows.index, rows, color=color, ls=style, lw=1.4)
             self._finish(ax, panel, state)
+            self._panels.append(ax)
+        glass = self.glass()
+        self._cursor = self.moving(glass.plot([], [], color=GREY, lw=1)[0])
+        for data, color in runs:
+            mark = self.moving(glass.plot([], [], "o", color=color, ms=4.5)[0])
+            self._marks.append((mark, data, self._points(data, shown)))
 
-    def _draw_lines(self, ax: Axes, panel: Panel, data: RunData, color: str) -> None:
-        series = []
-        for (column, split, _), style in zip(panel.lines, STYLES, strict=False):
-            if column in data.metrics:
-                rows = data.metrics[data.metrics["split"] == split].set_index("epoch")[column].dropna()
-                ax.plot(rows.index, rows, color=color, ls=style, lw=1.4)
-                series.append(rows)
-        self._marks.append((self.moving(ax.plot([], [], "o", color=color, ms=4.5)[0]), data, series))
+    def _points(self, data: RunData, shown: Sequence[Panel]) -> dict[int, Points]:
+        """Where each line of a run is at each epoch, on the glass."""
+        found: dict[int, list[Points]] = {}
+        for panel, ax in zip(shown, self._panels, strict=True):
+            for rows in _series(data, panel):
+                points = self.on_glass(ax, np.column_stack([rows.index, rows]).astype(float))
+                for epoch, point in zip(rows.index, points, strict=True):
+                    if np.isfinite(point).all():
+                        found.setdefault(int(epoch), []).append(point[None])
+        return {epoch: np.concatenate(points) for epoch, points in found.items()}
 
     def _finish(self, ax: Axes, panel: Panel, state: State) -> None:
         ax.set_title(panel.title, loc="left", pad=6)
         ax.set_xlabel("epoch", labelpad=1)
         ax.grid(color=FAINT, lw=0.5)
         ax.set_axisbelow(True)
-        if not any(line.get_xdata().size for line in ax.lines if line not in self._cursors):
+        if not any(line.get_xdata().size for line in ax.lines):
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
         elif state.log_values and panel.falls_to_zero:
             ax.set_yscale("log", nonpositive="mask")
@@ -115,12 +125,22 @@ class MetricsView(View):
             ax.legend(handles=handles, frameon=False, loc="best", handlelength=1.8, borderpad=0.1, labelspacing=0.2)
 
     def move(self, state: State) -> None:
-        for cursor in self._cursors:
-            cursor.set_xdata([state.epoch, state.epoch])
-        for mark, data, series in self._marks:
-            epoch = data.epochs[data.position(state.epoch)]
-            points = [(epoch, rows[epoch]) for rows in series if epoch in rows.index]
-            mark.set_data(*np.array(points).reshape(-1, 2).T)
+        if not self._panels:
+            return
+        ends = [[(state.epoch, y) for y in ax.get_ylim()] for ax in self._panels]
+        gap = np.full((1, 2), np.nan)
+        lines = [p for ax, end in zip(self._panels, ends, strict=True) for p in (self.on_glass(ax, np.array(end)), gap)]
+        self._cursor.set_data(*np.concatenate(lines).T)
+        for mark, data, points in self._marks:
+            epoch = int(data.epochs[data.position(state.epoch)])
+            mark.set_data(*points.get(epoch, gap).T)
+
+
+def _series(data: RunData, panel: Panel) -> Iterator[pd.Series]:
+    """The lines of a panel that a run has, by epoch."""
+    for column, split, _ in panel.lines:
+        rows = data.metrics[data.metrics["split"] == split].set_index("epoch")
+        yield rows[column].dropna() if column in rows else pd.Series(dtype=float)
 
 
 def _with_margin(ax: Axes) -> tuple[float, float]:

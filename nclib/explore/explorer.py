@@ -1,13 +1,13 @@
 """The widgets around the views: what is chosen, how it is laid out, and what happens when it changes.
 
-Pictures go into `ipywidgets.Image`, not into an Output: that is two to three times as fast, and executing a notebook
-with Output widgets can stall. Clicks on the K x K maps come from one ToggleButtons widget laid over each of them, whose
+What stands still goes into an `ipywidgets.Image`, what moves into an HTML widget over it, as SVG; nothing goes into an
+Output, which is slow and can stall the execution of a notebook. Clicks on the K x K maps come from one ToggleButtons widget laid over each of them, whose
 K² invisible buttons are the cells: core widgets only, so it works wherever ipywidgets do, keyboard included.
 """
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
@@ -22,6 +22,7 @@ from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.matrices import MatricesView
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import CIRCLE, PRINCIPAL
+from nclib.explore.png import encode
 from nclib.storage import StageError
 
 THREE = "three"
@@ -42,7 +43,9 @@ class Explorer:
 
     def __init__(self, study: str | Path, *, run: str = "", seed: int = 0, sharpness: float = 1.0) -> None:
         study = Path(study)
-        self._outputs, self._loaded, self._updating = study.parent, {}, False
+        self._outputs, self._updating = study.parent, False
+        self._loaded: dict[tuple[str, str, int], RunData] = {}
+        self._drawn: dict[str, Hashable] = {}  # key of the still picture that each widget holds
         kinds = (MetricsView, MatricesView, FeaturesView, PairsView)
         self.views: dict[str, View] = {kind.name: kind(sharpness=sharpness) for kind in kinds}
         self.controls = controls.Controls([(view.name, view.title) for view in self.views.values()])
@@ -106,7 +109,11 @@ class Explorer:
                 c.say(self._nothing())
                 return
             for name in self._shown():
-                c.pictures[name].value = self.views[name].picture(state)
+                if self._drawn.get(name) != self.views[name].key(state):
+                    c.pictures[name].value = encode(self.views[name].still(state))
+                    self._drawn[name] = self.views[name].key(state)
+                c.overlays[name].value = self.views[name].overlay(state)
+            for name in self._shown():
                 c.captions[name].value = html.escape(self.views[name].caption(state))
             if "pairs" in self._shown():
                 c.numbers.value = details.table(state.runs, state.labels, state.epoch)

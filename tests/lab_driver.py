@@ -1,0 +1,285 @@
+"""A real JupyterLab and a real headless Chromium, for tests of notebooks with widgets.
+
+    with JupyterServer(folder) as server, chromium_page() as page:
+        notebook = LabNotebook(page, server, "x.ipynb")
+        notebook.run_all()
+
+Nothing leaves the machine: the server listens on 127.0.0.1 with a token and settings of its own, and the page refuses
+(and lists) requests to other hosts. Chromium is the system's; set CHROMIUM to its path if it is elsewhere.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+HOST = "127.0.0.1"
+CANDIDATES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+SETTINGS = {
+    "config/labconfig/page_config.json": {
+        "disabledExtensions": {
+            "@jupyterlab/apputils-extension:announcements": True,  # asks for news, in a toast over the page
+            "@jupyterlab/extensionmanager-extension": True,
+        }
+    },
+    # Every cell stays in the page, in view or not.
+    "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+}
+FOLDERS = {
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTER_DATA_DIR": "data",
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+    "MPLCONFIGDIR": "matplotlib",
+}
+
+
+def find_chromium() -> str:
+    """The system's Chromium; without one (or without playwright) the test that asks for it is skipped."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    named = os.environ.get("CHROMIUM")
+    for candidate in (named,) if named else CANDIDATES:
+        if found := shutil.which(candidate):
+            return found
+    pytest.skip("no Chromium is installed (Debian: apt-get install chromium-headless-shell), or CHROMIUM is wrong")
+
+
+def artefacts(fallback: Path) -> Path:
+    """Where screenshots are kept: the folder named by NCLIB_ARTEFACTS, else `fallback`."""
+    folder = Path(os.environ.get("NCLIB_ARTEFACTS") or fallback)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_copy(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> Path:
+    """Copy a notebook with parameters put in as papermill does, without running it."""
+    copy = parameterize_notebook(load_notebook_node(str(notebook)), dict(parameters))
+    path = folder / notebook.name
+    nbformat.write(copy, path)
+    return path
+
+
+class JupyterServer:
+    """`jupyter lab` on a free port, with settings of its own; leaving the context ends it and its kernels.
+
+    Args:
+        folder: served as the root of the file browser.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.token = folder, secrets.token_hex(16)
+
+    def __enter__(self) -> Self:
+        self._home = Path(tempfile.mkdtemp(prefix="nclib-lab-"))
+        for name, value in SETTINGS.items():
+            (self._home / name).parent.mkdir(parents=True, exist_ok=True)
+            (self._home / name).write_text(json.dumps(value))
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://{HOST}:{port}"
+        options = {
+            "ServerApp.ip": HOST,
+            "ServerApp.port": port,
+            "ServerApp.port_retries": 0,
+            "ServerApp.root_dir": self.folder,
+            "ServerApp.terminals_enabled": False,
+            "IdentityProvider.token": self.token,
+            "LabApp.expose_app_in_browser": True,
+            "LabApp.extension_manager": "readonly",
+            "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        }
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
+        environment |= {name: str(self._home / folder) for name, folder in FOLDERS.items()}
+        environment |= {"JUPYTER_PREFER_ENV_PATH": "1"}
+        with (self._home / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        try:
+            self._wait_until_up(limit=60)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._ask("/api/shutdown", "POST")
+        except OSError:
+            pass  # it is ended below in any case
+        self._end()
+
+    def _ask(self, path: str, method: str = "GET") -> None:
+        headers = {"Authorization": f"token {self.token}"}
+        urllib.request.urlopen(
+            urllib.request.Request(self.url + path, method=method, headers=headers), timeout=5
+        ).close()
+
+    def _wait_until_up(self, *, limit: float) -> None:
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"JupyterLab ended at once:\n{(self._home / 'log').read_text()[-3000:]}")
+            try:
+                return self._ask("/api/status")
+            except urllib.error.HTTPError:
+                raise
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError(f"JupyterLab did not answer within {limit:g} s")
+
+    def _end(self) -> None:
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session, kernels included
+            self._process.wait(10)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@contextmanager
+def chromium_page(*, width: int = 1280, height: int = 1500) -> Iterator[Any]:
+    """A page in a fresh profile; `page.refused` lists the requests to other hosts, none of which got through."""
+    executable = find_chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
+        context = browser.new_context(viewport={"width": width, "height": height})
+        page = context.new_page()
+        page.refused = []
+
+        def refuse(route: Any) -> None:
+            page.refused.append(route.request.url)
+            route.abort()
+
+        context.route(lambda url: urlsplit(url).hostname not in (HOST, None), refuse)
+        try:
+            yield page
+        finally:
+            context.close()
+            browser.close()
+
+
+class LabNotebook:
+    """A notebook opened in JupyterLab, its kernel ready.
+
+    Args:
+        page: of `chromium_page`.
+        server: whose folder holds the notebook.
+        path: of the notebook, in that folder.
+    """
+
+    PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+
+    def __init__(self, page: Any, server: JupyterServer, path: str) -> None:
+        self.page = page
+        page.goto(f"{server.url}/lab/tree/{path}?reset&token={server.token}", wait_until="domcontentloaded")
+        page.wait_for_function("window.jupyterapp?.restored", timeout=60_000)
+        page.evaluate("window.jupyterapp.restored.then(() => true)")
+        page.locator("#jupyterlab-splash").wait_for(state="detached", timeout=60_000)
+        page.locator(f"{self.PANEL} .jp-Cell").first.wait_for(timeout=60_000)
+        # "Run all" does nothing, and says nothing, before there is a kernel; Lab's own indicator reads idle even then.
+        self._wait_for("panel.context.isReady && panel.sessionContext.isReady && kernel?.status === 'idle'")
+        page.evaluate("window.jupyterapp.shell.collapseLeft()")  # room for the notebook, as in a user's narrow window
+
+    def run_all(self) -> None:
+        """Run every cell and wait for the last reply.
+
+        Raises:
+            RuntimeError: a cell failed; with its traceback.
+        """
+        self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        waiting = (
+            "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+        )
+        self._wait_for(f"kernel?.status === 'idle' && !{waiting}")
+        errors = self.page.locator(f"{self.PANEL} [data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+        if errors:
+            raise RuntimeError(errors[0])
+
+    def hidden_errors(self) -> list[str]:
+        """Errors of widget callbacks, which JupyterLab shows in its log console only."""
+        badges = self.page.locator(".jp-LogConsoleStatusItem:not(.lm-mod-hidden) [title]").all()
+        return [badge.get_attribute("title") for badge in badges]
+
+    def _wait_for(self, condition: str) -> None:
+        script = (
+            "() => { const panel = window.jupyterapp.shell.currentWidget;"
+            f" const kernel = panel?.sessionContext?.session?.kernel; return panel?.context && {condition} }}"
+        )
+        self.page.wait_for_function(script, timeout=120_000)
+
+
+def image_bytes(image: Any) -> bytes:
+    """What an <img> shows, byte for byte (no screenshot)."""
+    script = "async e => Array.from(new Uint8Array(await (await fetch(e.src)).arrayBuffer()))"
+    return bytes(image.evaluate(script))
+
+
+class RedrawClock:
+    """Time from a key press to the last picture it changes, as the browser hands it to the screen.
+
+    Args:
+        page: a page.
+        pictures: CSS selector of what is watched: <img> elements, or elements whose content is replaced.
+        done: CSS selector of an element whose content is replaced after all pictures.
+    """
+
+    def __init__(self, page: Any, *, pictures: str, done: str) -> None:
+        self.page = page
+        page.evaluate(
+            """([pictures, done]) => {
+                const clock = window.redrawClock = {pressed: 0, shown: 0, changes: 0, done: false};
+                document.addEventListener('keydown', () => {
+                    Object.assign(clock, {pressed: performance.now(), shown: 0, changes: 0, done: false});
+                }, true);
+                const note = () => requestAnimationFrame(() => {
+                    const channel = new MessageChannel();  // its message comes once the frame is painted
+                    channel.port1.onmessage = () => { clock.shown = performance.now(); clock.changes += 1; };
+                    channel.port2.postMessage(0);
+                });
+                document.addEventListener('load', async event => {
+                    if (event.target.matches?.(pictures)) { await event.target.decode(); note(); }
+                }, true);
+                const watch = (selector, action) => document.querySelectorAll(selector).forEach(element =>
+                    new MutationObserver(action).observe(element, {childList: true, subtree: true}));
+                watch(pictures, note);
+                watch(done, () => requestAnimationFrame(() => setTimeout(() => { clock.done = true; }, 30)));
+            }""",
+            [pictures, done],
+        )
+
+    def press(self, key: str) -> float:
+        """Press a key (on the focused element) and return the milliseconds until its last picture was shown."""
+        self.page.keyboard.press(key)
+        self.page.wait_for_function("redrawClock.done && redrawClock.changes", timeout=10_000)
+        return self.page.evaluate("redrawClock.shown - redrawClock.pressed")
+
+    def median(self, keys: list[str]) -> float:
+        """The median over some keys, in milliseconds."""
+        return statistics.median(self.press(key) for key in keys)
