@@ -24,10 +24,9 @@ def global_minimum(
     exp(-aK/(K-m)))`. It is 0 in a exactly if `Σ_m N_m ω_m² (K-m)/(mK) <= 4 λ_W λ_H N² (K-1)`
     (cross-entropy).
 
-    Source: the theorem of arXiv 2310.15903 on global optimality (PAL cross-entropy; one multiplicity:
-    cross-entropy, Zhu et al. 2021) and that of arXiv 2203.01238 (MSE). Their penalties are halved and their
-    squared error is `1/(2N)`; here nothing is halved and the squared error is averaged over classes
-    (docs/theory.md translates). The argument here covers both losses at once.
+    Source: the theorems on global optimality of arXiv 2310.15903 (PAL cross-entropy; with single labels that is
+    cross-entropy, Zhu et al. 2021) and arXiv 2203.01238 (MSE, there with `1/(2N)` and halved penalties). One argument for
+    all of them is in docs/theory.md.
 
     Args:
         num_classes: K.

@@ -4,10 +4,11 @@ docs/theory.md derives it. By the variational form of the nuclear norm, `min λ_
 Z` is `2 sqrt(λ_W λ_H) |Z|_*`; what is left is convex in Z and unchanged by a permutation of the classes, so
 some optimal Z is unchanged, too: centred logits `a_m` on the label set and `-m a_m/(K-m)` off it, plus a
 mean logit `e_m`. Its singular values then are known, and the stationarity conditions have one unknown each,
-monotone in it: bisection finds it to the last bit.
+monotone in it: a bracketing root finder meets it to the last bits.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -140,11 +141,11 @@ def _centred_logit(problem: Problem, m: int, kappa: float) -> float:
         return (K - m) / (m * K) * weight / (weight + kappa * K * N)
     slope = 2 * kappa * m * K / (K - m)
 
-    def excess(a: float) -> float:  # minus the derivative, for one sample; falls from a positive value at 0
-        decay = math.exp(-a * K / (K - m))
-        return weight / N * K * decay / (m + (K - m) * decay) - slope * a
-
-    return _root(excess, 0.0, weight / (N * slope))
+    # Minus the derivative, for one sample: it falls from weight/N at 0. Its root is bounded by the line above it and,
+    # beyond (K-m)/K, by its exponential alone.
+    steep = math.log(weight * K**2 / (N * m * (K - m) * slope))
+    high = min(weight / (N * slope), (K - m) / K * max(1.0, steep)) * (1 + 1e-9)
+    return _root(lambda a: weight / N * K / (m * math.exp(a * K / (K - m)) + K - m) - slope * a, 0.0, high)
 
 
 def _pull(problem: Problem, m: int) -> float:
@@ -184,13 +185,10 @@ def _balance(norm: Callable[[float], float], *, target: float, limit: float) -> 
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Bisect a falling function until two neighbouring floats bracket its root."""
-    while low < (middle := 0.5 * (low + high)) < high:
-        if function(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return middle
+    """The root of a falling function, to the last bits."""
+    from scipy.optimize import brentq  # here, so that the kernels load without scipy
+
+    return float(brentq(function, low, high, xtol=1e-300, rtol=4 * sys.float_info.epsilon, maxiter=500))
 
 
 def _over(numerator: float, denominator: float) -> float:

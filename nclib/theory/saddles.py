@@ -8,7 +8,6 @@ that the proof constructs.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,7 +91,7 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
     # The Hessian is symmetric, so a vector times it (one backward pass through a stored gradient) is the product.
     _, pull_back = torch.func.vjp(torch.func.grad(objective(problem), argnums=(0, 1, 2)), *point.tensors)
 
-    def product(vector: np.ndarray) -> np.ndarray:
+    def product(vector):
         moved = pull_back(_unflatten(torch.from_numpy(vector).flatten(), point))
         return torch.cat([x.flatten() for x in moved]).numpy()
 

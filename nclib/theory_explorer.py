@@ -1,0 +1,166 @@
+"""A widget for the theory notebook: choose classes, decays and counts, see the predicted global minimum."""
+
+import base64
+import html
+import io
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from nclib.figures.style import TEXT_WIDTH, style
+from nclib.theory import GlobalMinimum, Problem, global_minimum, minimise
+from nclib.theory_figures import draw_prediction
+
+LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
+MOST_SAMPLES = 2000  # of a descent that should end within seconds
+PATH = np.logspace(-6, 0, 25)  # feature decays that the curves run over
+
+
+class TheoryExplorer:
+    """Controls over the settings of an unconstrained-feature problem, and a picture of its global minimum.
+
+    The picture is a `widgets.Image`; `draw` makes its bytes from the controls' values. An error is shown in `error`,
+    since an exception in a widget's callback would otherwise be seen nowhere. "check" minimises the full problem from
+    a random start and reports how far from the prediction it ends.
+
+    Args:
+        num_classes: K at the start.
+        counts: samples of each label set with one, two and three labels; 0 leaves a multiplicity out.
+        weight_decay: λ_W at the start.
+        feature_decay: λ_H at the start.
+    """
+
+    def __init__(
+        self, *, num_classes: int, counts: tuple[int, int, int], weight_decay: float, feature_decay: float
+    ) -> None:
+        wide = widgets.Layout(width="330px")
+        named = {"description_width": "105px"}
+
+        def decay(value: float, name: str) -> widgets.FloatLogSlider:
+            return widgets.FloatLogSlider(
+                value=value, min=-6, max=0, step=0.125, description=name, style=named, layout=wide, readout_format=".1e"
+            )
+
+        self.num_classes = widgets.IntSlider(
+            num_classes, min=2, max=20, description="classes K", style=named, layout=wide
+        )
+        self.counts = [
+            widgets.IntSlider(n, min=0, max=50, description=name, style=named, layout=wide)
+            for n, name in zip(counts, ("one label", "two labels", "three labels"), strict=True)
+        ]
+        self.weight_decay, self.feature_decay = (
+            decay(weight_decay, "weight decay"),
+            decay(feature_decay, "feature decay"),
+        )
+        self.loss = widgets.Dropdown(options=LOSSES, description="loss", style=named, layout=wide)
+        self.label_mean = widgets.Checkbox(description="mean over labels", indent=False)
+        self.check = widgets.Button(description="check by a descent", tooltip="Minimise from a random start")
+        self.status, self.error = widgets.HTML(), widgets.HTML()
+        self.image = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="880px"))
+        self._figure = Figure(figsize=(TEXT_WIDTH + 1, 3.0), layout="constrained", dpi=130)
+        for name in (
+            "num_classes",
+            "weight_decay",
+            "feature_decay",
+            "loss",
+            "label_mean",
+            "check",
+            "status",
+            "image",
+            "error",
+        ):
+            getattr(self, name).add_class(f"nc-theory-{name.replace('_', '-')}")
+        for control in (
+            self.num_classes,
+            *self.counts,
+            self.weight_decay,
+            self.feature_decay,
+            self.loss,
+            self.label_mean,
+        ):
+            control.observe(self._redraw, "value")
+        self.check.on_click(self._check)
+        left = widgets.VBox([self.num_classes, self.weight_decay, self.feature_decay, self.loss])
+        right = widgets.VBox([*self.counts, widgets.HBox([self.label_mean, self.check])])
+        self.ui = widgets.VBox([widgets.HBox([left, right]), self.status, self.image, self.error])
+        self._redraw()
+
+    def settings(self) -> dict[str, Any]:
+        """The controls as keyword arguments of `global_minimum`."""
+        K = self.num_classes.value
+        return {
+            "num_classes": K,
+            "counts": {m: slider.value for m, slider in enumerate(self.counts, start=1) if slider.value and m < K},
+            "weight_decay": self.weight_decay.value,
+            "feature_decay": self.feature_decay.value,
+            "label_mean": self.label_mean.value,
+            "loss": self.loss.value,
+        }
+
+    def draw(self, settings: dict[str, Any]) -> tuple[GlobalMinimum, bytes]:
+        """The minimum for some settings, and its picture as PNG."""
+        minimum = global_minimum(**settings)
+        path = {decay: global_minimum(**{**settings, "feature_decay": decay}) for decay in PATH.tolist()}
+        with style():
+            self._figure.clear()
+            axes = self._figure.subplots(1, 2, width_ratios=(1, 1.2))
+            draw_prediction(list(axes), minimum, path, settings["feature_decay"])
+            file = io.BytesIO()
+            self._figure.savefig(file, format="png")
+        return minimum, file.getvalue()
+
+    def _redraw(self, _: object = None) -> None:
+        with _Shown(self):
+            for m, slider in enumerate(self.counts, start=1):
+                slider.disabled = m >= self.num_classes.value  # a set of all classes says nothing
+            minimum, self.image.value = self.draw(self.settings())
+            scales = ", ".join(f"C<sub>{m}</sub> = {scale:.4f}" for m, scale in minimum.scales.items() if m > 1)
+            what = "the optimum is zero" if minimum.is_zero else scales or "single labels"
+            self._say(minimum, f"global minimum {minimum.value:.10f} (loss {minimum.data_loss:.6f}): {what}")
+
+    def _check(self, _: object = None) -> None:
+        with _Shown(self):
+            settings = self.settings()
+            minimum = global_minimum(**settings)
+            samples = Problem(**settings).num_samples
+            if samples > MOST_SAMPLES:
+                raise ValueError(
+                    f"Expected at most {MOST_SAMPLES} samples for a descent, but got {samples}: lower a count."
+                )
+            self._say(minimum, f"descending over {samples} free features ...")
+            result = minimise(**settings, generator=torch.Generator().manual_seed(0))
+            self._say(
+                minimum,
+                f"global minimum {minimum.value:.10f}; a random start ended at {result.value:.10f} after "
+                f"{result.iterations[-1]} iterations, a relative gap of {result.gap:.0e}",
+            )
+
+    def _say(self, minimum: GlobalMinimum, text: str) -> None:
+        """Written last, so that it means that all is drawn; the attributes are for tests."""
+        self.status.value = f"<span data-value='{minimum.value!r}' data-zero='{int(minimum.is_zero)}'>{text}</span>"
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """The live view where there is a kernel, the picture everywhere else."""
+        bundle = self.ui._repr_mimebundle_(**options)
+        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+        bundle["image/png"] = base64.b64encode(self.image.value).decode()
+        return bundle
+
+
+class _Shown:
+    """Shows an exception of a callback in the explorer instead of losing it."""
+
+    def __init__(self, explorer: TheoryExplorer) -> None:
+        self.explorer = explorer
+
+    def __enter__(self) -> None:
+        self.explorer.error.value = ""
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self.explorer.error.value = f"<pre>{html.escape(f'{kind.__name__}: {error}')}</pre>"
+            self.explorer.status.value = f"<span data-error='{kind.__name__}'></span>"
+        return isinstance(error, Exception)

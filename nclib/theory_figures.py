@@ -1,0 +1,251 @@
+"""Figures of the theory notebook: paths of K = 3 in the plane, loss gaps, tag-wise averages, strict saddles."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nclib.figures.style import COLOURS, DASHES, MARKERS, TEXT_WIDTH, style
+from nclib.theory import Curvature, GlobalMinimum, Minimisation, Point, Problem, objective, values_along
+from nclib.theory_plane import (
+    CLASS_COLOURS,
+    FAINT,
+    GREY,
+    check_plane,
+    draw_arrow,
+    draw_plane,
+    draw_rays,
+    frame_around,
+    label_set_marker,
+    name_at,
+    plane_legend,
+)
+
+SMALLEST_GAP = 1e-17  # a gap of 0, or below it by rounding, is drawn here
+
+
+def plot_path(result: Minimisation, *, panels: int = 8) -> Figure:
+    """Small multiples of a recorded descent with K = 3 in the plane: features and classifier fall onto the ETF.
+
+    Args:
+        result: of `minimise(3, ..., feature_dim=2, record_every=1, record_path=True)`.
+        panels: how many points of the path; the first and the last are among them, the early ones are denser.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for another K or d, or without a recorded path.
+    """
+    check_plane(result.problem, result.point)
+    if not result.path:
+        raise ValueError(
+            "Expected a result with a recorded path: call minimise(..., record_path=True, record_every=1)."
+        )
+    chosen = _while_it_moves(result, panels)
+    with style():
+        figure, axes = plt.subplots(
+            2, -(-panels // 2), figsize=(TEXT_WIDTH, 3.9), layout="constrained", sharex=True, sharey=True, squeeze=False
+        )
+        for ax, place in zip(axes.flat, chosen, strict=False):
+            gap = (result.losses[place] - result.minimum.value) / result.minimum.value
+            draw_plane(ax, result, result.path[place])
+            ax.set_title(f"iteration {result.iterations[place]}\ngap {max(gap, 0):.0e}", fontsize=7.5)
+        for ax in axes.flat[len(chosen) :]:
+            ax.axis("off")
+        extent = 1.12 * max(result.path[place].H.abs().max().item() for place in chosen)
+        axes.flat[0].set(xlim=(-extent, extent), ylim=(-extent, extent))
+        figure.legend(handles=plane_legend(result), loc="outside lower center", ncols=6, columnspacing=1.3)
+    return figure
+
+
+def plot_gaps(results: Mapping[str, Sequence[Minimisation]]) -> Figure:
+    """The relative gap to the predicted global minimum against the iteration; one line a random start."""
+    with style():
+        figure, ax = plt.subplots(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
+        for place, (name, starts) in enumerate(results.items()):
+            for number, result in enumerate(starts):
+                gaps = (np.array(result.losses) - result.minimum.value) / abs(result.minimum.value)
+                line = ax.plot(
+                    result.iterations,
+                    np.maximum(gaps, SMALLEST_GAP),
+                    color=COLOURS[place % len(COLOURS)],
+                    marker=MARKERS[place % len(MARKERS)],
+                    markevery=[-1],
+                    markersize=5,
+                    linewidth=1.1,
+                    label=name if number == 0 else None,
+                )[0]
+                if DASHES[place % len(DASHES)]:
+                    line.set_dashes(DASHES[place % len(DASHES)])
+        ax.axhline(1e-9, color=GREY, linewidth=0.8, linestyle=":")
+        ax.annotate("1e-9", (1, 1e-9), xycoords=("axes fraction", "data"), xytext=(-3, 2), **_NOTE)
+        ax.axhspan(SMALLEST_GAP / 3, np.finfo(float).eps, color="0.93", zorder=0)
+        ax.annotate("rounding", (1, SMALLEST_GAP), xycoords=("axes fraction", "data"), xytext=(-3, 0), **_NOTE)
+        ax.set(yscale="log", xlabel="L-BFGS iteration", ylabel="(loss - minimum) / minimum", xlim=(0, None))
+        ax.set_ylim(SMALLEST_GAP / 3, None)
+        figure.legend(loc="outside right upper", handlelength=3.2)
+    return figure
+
+
+def plot_tag_wise(result: Minimisation, scales: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
+    """A pair's mean as the scaled sum of its tags' means, and the scale `C_2`, predicted and measured.
+
+    Args:
+        result: with K = 3 in the plane, and pairs.
+        scales: name of a line -> samples a pair -> (predicted, measured) `C_2`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for another K or d.
+    """
+    check_plane(result.problem, result.point)
+    rows = {tuple(torch.nonzero(S).flatten().tolist()): h for S, h in zip(result.labels, result.point.H, strict=True)}
+    first, second, pair = (rows[S].numpy() for S in ((0,), (1,), (0, 1)))
+    with style():
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(TEXT_WIDTH, 2.9), layout="constrained", width_ratios=(1, 1.25)
+        )
+        draw_rays(left, result)
+        corner = first + second
+        left.plot(*np.stack([first, corner, second]).T, color=FAINT, linewidth=1, linestyle="--")
+        for vector, colour, name in ((first, COLOURS[0], "$\\mu_1$"), (second, COLOURS[1], "$\\mu_2$")):
+            draw_arrow(left, vector, colour=colour)
+            name_at(left, vector, name)
+        left.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
+        name_at(left, corner, "$\\mu_1 + \\mu_2$")
+        left.plot(*pair, **label_set_marker((0, 1), size=7.0))
+        left.plot(*np.stack([np.zeros(2), corner]).T, color=GREY, linewidth=0.8, linestyle=":")
+        scale = result.minimum.scales[2]
+        left.annotate(
+            "$\\mu_{12}$", pair, xytext=(13, -4), textcoords="offset points", ha="center", va="center", fontsize=8
+        )
+        left.set(title=f"$\\mu_{{12}} = C_2\\,(\\mu_1 + \\mu_2)$, $C_2$ = {scale:.4f}")
+        frame_around(left, np.stack([first, second, corner, np.zeros(2)]))
+        for place, (name, points) in enumerate(scales.items()):
+            counts, predicted, measured = list(points), *zip(*points.values(), strict=True)
+            colour, marker = COLOURS[place], MARKERS[place]
+            line = right.plot(counts, predicted, color=colour)[0]
+            if DASHES[place]:
+                line.set_dashes(DASHES[place])
+            right.plot(counts, measured, color=colour, marker=marker, linestyle="none", markersize=5, label=name)
+        right.set(xscale="log", xlabel="samples a pair", ylabel="$C_2$", title="predicted (line), measured (mark)")
+        right.set_xticks(counts, [str(n) for n in counts])
+        right.xaxis.minorticks_off()
+        right.legend(loc="best")
+    return figure
+
+
+def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: Minimisation) -> Figure:
+    """A strict saddle of K = 3 in the plane: the way out, the loss along it, and the descent that takes it.
+
+    Args:
+        problem: its settings.
+        saddle: the critical point.
+        curvature: its most negative curvature.
+        escape: a descent that starts near it, recorded every iteration with its path.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for another K or d.
+    """
+    check_plane(problem, saddle)
+    with style():
+        figure, axes = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 2.2), layout="constrained")
+        extent = 1.15 * max(point.H.abs().max().item() for point in (saddle, escape.point))
+        for ax, point, title in (
+            (axes[0], saddle, "saddle, and the way out"),
+            (axes[3], escape.point, "after the descent"),
+        ):
+            draw_plane(ax, escape, point, rays=point is not saddle)
+            ax.set(title=title, xlim=(-extent, extent), ylim=(-extent, extent))
+        step = 0.55 * extent / curvature.direction.H.norm(dim=1).max().item()
+        for h, moved in zip(saddle.H.numpy(), step * curvature.direction.H.numpy(), strict=True):
+            if np.linalg.norm(moved) > 0.1 * extent:
+                draw_arrow(axes[0], moved, start=h, colour=GREY)
+        value = objective(problem)(*saddle.tensors).item()
+        reach = 1.4 * step
+        distances = np.linspace(-reach, reach, 81)
+        along = np.array(values_along(problem, saddle, curvature.direction, distances=distances.tolist()))
+        quadratic = curvature.eigenvalue / 2 * distances**2
+        axes[1].plot(distances, along - value, color=COLOURS[0], label="loss")
+        axes[1].plot(distances, quadratic, color=COLOURS[1], linestyle="--", label="λ t²/2")
+        axes[1].set_ylim(1.25 * (along - value).min(), 0.1 * abs((along - value).min()))
+        axes[1].set(title=f"along it, λ = {curvature.eigenvalue:.3f}", xlabel="distance t")
+        axes[1].legend(loc="lower center", handlelength=1.6, fontsize=7)
+        axes[2].plot(escape.iterations, escape.losses, color=COLOURS[0], marker="o", markersize=2)
+        for level, name in ((value, "saddle"), (escape.minimum.value, "minimum")):
+            axes[2].axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+            axes[2].annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 2), **_NOTE)
+        axes[2].set(title="descent from there", xlabel="iteration", xlim=(0, min(40, escape.iterations[-1])))
+        span = value - escape.minimum.value
+        axes[2].set_ylim(escape.minimum.value - 0.1 * span, value + 0.2 * span)
+    return figure
+
+
+def draw_prediction(
+    axes: Sequence[Axes], minimum: GlobalMinimum, path: Mapping[float, GlobalMinimum], at: float
+) -> None:
+    """The predicted geometry in the plane of two classes, and the logits against the feature decay.
+
+    Args:
+        axes: two of them.
+        minimum: at the chosen settings.
+        path: feature decay -> minimum, all else being equal.
+        at: the chosen feature decay.
+    """
+    left, right = axes
+    K = minimum.num_classes
+    left.set_aspect("equal")
+    angle = np.arccos(-1 / (K - 1))
+    directions = [np.array([np.sin(sign * angle / 2), np.cos(angle / 2)]) for sign in (-1, 1)]
+    if 1 in minimum.logits and not minimum.is_zero:
+        tags = [minimum.feature_norms[1] * direction for direction in directions]
+        for k, mean in enumerate(tags):
+            left.plot(*np.stack([np.zeros(2), mean]).T, color=CLASS_COLOURS[k], linewidth=5, alpha=0.25)
+            draw_arrow(left, mean, colour=CLASS_COLOURS[k])
+            name_at(left, mean, f"$\\mu_{k + 1}$")
+        corner = tags[0] + tags[1]
+        if 2 in minimum.scales:
+            left.plot(*np.stack([tags[0], corner, tags[1]]).T, color=FAINT, linewidth=1, linestyle="--")
+            pair = minimum.scales[2] * corner
+            left.plot(*pair, **label_set_marker((0, 1), size=8.0))
+            left.annotate("$\\mu_{12}$", pair, xytext=(14, -4), textcoords="offset points", ha="center", va="center")
+            left.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
+            name_at(left, corner, "$\\mu_1 + \\mu_2$")
+        frame_around(left, np.stack([*tags, corner, np.zeros(2)]))
+    else:
+        text = "all features are 0" if minimum.is_zero else "no samples with one label"
+        left.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        left.set(xticks=[], yticks=[])
+    left.set_title(f"plane of two classes of {K} (bands: classifier rows)")
+    for place, m in enumerate(minimum.logits):
+        line = right.plot(list(path), [p.logits[m] for p in path.values()], color=COLOURS[place], label=f"$a_{m}$")[0]
+        if DASHES[place]:
+            line.set_dashes(DASHES[place])
+        right.plot(at, minimum.logits[m], marker=MARKERS[place], color=COLOURS[place], markersize=6)
+    zero = [decay for decay, p in path.items() if p.is_zero]
+    right.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+    right.set(xscale="log", xlim=(min(path), max(path)), ylim=(0, None), xlabel="feature decay $\\lambda_H$")
+    if zero:
+        right.axvspan(min(zero), max(path), color="0.9", zorder=0)
+    right.set_title("logit on the labels (grey: the optimum is 0)" if zero else "logit on the labels")
+    right.legend(loc="best")
+
+
+_NOTE = {"textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GREY}
+
+
+def _while_it_moves(result: Minimisation, number: int) -> list[int]:
+    """Places of at most `number` points of the path: dense at the start, where it moves in a plot, and the last."""
+    gaps = (np.array(result.losses) - result.minimum.value) / result.minimum.value
+    settled = max(int(np.argmax(gaps < 1e-3)), number)  # what moves less cannot be seen
+    early = np.geomspace(2, settled, number - 2).round().astype(int)  # the first step of L-BFGS is tiny
+    return sorted({0, *np.minimum(early, len(gaps) - 1).tolist(), len(gaps) - 1})
