@@ -25,8 +25,8 @@ def global_minimum(
     (cross-entropy).
 
     Source: the theorems on global optimality of arXiv 2310.15903 (PAL cross-entropy; with single labels that is
-    cross-entropy, Zhu et al. 2021) and arXiv 2203.01238 (MSE, there with `1/(2N)` and halved penalties). One argument for
-    all of them is in docs/theory.md.
+    cross-entropy, Zhu et al. 2021) and arXiv 2203.01238 (MSE, there with `1/(2N)` and halved penalties). One argument
+    for all of them is in docs/theory.md.
 
     Args:
         num_classes: K.

@@ -26,8 +26,8 @@ class Problem:
     Nothing is halved: the penalties are λ|·|_F², not (λ/2)|·|_F², and |H|_F² is a sum over all N samples
     while the data term is a mean. `settings_of_training` translates a training run's settings.
 
-    Source: the unconstrained-feature problems of arXiv 2310.15903 (PAL cross-entropy) and arXiv 2203.01238 (MSE; there with
-    `1/(2N)` and halved penalties, see docs/theory.md).
+    Source: the unconstrained-feature problems of arXiv 2310.15903 (PAL cross-entropy) and arXiv 2203.01238 (MSE; there
+    with `1/(2N)` and halved penalties, see docs/theory.md).
 
     Args:
         num_classes: K.
