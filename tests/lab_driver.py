@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -127,17 +127,14 @@ class JupyterServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with suppress(OSError):  # it is ended below in any case
             self._ask("/api/shutdown", "POST")
-        except OSError:
-            pass  # it is ended below in any case
         self._end()
 
     def _ask(self, path: str, method: str = "GET") -> None:
         headers = {"Authorization": f"token {self.token}"}
-        urllib.request.urlopen(
-            urllib.request.Request(self.url + path, method=method, headers=headers), timeout=5
-        ).close()
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
+        urllib.request.urlopen(request, timeout=5).close()
 
     def _wait_until_up(self, *, limit: float) -> None:
         end = time.monotonic() + limit

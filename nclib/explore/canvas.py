@@ -27,6 +27,7 @@ from nclib.explore.theme import GREY, INK, RC_PARAMS
 
 WIDTH = 1100  # pixels: what JupyterLab leaves of a window of 1280, its side bar closed
 PIXELS_PER_INCH = 100
+Number = int | float
 AnyArtist = TypeVar("AnyArtist", bound=Artist)
 
 
@@ -120,7 +121,7 @@ class View(ABC):
         """The picture as PNG."""
         return encode(self.pixels(state))
 
-    def axes(self, left: float, top: float, width: float, height: float, **settings: Any) -> Axes:
+    def axes(self, left: Number, top: Number, width: Number, height: Number, **settings: Any) -> Axes:
         """New axes at a place given in pixels of the layout, from the top left corner."""
         box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         return self.figure.add_axes(box, **settings)
@@ -151,12 +152,12 @@ class View(ABC):
         self._cells.append(cells)
         return cells
 
-    def text(self, left: float, top: float, text: str, **settings: Any) -> None:
+    def text(self, left: Number, top: Number, text: str, **settings: Any) -> None:
         """Text that stands still, its top left corner at a place in pixels."""
         x, y = left / self.width, 1 - top / self.height
         self.figure.text(x, y, text, **{"va": "top", "ha": "left", "color": INK, **settings})
 
-    def explain_missing(self, left: float, top: float, width: float, data: RunData, why: str | None = None) -> None:
+    def explain_missing(self, left: Number, top: Number, width: Number, data: RunData, why: str | None = None) -> None:
         """Say in the place of a panel why it is empty."""
         lines = _wrapped(why or " ".join(data.problems) or "There is nothing to show.", columns=int(width / 6.2))
         self.text(left, top, f"{data.label}\n\n{lines}", color=GREY, linespacing=1.4)

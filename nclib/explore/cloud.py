@@ -122,15 +122,17 @@ class _Cloud:
         self._averages = view.moving(ax.plot([], [], marker="s", ms=7, mfc="none", **edge)[0])
         self._pairs = view.moving(ax.plot([], [], marker="D", ms=3.4, color=GREY, **edge)[0])
         self._means = []
-        styles = [class_style(k) for k in range(data.num_classes)]
+        styles = [class_style(k) for k in seen.classes]
         for marker in dict.fromkeys(marker for _, marker in styles):
-            members = [k for k, (_, own) in enumerate(styles) if own == marker]
-            colors = [styles[k][0] for k in members]
-            drawn = ax.scatter(*np.zeros((2, len(members))), 62, colors, marker, linewidths=1, edgecolors="white")
+            members = [place for place, (_, own) in enumerate(styles) if own == marker]
+            colors = [styles[place][0] for place in members]
+            drawn = ax.scatter(
+                *np.zeros((2, len(members))), 62, colors, marker=marker, linewidths=1, edgecolors="white"
+            )
             self._means.append((view.moving(drawn), members))
         self._names = None
-        if data.num_classes <= NAMED_CLASSES:
-            self._names = view.moving(_Names(ax, data.geometry.class_names))
+        if len(seen.classes) <= NAMED_CLASSES:
+            self._names = view.moving(_Names(ax, [data.geometry.class_names[k] for k in seen.classes]))
 
     def move(self, epoch: int) -> None:
         e, seen = self.data.position(epoch), self.seen

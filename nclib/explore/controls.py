@@ -11,7 +11,9 @@ from nclib.explore.pairs import PairsView, cells_box
 CLICKABLE_CLASSES = 20  # more make the cells of a map too small to click
 STYLE = f"""<style>
 .nc-explorer {{ max-width: {WIDTH}px; }}
-.nc-explorer .widget-label, .nc-explorer .widget-html-content {{ line-height: 1.5; }}
+.nc-explorer .widget-html-content {{ line-height: 1.5; }}
+.nc-explorer .widget-checkbox input {{ align-self: center; margin-top: 0; }}
+.nc-bar + .nc-bar {{ margin-top: 8px; }}
 .nc-bar {{ column-gap: 14px; row-gap: 4px; flex-wrap: wrap; align-items: center; }}
 .nc-head {{ border-top: 1px solid #d0d0d0; margin-top: 6px; padding-top: 5px; column-gap: 14px; flex-wrap: wrap;
   align-items: center; }}

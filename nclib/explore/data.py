@@ -187,6 +187,6 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)
 
 
-def degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray | float:
     """Angles between unit vectors; arccos would lose half of the digits near zero."""
     return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))

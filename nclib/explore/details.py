@@ -43,10 +43,10 @@ def numbers(data: RunData, labels: LabelSet, epoch: int) -> dict[str, str]:
     scale = float(g.scales[e, len(labels) - 1])
     away = np.linalg.norm(mean - scale * total) / max(np.linalg.norm(mean), 1e-30)
     return told | {
-        "angle to the tag-wise average": f"{g.angles[e, place]:.2f}°",
+        "angle to tag-wise average": f"{g.angles[e, place]:.2f}°",
         "own scale": f"{mean @ total / max(total @ total, 1e-30):.3f}",
-        f"scale of all sets of {len(labels)} labels": f"{scale:.3f}",
-        "distance to the scaled average": f"{100 * away:.1f} % of its length",
+        f"scale of all {len(labels)}-label sets": f"{scale:.3f}",
+        "off the scaled average": f"{100 * away:.1f} %",
     }
 
 

@@ -1,8 +1,9 @@
 """The widgets around the views: what is chosen, how it is laid out, and what happens when it changes.
 
 What stands still goes into an `ipywidgets.Image`, what moves into an HTML widget over it, as SVG; nothing goes into an
-Output, which is slow and can stall the execution of a notebook. Clicks on the K x K maps come from one ToggleButtons widget laid over each of them, whose
-K² invisible buttons are the cells: core widgets only, so it works wherever ipywidgets do, keyboard included.
+Output, which is slow and can stall the execution of a notebook. Clicks on the K x K maps come from one ToggleButtons
+widget laid over each of them, whose K² invisible buttons are the cells: core widgets only, so it works wherever
+ipywidgets do, keyboard included.
 """
 
 import base64
@@ -68,7 +69,7 @@ class Explorer:
         chosen = [(c.first.value, c.first_seed.value)]
         if c.second.value != NO_RUN:
             chosen.append((c.second.value, c.second_seed.value))
-        plane = c.plane.value if c.plane.value != THREE else tuple(box.value for box in c.corners)
+        plane = tuple(corner.value for corner in c.corners) if c.plane.value == THREE else c.plane.value or CIRCLE
         return State(
             runs=tuple(self._run(*which) for which in chosen),
             epoch=c.epoch.value or 0,

@@ -6,7 +6,6 @@ machine, most of it outside Python. matplotlib's own SVG backend writes one elem
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,7 @@ from nclib.explore.png import encode
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 DRAWN_CELLS = 24  # larger maps are small pictures, which browsers show a moment later
 POINTS_AFTER = {Path.CURVE3: 1, Path.CURVE4: 2}  # a curve's code stands at each of its points
-Color = Sequence[float]
+Number = int | float
 
 
 class OverlayRenderer(RendererBase):
@@ -32,7 +31,7 @@ class OverlayRenderer(RendererBase):
         dpi: of the figure.
     """
 
-    def __init__(self, width: float, height: float, dpi: float) -> None:
+    def __init__(self, width: Number, height: Number, dpi: Number) -> None:
         super().__init__()
         self.width, self.height, self.dpi = width, height, dpi
         self._parts: list[str] = []
@@ -48,9 +47,7 @@ class OverlayRenderer(RendererBase):
     def get_canvas_width_height(self) -> tuple[float, float]:
         return self.width, self.height
 
-    def draw_path(
-        self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: Color | None = None
-    ) -> None:
+    def draw_path(self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: Any = None) -> None:
         shape = _shape(self._down(transform.transform(path.vertices)), path.codes)
         self._add(gc, f"<path d='{shape}' {_fill(gc, rgbFace)} {self._stroke(gc)}/>")
 
@@ -61,7 +58,7 @@ class OverlayRenderer(RendererBase):
         marker_trans: Transform,
         path: Path,
         trans: Transform,
-        rgbFace: Color | None = None,
+        rgbFace: Any = None,
     ) -> None:
         places = self._down(trans.transform(path.vertices))
         places = places[np.isfinite(places).all(1)]
@@ -74,7 +71,7 @@ class OverlayRenderer(RendererBase):
         self._add(gc, f"<path d='{shape}' {_fill(gc, rgbFace)} {self._stroke(gc)}/>")
 
     def draw_cells(
-        self, colors: UInt8[np.ndarray, "k k 4"], left: float, top: float, width: float, height: float
+        self, colors: UInt8[np.ndarray, "k k 4"], left: Number, top: Number, width: Number, height: Number
     ) -> None:
         """A K x K map; cells of one colour are one element, without smoothing, which would leave seams."""
         K = len(colors)
@@ -93,7 +90,7 @@ class OverlayRenderer(RendererBase):
             )
             self._parts.append(f"<path d='{boxes}' fill='#{shade:06x}' shape-rendering='crispEdges'/>")
 
-    def _dots(self, gc: GraphicsContextBase, size: float, places: Float[np.ndarray, "n 2"], face: Color | None) -> str:
+    def _dots(self, gc: GraphicsContextBase, size: float, places: Float[np.ndarray, "n 2"], face: Any) -> str:
         """Discs as the round ends of lines without length: a few characters each."""
         shape = "M%.1f %.1fh0" * len(places) % tuple(places.ravel().tolist())
         edge = self.points_to_pixels(gc.get_linewidth())
@@ -147,13 +144,13 @@ def _template(codes: bytes) -> str:
     return "".join(parts)
 
 
-def _fill(gc: GraphicsContextBase, face: Color | None) -> str:
+def _fill(gc: GraphicsContextBase, face: Any) -> str:
     return "fill='none'" if face is None else f"fill='{_hex(face)}' fill-opacity='{_alpha(gc, face):.3g}'"
 
 
-def _hex(color: Color) -> str:
+def _hex(color: Any) -> str:
     return "#" + "".join(f"{round(255 * value):02x}" for value in color[:3])
 
 
-def _alpha(gc: GraphicsContextBase, color: Color) -> float:
-    return gc.get_alpha() if gc.get_forced_alpha() or len(color) < 4 else color[3]
+def _alpha(gc: GraphicsContextBase, color: Any) -> float:
+    return float(gc.get_alpha() if gc.get_forced_alpha() or len(color) < 4 else color[3])

@@ -21,21 +21,23 @@ class Projection:
     """One run seen in one plane, at each of its checkpoints.
 
     Attributes:
+        classes: those whose means and classifier rows are drawn: all, or the three that span the plane.
         shown: which rows of the feature sample are drawn (in the plane of three classes: those with no other label).
         points: those features.
         means: class means.
-        origin: mean of all class means, where the classifier's arrows start.
+        origin: mean of all K class means, where the classifier's arrows start.
         tips: ends of the arrows: centred classifier rows, in units of their own root mean square length.
         pairs: the two-label sets that are drawn.
         pair_means: mean features of those.
         averages: their tag-wise averages, C_2 times the sum of both class means.
     """
 
+    classes: list[int]
     shown: Bool[np.ndarray, " q"]
     points: Float[np.ndarray, "e n 2"]
-    means: Float[np.ndarray, "e k 2"]
+    means: Float[np.ndarray, "e c 2"]
     origin: Float[np.ndarray, "e 2"]
-    tips: Float[np.ndarray, "e k 2"]
+    tips: Float[np.ndarray, "e c 2"]
     pairs: list[LabelSet]
     pair_means: Float[np.ndarray, "e p 2"]
     averages: Float[np.ndarray, "e p 2"]
@@ -78,11 +80,12 @@ def project(data: RunData, plane: Plane) -> Projection:
     sums = np.stack([means[:, i] + means[:, j] for i, j in pairs], 1) if pairs else means[:, :0]
     at = seen(centre)
     return Projection(
+        classes=sorted(classes),
         shown=shown,
         points=seen(g.sample_features.numpy()[:, shown]),
-        means=seen(means),
+        means=seen(means[:, sorted(classes)]),
         origin=at[:, 0],
-        tips=at + rows @ frame,
+        tips=at + rows[:, sorted(classes)] @ frame,
         pairs=pairs,
         pair_means=seen(g.set_means.numpy()[:, places]),
         averages=seen(scale * sums),

@@ -1,8 +1,13 @@
 """Colours and type of the explorer: colour-blind-safe, with a line style, marker or name beside each colour."""
 
+from matplotlib.colors import to_hex
+
 from nclib.figures.style import COLOURS
 
-RUN_COLORS = (COLOURS[0], COLOURS[3])  # of the two runs that are compared; the palette's orange is too pale for text
+RUN_COLORS = (
+    to_hex(COLOURS[0]),
+    to_hex(COLOURS[3]),
+)  # of the two runs that are compared; the palette's orange is too pale for text
 INK, GREY, FAINT = "#222222", "#757575", "#d9d9d9"
 IDEAL = "#009e73"  # what exact collapse looks like
 # Tol's "muted" scheme without its grey, and a slate blue to make ten; with more classes they repeat with other markers.
