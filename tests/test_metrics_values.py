@@ -112,7 +112,8 @@ def test_released_code_of_paper_2(name, dtype):
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 3e-4), (torch.float64, 1e-9)])
 def test_every_scalar_equals_the_slow_reference(shape, dtype, rel, monkeypatch):
     # blocks of 7 rows, so that sums over several blocks and a remainder are seen
-    monkeypatch.setitem(metrics.statistics.BLOCK_BYTES, "cpu", 7 * shape["d"] * dtype.itemsize)
+    monkeypatch.setattr(metrics.statistics, "MIN_ROWS", 7)
+    monkeypatch.setitem(metrics.statistics.BLOCK_BYTES, "cpu", 7 * max(shape["d"], 8) * dtype.itemsize)
     inputs = [array if array.dtype == torch.uint8 else array.to(dtype) for array in draw(**shape, seed=1)]
     values = metrics.measure(*inputs)
     expected = reference_metrics.measure(*inputs)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from nclib.metrics.label_sets import LabelSets, label_sets
 
-BLOCK_BYTES = {"cpu": 4 << 20}
+BLOCK_BYTES = {"cpu": 8 << 20}
 """Features handled at a time, in bytes: a block and its deviations stay in the last-level cache of a CPU."""
 OTHER_BLOCK_BYTES = 256 << 20
+MIN_ROWS = 256
 BAG_ROWS = 64
 """Rows added up in the working precision before the sums go on in float64."""
 
@@ -148,10 +149,16 @@ def working_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def row_blocks(features: Float[Tensor, "n d"]) -> list[slice]:
-    """Consecutive rows, as many as a block should hold on the device of the features."""
-    row_bytes = features.shape[1] * working_dtype(features).itemsize
-    rows = max(1, BLOCK_BYTES.get(features.device.type, OTHER_BLOCK_BYTES) // row_bytes)
+def row_blocks(features: Float[Tensor, "n d"], *, columns: int = 0) -> list[slice]:
+    """Consecutive rows, as many as a block should hold, at most a quarter of all unless these are few.
+
+    Args:
+        features: Last-layer features (n, d).
+        columns: Numbers computed for each row, where they may be more than d.
+    """
+    row_bytes = max(features.shape[1], columns) * working_dtype(features).itemsize
+    rows = BLOCK_BYTES.get(features.device.type, OTHER_BLOCK_BYTES) // row_bytes
+    rows = max(1, min(rows, max(MIN_ROWS, len(features) // 4)))
     return [slice(start, min(start + rows, len(features))) for start in range(0, len(features), rows)]
 
 
@@ -170,25 +177,35 @@ def check_features(features: Tensor, labels: Tensor) -> None:
 
 def set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, "s d"]:
     """Mean of every label set, in float64."""
-    dtype = working_dtype(features)
+    features = features.detach()
     # sums about a row of the data: a large common offset would cost digits
-    shift = features[0].to(dtype)
+    shift = features[0].to(working_dtype(features))
     sums = torch.zeros(len(sets.counts), features.shape[1], dtype=torch.float64, device=features.device)
     blocks = row_blocks(features)
     buffer = block_buffer(features, blocks)
-    for rows in blocks:
-        ids, order = sets.of_sample[rows].sort(stable=True)
-        shifted = torch.sub(features[rows], shift, out=buffer[: len(ids)])
-        starts, bag_ids = _bags(ids)
-        bags = F.embedding_bag(order, shifted, starts, mode="sum")
-        labelled = bag_ids >= 0
-        sums.index_add_(0, bag_ids[labelled], bags[labelled].double())
+    order, bags = _bags(sets, blocks)
+    for rows, (starts, ids) in zip(blocks, bags, strict=True):
+        shifted = torch.sub(features[rows], shift, out=buffer[: rows.stop - rows.start])
+        bag_sums = F.embedding_bag(order[rows] - rows.start, shifted, starts - rows.start, mode="sum")
+        labelled = ids >= 0
+        sums.index_add_(0, ids[labelled], bag_sums[labelled].double())
     return shift.double() + sums / sets.counts.unsqueeze(1)
 
 
-def _bags(ids: Int64[Tensor, " b"]) -> tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]]:
-    """Starts and ids of runs of equal sorted ids, cut at every `BAG_ROWS` rows."""
-    is_start = torch.arange(len(ids), device=ids.device) % BAG_ROWS == 0
-    is_start[1:] |= ids.diff() != 0
+def _bags(
+    sets: LabelSets, blocks: list[slice]
+) -> tuple[Int64[Tensor, " n"], list[tuple[Int64[Tensor, " g"], Int64[Tensor, " g"]]]]:
+    """Samples ordered by label set within each block, and for each block the runs of one set: starts and set ids.
+
+    A run ends at every `BAG_ROWS` samples, too.
+    """
+    place = torch.arange(len(sets.of_sample), device=sets.of_sample.device)
+    num_ids = len(sets.counts) + 1  # -1 for samples without labels
+    keys, order = (place // blocks[0].stop * num_ids + sets.of_sample + 1).sort(stable=True)
+    is_start = place % BAG_ROWS == 0
+    is_start[1:] |= keys.diff() != 0
     starts = is_start.nonzero().flatten()
-    return starts, ids[starts]
+    ids = keys[starts] % num_ids - 1
+    edges = torch.tensor([rows.start for rows in blocks[1:]], dtype=torch.int64, device=place.device)
+    cuts = torch.searchsorted(starts, edges).cpu()
+    return order, list(zip(starts.tensor_split(cuts), ids.tensor_split(cuts), strict=True))

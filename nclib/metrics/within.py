@@ -6,20 +6,27 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from nclib.metrics.projection import project
 from nclib.metrics.statistics import CollapseStatistics, block_buffer, row_blocks, working_dtype
 
 
 def deviation_blocks(
-    features: Float[Tensor, "n d"], statistics: CollapseStatistics
+    features: Float[Tensor, "n d"], statistics: CollapseStatistics, *, columns: int = 0
 ) -> Iterator[tuple[slice, Int64[Tensor, " b"], Float[Tensor, "b d"]]]:
     """`h - mu_S` for blocks of samples, S the own label set: small numbers near collapse, free of common offsets.
+
+    Args:
+        features: Last-layer features (n, d).
+        statistics: Their `collapse_statistics`.
+        columns: Numbers that the caller computes for each row, where they may be more than d.
 
     Yields:
         The rows of the block, the label set of each row (0 where it has none), and the deviations, which the next block
         overwrites.
     """
+    features = features.detach()
     means = statistics.set_means.to(working_dtype(features))
-    blocks = row_blocks(features)
+    blocks = row_blocks(features, columns=columns)
     buffer = block_buffer(features, blocks)
     for rows in blocks:
         ids = statistics.sets.of_sample[rows].clamp(min=0)
@@ -31,13 +38,12 @@ def within_trace(
     features: Float[Tensor, "n d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
 ) -> Float64[Tensor, ""]:
     """Mean of `|A (h - mu_k)|²` over the samples with one label, A the directions: `tr(A Sigma_W Aᵀ)`."""
-    projection = directions.to(working_dtype(features))
+    directions = directions.to(working_dtype(features))
     num_classes = statistics.sets.num_classes
     total = torch.zeros((), dtype=torch.float64, device=features.device)
-    for rows, ids, deviations in deviation_blocks(features, statistics):
+    for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(directions)):
         single = (ids < num_classes) & (statistics.sets.of_sample[rows] >= 0)
-        # this order of the product is twice as fast as `deviations @ projection.T` in MKL
-        squares = (projection @ deviations.T).square_().sum(dim=0)
+        squares = project(deviations, directions).square_().sum(dim=1)
         total += (squares * single).sum(dtype=torch.float64)
     return total / statistics.class_counts.sum()
 
