@@ -98,7 +98,6 @@ class Controls:
             layout=widgets.Layout(flex="1 1 300px", margin="0"),
         )
         self.epoch.add_class("nc-epoch")
-        widgets.jslink((self.play, "value"), (self.epoch, "index"))
         self.metric = _dropdown("last panel", 240, "nc-metric")
         self.log_values = _checkbox("log values", "nc-log-values", value=True)
         self.log_epochs = _checkbox("log epochs", "nc-log-epochs", value=False)
@@ -131,7 +130,6 @@ class Controls:
     def set_epochs(self, epochs: Sequence[int], epoch: int) -> None:
         """Offer these epochs on slider and play button, and go to one of them."""
         if list(self.epoch.options) != list(epochs):
-            self.play.value = 0
             self.epoch.options = epochs
             self.play.max = len(epochs) - 1
         self.epoch.value = epoch

@@ -119,7 +119,7 @@ class Explorer:
             if "pairs" in self._shown():
                 c.numbers.value = details.table(state.runs, state.labels, state.epoch)
             c.say(*dict.fromkeys(problem for data in state.runs for problem in data.problems))
-            c.tell(epoch=state.epoch, runs=[data.label for data in state.runs])
+            c.tell(epoch=state.epoch, runs=" | ".join(data.label for data in state.runs))
         except Exception as error:  # raised in a callback it would only reach a log that nobody looks at
             c.say(_words(error))
             c.tell(error=type(error).__name__)
@@ -153,7 +153,10 @@ class Explorer:
             (c.second_seed, self._choose_seed),
             (c.plane, self._choose_plane),
             (c.labels, self._choose_labels),
-            *((box, None) for box in (c.epoch, c.metric, c.log_values, c.log_epochs)),
+            # Not linked in the browser: there, a link answers each change from here with one of its own.
+            (c.epoch, lambda: setattr(c.play, "value", c.epoch.index)),
+            (c.play, lambda: setattr(c.epoch, "index", c.play.value)),
+            *((box, None) for box in (c.metric, c.log_values, c.log_epochs)),
         ):
             box.observe(self._on_change(action), "value")
         for name, switch in c.switches.items():
