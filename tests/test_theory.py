@@ -10,6 +10,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from nclib import losses
 from nclib.heads import simplex_etf
+from nclib.metrics import soft_iou
 from nclib.theory import (
     Point,
     Problem,
@@ -93,6 +94,7 @@ def assert_at_the_global_minimum(settings):
             if m > 1:
                 assert values[f"tag_wise_cosine_residual_{m}"] < 1e-9
                 assert result.minimum.scales[m] == pytest.approx(values[f"tag_wise_scale_{m}"], rel=1e-6)
+    assert result.minimum.soft_iou == pytest.approx(values["soft_iou"], rel=1e-6)
     # the geometry in full: logits, mean logits and bias together, classifier scale, feature norms
     point, minimum, K = result.point, result.minimum, settings["num_classes"]
     sizes = result.labels.sum(1, dtype=torch.int64)
@@ -130,6 +132,7 @@ def test_large_decays_make_both_say_zero(name):
         assert result.minimum.is_zero
         assert result.is_zero
         assert abs(result.gap) < 1e-9
+        assert result.minimum.soft_iou == pytest.approx(soft_iou(result.logits, result.labels).item(), rel=1e-6)
         assert result.collapse() == result.scales == result.minimum.scales == {}
 
 
@@ -549,6 +552,8 @@ def test_a_recorded_path_starts_and_ends_where_it_should():
     )
     assert torch.equal(result.path[0].W, start.W)
     torch.testing.assert_close(result.path[-1].H, result.point.H)
+    with pytest.raises(ValueError, match=r"Expected a start .* of shapes \(\(3, 2\), \(6, 2\), \(3,\)\), but got"):
+        minimise(3, {1: 2}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, start=start)
     assert len(result.path) == len(result.losses) == len(result.iterations)
     assert result.iterations[:3] == [0, 1, 2]
     assert result.losses[-1] == result.value

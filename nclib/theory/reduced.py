@@ -23,6 +23,7 @@ class GlobalMinimum:
         num_classes: K.
         value: the objective at the minimum, penalties included.
         data_loss: the data term alone (what a training log calls the loss).
+        soft_iou: the mean over samples of the softmax's share on their labels (what a training log calls IoU).
         logits: m -> `a_m`, the centred logit (bias left out) on the labels of a sample with m labels; off
             them it is `-m a_m/(K-m)`.
         mean_logits: m -> `e_m`, the mean over the classes of those logits. 0 save for MSE with a penalised
@@ -40,6 +41,7 @@ class GlobalMinimum:
     num_classes: int
     value: float
     data_loss: float
+    soft_iou: float
     logits: dict[int, float]
     mean_logits: dict[int, float]
     bias: float
@@ -110,6 +112,7 @@ def solve(problem: Problem, *, squared_scale: float | None = None, nonnegative: 
         num_classes=K,
         value=data_loss + penalty,
         data_loss=data_loss,
+        soft_iou=sum(shares[m] * m / (m + (K - m) * math.exp(-a[m] * K / (K - m))) for m in shares),
         logits=a,
         mean_logits=e,
         bias=beta,

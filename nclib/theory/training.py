@@ -98,11 +98,11 @@ def predict_training(
     loss: Loss = "cross_entropy",
     nonnegative: bool = False,
 ) -> GlobalMinimum:
-    """What the theory predicts for a run: value, training loss, `C_m`, ETF scale and feature norms.
+    """What the theory predicts for a run: objective, training loss and IoU, `C_m`, ETF scale and feature norms.
 
-    Compare `.data_loss` with the training loss, `.scales[m]` with the measured tag-wise scale, and `.value`
-    with loss + feature decay + `(wd/2)(|W|² + |b|²)` (an ETF head: without `|W|²`). `settings_of_training`
-    lists where practice departs.
+    Compare `.data_loss` and `.soft_iou` with the training loss and IoU, `.scales[m]` with the measured tag-wise
+    scale, and `.value` with loss + feature decay + `(wd/2)(|W|² + |b|²)` (an ETF head: without `|W|²`).
+    `settings_of_training` lists where practice departs.
 
     Args:
         num_classes: K.
@@ -127,8 +127,8 @@ def predict_training(
 
     >>> prediction = predict_training(
     ...     10, {1: 100, 2: 20}, weight_decay=5e-4, feature_decay=1e-3, batch_size=128, head="etf", nonnegative=True)
-    >>> print(f"loss {prediction.data_loss:.4f}, C_2 = {prediction.scales[2]:.4f}")
-    loss 1.0685, C_2 = 0.5462
+    >>> print(f"loss {prediction.data_loss:.4f}, IoU {prediction.soft_iou:.4f}, C_2 = {prediction.scales[2]:.4f}")
+    loss 1.0685, IoU 0.4776, C_2 = 0.5462
     """
     settings = settings_of_training(
         num_classes,

@@ -126,16 +126,20 @@ def minimise(
         label_mean=label_mean,
         loss=loss,
     )
-    minimum = solve(problem)
     d = num_classes if feature_dim is None else feature_dim
-    if d < minimum.min_feature_dim:
+    smallest = solve(problem).min_feature_dim
+    if d < smallest:
         raise ValueError(
-            f"Expected feature_dim >= {minimum.min_feature_dim} (the rank of the optimal logits at K = {num_classes}), "
-            f"but got {d}."
+            f"Expected feature_dim >= {smallest} (the rank of the optimal logits at K = {num_classes}), but got {d}."
         )
+    if start is None:
+        start = random_point(problem, feature_dim=d, generator=generator)
+    expected = ((num_classes, d), (problem.num_samples, d), (num_classes,))
+    if (got := tuple(tuple(x.shape) for x in start.tensors)) != expected:
+        raise ValueError(f"Expected a start with W, H, b of shapes {expected}, but got {got}.")
     return descend(
         problem,
-        start if start is not None else random_point(problem, feature_dim=d, generator=generator),
+        start,
         max_iterations=max_iterations,
         record_every=record_every,
         record_path=record_path,
