@@ -11,6 +11,7 @@ from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
 from nclib.figures.margins import MarginDistribution
+from nclib.figures.predictions import predictions
 from nclib.figures.samples import SampleGrid
 from nclib.figures.save import save
 from nclib.figures.style import RunStyles, style
@@ -27,6 +28,7 @@ __all__ = [
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
+    "predictions",
     "save",
     "style",
 ]

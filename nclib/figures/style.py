@@ -39,8 +39,15 @@ MARKS_A_LINE = 7
 @contextmanager
 def style() -> Iterator[None]:
     """Within it, figures are drawn with the type sizes and lines of this package."""
-    with sns.axes_style("ticks", {"axes.grid": True}), mpl.rc_context(RC):
-        yield
+    with sns.axes_style("ticks", {"axes.grid": True}):
+        # not `mpl.rc_context`: it would also undo the interactive mode that Jupyter turns on at the first figure, and
+        # no later figure of a notebook would show
+        before = {key: mpl.rcParams[key] for key in RC}
+        mpl.rcParams.update(RC)
+        try:
+            yield
+        finally:
+            mpl.rcParams.update(before)
 
 
 @dataclass(frozen=True)
