@@ -23,7 +23,7 @@ DISTANCE_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class TagWisePrototypes:
+class TagAverages:
     """Candidate label sets with the features where each is expected.
 
     Attributes:
@@ -35,9 +35,9 @@ class TagWisePrototypes:
     means: Float64[Tensor, "s d"]
 
 
-def tag_wise_prototypes(
+def tag_averages(
     features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n k"], *, max_labels: int | None = None
-) -> TagWisePrototypes:
+) -> TagAverages:
     """Prototypes `C_m sum_{k in S} mu_k` fitted to training features, the scale `C_m` by least squares for each m.
 
     Candidates are the label sets of the training data, or with `max_labels` all sets of 1 to so many labels; a
@@ -58,7 +58,7 @@ def tag_wise_prototypes(
             `MAX_CANDIDATES` candidates.
 
     >>> h = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]])
-    >>> tag_wise_prototypes(h, torch.tensor([[1, 0], [0, 1], [1, 1]])).means
+    >>> tag_averages(h, torch.tensor([[1, 0], [0, 1], [1, 1]])).means
     tensor([[2.0000, 0.0000],
             [0.0000, 2.0000],
             [1.5000, 1.5000]], dtype=torch.float64)
@@ -79,17 +79,17 @@ def tag_wise_prototypes(
             sums = members.double() @ statistics.class_means
         candidates.append(members)
         means.append(scale * sums)
-    return TagWisePrototypes(torch.cat(candidates), torch.cat(means))
+    return TagAverages(torch.cat(candidates), torch.cat(means))
 
 
-def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagWisePrototypes) -> Bool[Tensor, "n k"]:
+def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagAverages) -> Bool[Tensor, "n k"]:
     """Label set of the nearest prototype (Euclidean), for each sample; no threshold, at least one label.
 
     Source: paper 1, one-nearest-neighbour decoding.
 
     Args:
         features: Last-layer features (n, d).
-        prototypes: From `tag_wise_prototypes` of the training features.
+        prototypes: From `tag_averages` of the training features.
 
     Returns:
         Predicted labels (n, k).
@@ -98,7 +98,7 @@ def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagWiseProto
         ValueError: If the features have another width than the prototypes.
 
     >>> h = torch.eye(2)
-    >>> prototypes = tag_wise_prototypes(h, torch.eye(2), max_labels=2)
+    >>> prototypes = tag_averages(h, torch.eye(2), max_labels=2)
     >>> nearest_tag_average(torch.tensor([[0.6, 0.5]]), prototypes)
     tensor([[True, True]])
     """
@@ -172,12 +172,12 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     values = probabilities[probabilities > 1e-3].sort().values
     places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, device=values.device).round().long()
     candidates = values[places].unique()
-    scores = torch.stack([jaccard_of_sets(threshold_softmax(logits, value), labels) for value in candidates.tolist()])
+    scores = torch.stack([jaccard(threshold_softmax(logits, value), labels) for value in candidates.tolist()])
     best = candidates[scores == scores.max()]
     return best[len(best) // 2].item()
 
 
-def jaccard_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+def jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Mean over samples of `|P ∩ S| / |P ∪ S|`, predicted against true label set; in [0, 1]; 1 where both are empty.
 
     Args:
@@ -187,7 +187,7 @@ def jaccard_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k
     Returns:
         The index, float32.
 
-    >>> jaccard_of_sets(torch.tensor([[True, True, False]]), torch.tensor([0]))
+    >>> jaccard(torch.tensor([[True, True, False]]), torch.tensor([0]))
     tensor(0.5000)
     """
     members = multi_hot(labels, num_classes=predicted.shape[1])
@@ -195,12 +195,12 @@ def jaccard_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k
     return torch.where(union > 0, (predicted & members).sum(dim=1) / union.clamp(min=1), 1.0).mean()
 
 
-def subset_accuracy_of_sets(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+def subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose predicted label set is exactly the true one; in [0, 1].
 
-    Args, Returns: as `jaccard_of_sets`.
+    Args, Returns: as `jaccard`.
 
-    >>> subset_accuracy_of_sets(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
+    >>> subset_accuracy(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
     tensor(0.5000)
     """
     members = multi_hot(labels, num_classes=predicted.shape[1])
