@@ -107,7 +107,7 @@ class Model(Section):
         None,
         description="channels of the first stage (mlp: of each hidden layer); None: the architecture's own",
     )
-    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="hidden layers of an mlp")
+    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="hidden layers of an mlp; depth 6 n + 2 of a wide_resnet")
     head: Literal["learned", "etf"] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
     feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None, description="width d of the last-layer features; None: the architecture's own"
@@ -189,10 +189,6 @@ class Run(Section):
         if classes and self.model.head == "etf" and d is not None and d < classes - 1:
             raise ValueError(
                 f"model.feature_dim: head 'etf' needs feature_dim >= num_classes - 1 = {classes - 1}, but got {d}"
-            )
-        if self.training.optimizer in ("lbfgs", "sdlbfgs") and self.training.decay_on == "features":
-            raise ValueError(
-                f"training.decay_on: 'features' is not available with optimizer '{self.training.optimizer}'"
             )
         return self
 

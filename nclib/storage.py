@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise unwritable(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # not there after the rename, or its folder is no folder
+            temporary.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:
