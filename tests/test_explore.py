@@ -192,7 +192,7 @@ def test_views_follow_the_epoch_and_come_back(outputs, kind, study):
 
 def test_matrices_show_the_stored_cosines(pair):
     view, state = MatricesView(), State(pair, 20)
-    view.move_to = view.pixels(state)
+    view.pixels(state)
     shown = [cells.values for cells in view._cells]
     g = pair[0].geometry
     assert np.array_equal(shown[0], g.gram_features[4].numpy()) and np.array_equal(shown[1], g.gram_weight[4].numpy())
@@ -250,9 +250,21 @@ def test_numbers_of_a_pair(collapsed):
 # Widgets ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def explorer(outputs) -> Explorer:
+@pytest.fixture(scope="module")
+def shared(outputs) -> Explorer:
     return Explorer(outputs / "made_multi", run="etf", seed=1)
+
+
+@pytest.fixture
+def explorer(shared) -> Explorer:
+    """One explorer for many tests, each of which finds it as it starts: building it takes a second."""
+    c = shared.controls
+    chosen = {"study": "made_multi", "first": "etf", "first_seed": 1, "second": "learned", "second_seed": 0}
+    for name, value in (chosen | {"epoch": 60, "plane": "circle", "labels": (0, 1)}).items():
+        getattr(c, name).value = value
+    for switch in c.switches.values():
+        switch.value = True
+    return shared
 
 
 def shown(explorer: Explorer) -> dict[str, str]:
@@ -316,6 +328,8 @@ def test_three_corners_stay_different(explorer):
     c.corners[0].value = 2
     assert [corner.value for corner in c.corners] == [2, 1, 0] and explorer.state.plane == (2, 1, 0)
     assert c.message.value == ""
+    c.corners[0].value = 0
+    assert explorer.state.plane == (0, 1, 2)
 
 
 def test_missing_files_are_said_in_words(broken):
@@ -347,7 +361,7 @@ def test_nothing_there_yet(tmp_path):
 
 def test_errors_of_callbacks_are_shown(explorer, monkeypatch):
     monkeypatch.setattr(explorer.views["features"], "overlay", lambda state: 1 / 0)
-    explorer.controls.epoch.value = 0
+    explorer.controls.epoch.value = 5
     assert "ZeroDivisionError" in explorer.controls.message.value
     assert "data-error='ZeroDivisionError'" in explorer.controls.status.value
 

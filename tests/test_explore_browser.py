@@ -96,6 +96,7 @@ def test_the_play_button_runs_from_the_first_epoch_to_the_last(page):
     page.locator(".nc-explorer .jupyter-widget-play button, .nc-explorer .widget-play button").first.click()
     wait_for(page, epoch=10)
     wait_for(page, epoch=60)
+    page.locator(".nc-explorer .fa-play").wait_for()  # it has stopped; until then it would go on from where it is put
 
 
 def test_another_run(page):

@@ -147,7 +147,7 @@ class _Cloud:
         if self._names is not None:
             away = seen.means[e] - seen.origin[e]
             away /= np.linalg.norm(away, axis=-1, keepdims=True).clip(1e-9)
-            self._names.put(seen.means[e] + 0.09 * self._edge * away)
+            self._names.put(seen.means[e], away)
 
 
 def _groups(data: RunData, seen: Projection) -> Iterator[tuple[tuple[float, ...], Bool[np.ndarray, " n"]]]:
@@ -172,11 +172,13 @@ class _Names(PathPatch):
             path.vertices - [(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]
             for path, box in zip(letters, boxes, strict=True)
         ]
+        self._gap = 6 * ax.figure.dpi / 72  # from the middle of a disc to the name, in pixels
+        self._halves = np.array([[box.width, box.height] for box in boxes]) / 2
         codes = np.concatenate([path.codes for path in letters])
         super().__init__(Path(np.zeros((len(codes), 2)), codes), transform=IdentityTransform(), color=INK, lw=0)
         ax.add_artist(self)
 
-    def put(self, places: Float[np.ndarray, "k 2"]) -> None:
-        """Move the middle of each name to a place in data coordinates."""
-        pixels = self.axes.transData.transform(places)
+    def put(self, places: Float[np.ndarray, "k 2"], sides: Float[np.ndarray, "k 2"]) -> None:
+        """Move each name beside a place in data coordinates, on the side that a unit vector points to."""
+        pixels = self.axes.transData.transform(places) + sides * (self._gap + self._halves)
         self.get_path().vertices = np.concatenate([s + at for s, at in zip(self._shapes, pixels, strict=True)])

@@ -13,7 +13,6 @@ STYLE = f"""<style>
 .nc-explorer {{ max-width: {WIDTH}px; }}
 .nc-explorer .widget-html-content {{ line-height: 1.5; }}
 .nc-explorer .widget-checkbox input {{ align-self: center; margin-top: 0; }}
-.nc-bar + .nc-bar {{ margin-top: 8px; }}
 .nc-bar {{ column-gap: 14px; row-gap: 4px; flex-wrap: wrap; align-items: center; }}
 .nc-head {{ border-top: 1px solid #d0d0d0; margin-top: 6px; padding-top: 5px; column-gap: 14px; flex-wrap: wrap;
   align-items: center; }}
@@ -199,5 +198,5 @@ class Controls:
             rows += [_box(widgets.HBox, [self.switches[name], *own.get(name, ())], "nc-head"), self._sections[name]]
         chosen = [self.study, self.first, self.first_seed, self.second, self.second_seed, self.reload]
         bars = [_box(widgets.HBox, chosen, "nc-bar"), _box(widgets.HBox, [self.play, self.epoch], "nc-bar")]
-        self.body = widgets.VBox([bars[1], *rows], layout=widgets.Layout(overflow="visible"))
+        self.body = widgets.VBox([bars[1], *rows], layout=widgets.Layout(overflow="visible", margin="6px 0 0 0"))
         self.ui = _box(widgets.VBox, [self._css, bars[0], self.message, self.body, self.status], "nc-explorer")

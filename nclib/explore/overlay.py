@@ -62,10 +62,10 @@ class OverlayRenderer(RendererBase):
     ) -> None:
         places = self._down(trans.transform(path.vertices))
         places = places[np.isfinite(places).all(1)]
-        if marker_path.codes is not None and Path.CURVE4 in marker_path.codes:
-            self._add(gc, self._dots(gc, marker_path.get_extents(marker_trans).width, places, rgbFace))
-            return
         corners = marker_trans.transform(marker_path.vertices) * [1, -1]
+        if marker_path.codes is not None and Path.CURVE4 in marker_path.codes:
+            self._add(gc, self._dots(gc, float(np.ptp(corners[:, 0])), places, rgbFace))
+            return
         outlines = ("M" + "L".join(["%.1f %.1f"] * len(corners)) + "Z") * len(places)
         shape = outlines % tuple((corners + places[:, None]).ravel().tolist())
         self._add(gc, f"<path d='{shape}' {_fill(gc, rgbFace)} {self._stroke(gc)}/>")
