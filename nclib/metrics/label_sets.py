@@ -79,8 +79,15 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
     if labels.ndim == 1:
         num_classes = _check_ids(labels, num_classes=num_classes)
         return _single_label_sets(labels.long(), num_classes=num_classes)
-    num_classes = _check_multi_hot(labels, num_classes=num_classes)
+    if num_classes is not None and labels.shape[1] != num_classes:
+        raise ValueError(f"Expected multi-hot labels of {num_classes} columns, but got {labels.shape[1]}.")
+    num_classes = labels.shape[1]
+    _check_num_classes(num_classes)
     samples, classes = labels.nonzero(as_tuple=True)
+    values = labels[samples, classes]
+    if not bool((values == 1).all()):
+        wrong = values[values != 1][0].item()
+        raise ValueError(f"Expected multi-hot labels of zeros and ones, but got {wrong}.")
     if len(samples) == len(labels) and bool((samples.diff() == 1).all()):
         return _single_label_sets(classes, num_classes=num_classes)
     return _multi_label_sets(samples, classes, num_samples=len(labels), num_classes=num_classes)
@@ -96,21 +103,6 @@ def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int | None) -> int:
     if low < 0 or high >= num_classes:
         raise ValueError(f"Expected class ids in 0..{num_classes - 1}, but got {low}..{high}.")
     return num_classes
-
-
-def _check_multi_hot(labels: Shaped[Tensor, "n k"], *, num_classes: int | None) -> int:
-    if num_classes is not None and labels.shape[1] != num_classes:
-        raise ValueError(f"Expected multi-hot labels of {num_classes} columns, but got {labels.shape[1]}.")
-    _check_num_classes(labels.shape[1])
-    if labels.dtype != torch.bool:
-        low, high = labels.aminmax()
-        # in [0, 1] with a sum that equals the number of non-zeros: only zeros and ones
-        total = labels.sum(dtype=torch.float64 if labels.is_floating_point() else torch.int64)
-        if not (low >= 0 and high <= 1 and total == labels.count_nonzero()):
-            raise ValueError(
-                f"Expected multi-hot labels of zeros and ones, but got values in {low.item()}..{high.item()}."
-            )
-    return labels.shape[1]
 
 
 def _check_num_classes(num_classes: int) -> None:

@@ -29,6 +29,10 @@ def released_nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"])
 
     Raises:
         ValueError: As `collapse_statistics` does.
+
+    >>> import torch
+    >>> released_nc1(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.1250)
     """
     statistics = collapse_statistics(features, labels)
     whitening = between_whitening(released_deviations(statistics))
@@ -52,6 +56,10 @@ def released_nc3(
 
     Raises:
         ValueError: As `collapse_statistics` does, or if `weight` does not fit.
+
+    >>> import torch
+    >>> released_nc3(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]), torch.tensor([[5.0], [-5.0]]))
+    tensor(0.)
     """
     statistics = collapse_statistics(features, labels, num_classes=len(weight))
     return duality_distance(weight.double(), released_deviations(statistics)).to(working_dtype(features))

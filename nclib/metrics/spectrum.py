@@ -25,18 +25,21 @@ def nuclear_over_frobenius(features: Float[Tensor, "n d"], labels: Shaped[Tensor
         The metric, in the dtype of the features but at least float32.
 
     Raises:
-        ValueError: If shapes or labels are invalid.
+        ValueError: If shapes or labels are invalid, or features are not finite.
 
     >>> nuclear_over_frobenius(torch.eye(4), torch.tensor([0, 0, 1, 1]))
     tensor(1.4142)
     """
     check_features(features, labels)
+    if not bool(features.isfinite().all()):
+        raise ValueError("Expected finite features, but got NaN or infinity.")
     ratios = nuclear_ratios(features, label_sets(labels))
     return ratios.mean().to(working_dtype(features))
 
 
 def nuclear_ratios(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor, " k"]:
     """`|H_k|_* / |H_k|_F` of each class that occurs alone."""
+    features = features.detach()
     singles = int((sets.multiplicity == 1).sum())
     order = sets.of_sample.argsort(stable=True)
     first = int((sets.of_sample < 0).sum())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nclib.metrics.label_sets import LabelSets, label_sets
 
-BLOCK_BYTES = {"cpu": 8 << 20}
+BLOCK_BYTES = {"cpu": 4 << 20}
 """Features handled at a time, in bytes: a block and its deviations stay in the last-level cache of a CPU."""
 OTHER_BLOCK_BYTES = 256 << 20
 MIN_ROWS = 256

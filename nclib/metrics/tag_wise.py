@@ -57,6 +57,11 @@ def tag_wise_ratio(
 
     Raises:
         ValueError: As `tag_wise_angles` does, or if there are more than `MAX_PAIRS` pairs.
+
+    >>> h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1.0, 0.0]])
+    >>> y = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
+    >>> tag_wise_ratio(h, y, 2)  # 45 degrees from its own sum, 90 and 180 from the other two
+    tensor(0.4286)
     """
     return angle_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
 
@@ -67,6 +72,10 @@ def tag_wise_scale(
     """Least-squares `C_m` in `mu_S ~ C_m sum_{k in S} mu_k` over the observed sets of m labels, each set once.
 
     Source: paper 1, its theorem. Args, Returns, Raises: as `tag_wise_angles`, one value.
+
+    >>> h, y = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]]), torch.tensor([[1, 0], [0, 1], [1, 1]])
+    >>> tag_wise_scale(h, y, 2)
+    tensor(0.7500)
     """
     scale, _ = scale_and_residual(collapse_statistics(features, labels), multiplicity)
     return scale.to(working_dtype(features))
@@ -78,6 +87,10 @@ def tag_wise_residual(
     """Relative residual of that fit: root of `sum_S |mu_S - C_m sum mu_k|² / sum_S |mu_S|²`; in [0, 1], 0 at collapse.
 
     Source: paper 1, its theorem. Args, Returns, Raises: as `tag_wise_angles`, one value.
+
+    >>> h, y = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]]), torch.tensor([[1, 0], [0, 1], [1, 1]])
+    >>> tag_wise_residual(h, y, 2)
+    tensor(0.)
     """
     _, residual = scale_and_residual(collapse_statistics(features, labels), multiplicity)
     return residual.to(working_dtype(features))
@@ -105,6 +118,10 @@ def imbalance_ratio(
 
     Raises:
         ValueError: As `tag_wise_ratio` does, or if no pair has that many samples.
+
+    >>> h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1.0, 0.0]])
+    >>> imbalance_ratio(h, torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]))
+    {1: tensor(0.4286)}
     """
     ratios = ratios_by_count(collapse_statistics(features, labels), counts=counts)
     return {count: ratio.to(working_dtype(features)) for count, ratio in ratios.items()}
