@@ -81,14 +81,13 @@ class OverlayRenderer(RendererBase):
             self._parts.append(f"<image {place} style='image-rendering:pixelated' href='{source}'/>")
             return
         shades = (colors[..., :3].astype(np.int64) @ np.array([65536, 256, 1])).ravel()
-        w, h = width / K, height / K
-        for shade in np.unique(shades):
-            rows, columns = np.divmod(np.flatnonzero(shades == shade), K)
-            boxes = "".join(
-                f"M{left + c * w:.2f} {top + r * h:.2f}h{w:.2f}v{h:.2f}h-{w:.2f}z"
-                for r, c in zip(rows, columns, strict=True)
-            )
-            self._parts.append(f"<path d='{boxes}' fill='#{shade:06x}' shape-rendering='crispEdges'/>")
+        drawn: dict[int, list[str]] = {}
+        for shade, box in zip(shades.tolist(), _boxes(K, left, top, width / K, height / K), strict=True):
+            drawn.setdefault(shade, []).append(box)
+        self._parts += [
+            f"<path d='{''.join(boxes)}' fill='#{shade:06x}' shape-rendering='crispEdges'/>"
+            for shade, boxes in drawn.items()
+        ]
 
     def _dots(self, gc: GraphicsContextBase, size: float, places: Float[np.ndarray, "n 2"], face: Any) -> str:
         """Discs as the round ends of lines without length: a few characters each."""
@@ -129,6 +128,13 @@ def _shape(vertices: Float[np.ndarray, "n 2"], codes: UInt8[np.ndarray, " n"] | 
         starts = good & ~np.concatenate([[False], good[:-1]])
         codes, vertices = np.where(starts[good], Path.MOVETO, Path.LINETO).astype(np.uint8), vertices[good]
     return _template(codes.tobytes()) % tuple(vertices[codes != Path.CLOSEPOLY].ravel().tolist())
+
+
+@lru_cache(maxsize=64)
+def _boxes(K: int, left: Number, top: Number, width: Number, height: Number) -> tuple[str, ...]:
+    """Outlines of the cells of a K x K map, row by row."""
+    side = f"h{width:.2f}v{height:.2f}h-{width:.2f}z"
+    return tuple(f"M{left + j * width:.2f} {top + i * height:.2f}{side}" for i in range(K) for j in range(K))
 
 
 @lru_cache(maxsize=64)
