@@ -47,7 +47,7 @@ def given(*sections, **more):
         empty = {section: {} for section in ("dataset", "model", "training", "validation")}
         chosen = {section: resolved[section] for section in sections}
         values = {"study": STUDY.study, **empty, **chosen, **own, "outputs": OUTPUTS, "sweep": {}, "smoke": {}}
-        return json.dumps(values | more, sort_keys=True)
+        return json.dumps(values | more)
 
     return parameters
 
@@ -55,11 +55,12 @@ def given(*sections, **more):
 def whole():
     "The parameters of the stages that see the whole study."
     study = STUDY.model_dump(mode="json", exclude={"smoke", "sweep"})
-    return json.dumps({**study, "outputs": OUTPUTS, "sweep": {}, "smoke": {}}, sort_keys=True)
+    return json.dumps({**study, "outputs": OUTPUTS, "sweep": {}, "smoke": {}})
 
 
 def execute(stage, folder):
     "`exec` makes the runner Snakemake's own child, so that it ends with Snakemake however that ends."
+    folder = folder.replace("{", "{wildcards.")
     return (
         f"exec {sys.executable} -m nclib.notebook {NOTEBOOKS}/{stage}.ipynb {folder}/{stage}.ipynb "
         "{params.given:q} > {log} 2>&1"

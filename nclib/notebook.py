@@ -24,6 +24,8 @@ from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from nclib.study import assigned_names
+
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
@@ -65,7 +67,9 @@ def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
     Raises:
         NotebookError: the message names the unknown parameters and those there are.
     """
-    known = papermill.inspect_notebook(str(notebook))
+    cells = nbformat.read(notebook, as_version=4).cells
+    sources = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    known = [name for source in sources for name in assigned_names(source)]
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         has = ", ".join(known) or "none: it lacks a cell tagged 'parameters'"

@@ -21,10 +21,12 @@ from typing import Any
 from tqdm import tqdm
 
 from nclib.notebook import die_with_parent
+from nclib.progress import FILE as PROGRESS_FILE
 from nclib.runs import StageError, StudyFolder, project_root
 from nclib.storage import unwritable
 from nclib.study import ParameterError, Study
 
+LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
 LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
             forget_incomplete(folder)
+            for left in folder.glob(f"*/*/{PROGRESS_FILE}"):
+                left.unlink()  # of a run that was killed
             return _run(asked, study, folder, root, lock)
     except BlockingIOError as error:
         print(error, file=sys.stderr)
@@ -70,11 +74,17 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     config = [f"study={Path(asked.study).resolve()}", f"outputs={asked.outputs}", *(["smoke=1"] if asked.smoke else [])]
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
     command += ["--profile", root / "profiles" / asked.profile] if asked.profile else ["--cores", asked.cores]
-    command += ["--quiet", "all", *asked.snakemake, "--config", *config]
+    command += [*asked.snakemake, "--config", *config]
+    started = time.time()
     # Killed with this process: its own children, the notebooks' runners, then end through nclib.notebook.die_with_parent.
-    process = subprocess.Popen(
-        list(map(str, command)), pass_fds=(lock,), preexec_fn=lambda: die_with_parent(signal.SIGKILL)
-    )
+    with (folder / LOG).open("w") as log:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=log,
+            stderr=log,
+            pass_fds=(lock,),
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+        )
     watch = Watch(folder)
     try:
         while process.poll() is None:
@@ -84,19 +94,23 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
         process.wait()  # the terminal has interrupted it, too: it keeps what is finished
     watch.look()
     watch.close()
-    if process.returncode == 0:
-        print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
-        table = folder / "table.md"
-        if table.is_file():
-            print(f"\n{table.read_text().strip()}\n")
-        for name, what in {
-            "figures": "figures (PDF and PNG)",
-            "table.md": "table",
-            "04_figures.ipynb": "notebook",
-        }.items():
-            if (folder / name).exists():
-                print(f"  {what:22} {os.path.relpath(folder / name)}")
+    _conclude(study, folder, process.returncode, started)
     return process.returncode
+
+
+def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
+    """Say where the results are, or what failed."""
+    log = folder / LOG
+    if status:
+        if not report_failures(folder, since=started):
+            print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
+        print(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}", file=sys.stderr)
+        return
+    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
+    table = folder / "table.md"
+    print(f"\n{table.read_text().strip()}\n")
+    for name, what in {"figures": "figures (PDF and PNG)", "table.md": "table", "04_figures.ipynb": "notebook"}.items():
+        print(f"  {what:22} {os.path.relpath(folder / name)}")
 
 
 @contextmanager
@@ -153,16 +167,13 @@ class Watch:
 
     def look(self) -> None:
         """Look at the files once and show what has changed."""
-        for path, changed in self._manifests().items():
-            if self._done.get(path) != changed:
-                self._done[path] = changed
-                self._say(f"done  {path.relative_to(self.folder).with_suffix('').with_suffix('')}{_seconds(path)}")
-        states = {}
-        for path in sorted(self.folder.glob("*/*/02_train.progress.json")):
-            try:
-                states[str(path)] = json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue  # it ended a moment ago
+        for path, manifest in self._manifests().items():
+            if self._done.get(path) != manifest:
+                self._done[path] = manifest
+                stage = path.relative_to(self.folder).with_suffix("").with_suffix("")
+                self._say(f"done  {stage}  ({manifest['seconds']:.0f} s)")
+        found = {str(path): _read(path) for path in sorted(self.folder.glob(f"*/*/{PROGRESS_FILE}"))}
+        states = {name: state for name, state in found.items() if state}
         if sys.stderr.isatty():
             self._draw(states)
         elif states and time.monotonic() - self._printed > LINE_SECONDS:
@@ -183,42 +194,51 @@ class Watch:
                 total, done = state["steps"], state["done"]
                 self._bars[name] = tqdm(total=total, initial=done, desc=state["label"], unit="step", leave=False)
             bar = self._bars[name]
-            bar.set_postfix_str(_scores(state), refresh=False)
+            bar.set_postfix_str(_scores(state).removeprefix(", "), refresh=False)
             bar.update(state["done"] - bar.n)
 
-    def _manifests(self) -> dict[Path, float]:
-        return {path: path.stat().st_mtime for path in self.folder.rglob("*.manifest.json") if path.exists()}
+    def _manifests(self) -> dict[Path, dict[str, Any]]:
+        """Manifests by path; a new one tells a new start (Snakemake touches the files, so their times tell nothing)."""
+        found = {path: _read(path) for path in self.folder.rglob("*.manifest.json")}
+        return {path: manifest for path, manifest in found.items() if manifest}
 
     def _say(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
 def _scores(state: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {state[name]:.4f}" for name in ("loss", "train IoU", "test IoU") if name in state)
+    return "".join(f", {name} {state[name]:.4f}" for name in ("loss", "train IoU", "test IoU") if name in state)
 
 
 def _line(state: dict[str, Any]) -> str:
     left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
-    return f"      {state['label']}: epoch {state['epoch']}/{state['epochs']}, {_scores(state)}{left}"
+    return f"      {state['label']}: epoch {state['epoch']}/{state['epochs']}{_scores(state)}{left}"
 
 
-def _seconds(manifest: Path) -> str:
-    try:
-        return f"  ({json.loads(manifest.read_text())['seconds']:.0f} s)"
-    except (OSError, ValueError, KeyError):
-        return ""
+def report_failures(folder: Path, *, since: float) -> bool:
+    """Print each notebook below `folder` that failed after the time `since`, its error and where its executed copy is.
 
-
-def report_failures(folder: Path, *, since: float) -> None:
-    """Print each notebook below `folder` that failed after the time `since`, its error and where its executed copy is."""
-    print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for path in sorted(folder.rglob("*.failed.ipynb")):
-        if path.stat().st_mtime < since:
-            continue
+    Returns:
+        Whether there is any.
+    """
+    failed = [path for path in sorted(folder.rglob("*.failed.ipynb")) if path.stat().st_mtime >= since]
+    if failed:
+        print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
+    for path in failed:
         cells = json.loads(path.read_text())["cells"]
         errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-        why = f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else "interrupted"
+        log = path.with_name(path.name.replace(".failed.ipynb", ".log"))
+        why = f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else f"interrupted; see {os.path.relpath(log)}"
         print(f"  {os.path.relpath(path)}\n    {why}", file=sys.stderr)
+    return bool(failed)
 
 
 if __name__ == "__main__":

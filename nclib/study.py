@@ -10,7 +10,7 @@ import ast
 import copy
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,17 +231,17 @@ def _readable(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_-") or "none"
 
 
-def _injected_names(namespace: Mapping[str, Any]) -> Sequence[str]:
+def assigned_names(cell: str) -> list[str]:
+    """Names that a cell of plain assignments gives values to."""
+    assignments = [statement for statement in ast.parse(cell).body if isinstance(statement, ast.Assign)]
+    targets = [target for assignment in assignments for target in assignment.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
     """Names assigned in cells that papermill injected (IPython keeps the text of the cells it ran in `In`)."""
     cells = [cell for cell in namespace.get("In", ()) if isinstance(cell, str) and cell.startswith("# Parameters")]
-    return [
-        target.id
-        for cell in cells
-        for statement in ast.parse(cell).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    ]
+    return [name for cell in cells for name in assigned_names(cell)]
 
 
 class _StudyLoader(yaml.SafeLoader):
