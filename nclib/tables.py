@@ -1,7 +1,7 @@
 """Result tables of a study: every number as CSV, the ones to read as Markdown."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -192,7 +192,7 @@ def _digits(value: float, significant: int) -> int:
     return significant if value == 0 else max(0, significant - 1 - math.floor(math.log10(abs(value))))
 
 
-def _mean_and_deviation(values: Sequence[float], decimals: Callable[[float], int]) -> str:
+def _mean_and_deviation(values: Iterable[float], decimals: Callable[[float], int]) -> str:
     """The mean and, for several values, the standard deviation (n-1), with as many digits behind the point as it needs.
 
     >>> _mean_and_deviation([0.01234, 0.01236], lambda mean: _digits(mean, 3))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nclib.figures.layout import panels
+from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 1  # pixels between two pictures
@@ -36,7 +36,7 @@ class ContactSheet:
         axes_: its axes.
 
     Raises:
-        ValueError: images, labels and predictions differ in number, or columns is not positive.
+        ValueError: columns is not positive.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -49,11 +49,6 @@ class ContactSheet:
     axes_: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.labels) == len(self.predicted):
-            raise ValueError(
-                f"Expected as many labels and predictions as images, {len(self.images)}, but got {len(self.labels)} "
-                f"and {len(self.predicted)}."
-            )
         if self.columns < 1:
             raise ValueError(f"Expected columns >= 1, but got {self.columns}.")
 
@@ -79,7 +74,7 @@ class ContactSheet:
         wrong = labels != predicted
         return cls(images[wrong], labels[wrong], predicted[wrong], class_names, columns)
 
-    def plot(self, ax: Axes | None = None) -> "ContactSheet":
+    def plot(self, ax: SomeAxes = None) -> "ContactSheet":
         """Draw.
 
         Args:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nclib.figures.layout import few_ticks, legend_beside, panels, seeds_note
+from nclib.figures.layout import SomeAxes, legend_beside, panels, seeds_note
+from nclib.figures.lines import draw_lines, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
 
 FACET_FROM = 5  # runs; where their names form groups, more of them get a column of panels for each group
@@ -90,7 +90,7 @@ class MetricCurves:
             raise ValueError(f"Expected names among what was measured ({measured}), but got '{unknown[0]}'.")
         return cls(table, [panel(name, _TITLES.get(name)) for name in names], references or {})
 
-    def plot(self, ax: Axes | Sequence[Axes] | None = None, *, facet: bool | None = None) -> "MetricCurves":
+    def plot(self, ax: SomeAxes = None, *, facet: bool | None = None) -> "MetricCurves":
         """Draw.
 
         Args:
@@ -113,14 +113,14 @@ class MetricCurves:
                 self._plot_panels(ax, runs, styles)
         return self
 
-    def _plot_panels(self, ax: Axes | Sequence[Axes] | None, runs: list[str], styles: RunStyles) -> None:
+    def _plot_panels(self, ax: SomeAxes, runs: list[str], styles: RunStyles) -> None:
         columns = self.columns or (len(self.panels) if len(self.panels) < 3 else 3)
         rows = -(-len(self.panels) // columns)
-        size = (TEXT_WIDTH * min(1.0, max(columns, 1.6) / 2.4), 1.55 * rows + 0.75)
+        size = (TEXT_WIDTH * min(1.0, max(columns, 1.3) / 2.4), 1.55 * rows + 0.75)
         self.figure_, self.axes_ = panels(ax, rows, columns, number=len(self.panels), size=size)
         for axes, shown in zip(self.axes_, self.panels, strict=True):
             self._draw(axes, shown, runs, styles)
-            _scale(axes, shown)
+            scale_axis(axes, shown)
             axes.set(title=shown.title, xlabel="", ylabel="")
         for axes in self.axes_[-columns:]:
             axes.set_xlabel("epoch")
@@ -131,7 +131,7 @@ class MetricCurves:
         else:
             self.axes_[-1].legend(handles=handles)
 
-    def _plot_facets(self, ax: Axes | Sequence[Axes] | None, runs: list[str], styles: RunStyles) -> None:
+    def _plot_facets(self, ax: SomeAxes, runs: list[str], styles: RunStyles) -> None:
         groups = list(dict.fromkeys(group for group, _ in styles.groups.values()))
         shape = (len(self.panels), len(groups))
         size = (TEXT_WIDTH, 1.15 * shape[0] + 0.7)
@@ -142,7 +142,7 @@ class MetricCurves:
                 members = [run for run in runs if styles.groups[run][0] == group]
                 self._draw(axes, shown, members, RunStyles.from_runs(members))
                 axes.set(xlabel="", ylabel="", title=group if shown is self.panels[0] else "")
-            _scale(row[0], shown)
+            scale_axis(row[0], shown)
             row[0].set_ylabel(shown.title.replace(": ", ":\n").replace(", ", ",\n"))
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
@@ -164,7 +164,8 @@ class MetricCurves:
         return seeds_note(self.table["seed"].nunique())
 
     def _reference_handle(self) -> list[Line2D]:
-        return [Line2D([], [], color="0.3", dashes=(1, 2), linewidth=1.0, label="theory")] if self.references else []
+        drawn = any(self.references.get(shown.column) for shown in self.panels)
+        return [Line2D([], [], color="0.3", dashes=(1, 2), linewidth=1.0, label="theory")] if drawn else []
 
 
 class ScoreCurves(MetricCurves):
@@ -174,15 +175,22 @@ class ScoreCurves(MetricCurves):
     """
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> "ScoreCurves":
-        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs."""
+    def from_results(
+        cls, results: StudyResults, *, references: Mapping[str, Mapping[str, float]] | None = None
+    ) -> "ScoreCurves":
+        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs.
+
+        Args:
+            results: of the study.
+            references: `train_soft_iou` -> run -> value predicted by the theory.
+        """
         score, name = ("soft_iou", "IoU") if results.is_multi_label else ("accuracy", "accuracy")
         shown = [
             Panel(f"{split}_{score}", f"{text} {name}", floor=None, ceiling=1.0) for split, text in _SPLITS.items()
         ]
-        return cls(results.history, shown)
+        return cls(results.history, shown, references or {})
 
-    def _plot_panels(self, ax: Axes | Sequence[Axes] | None, runs: list[str], styles: RunStyles) -> None:
+    def _plot_panels(self, ax: SomeAxes, runs: list[str], styles: RunStyles) -> None:
         super()._plot_panels(ax, runs, styles)
         bottom = min(axes.get_ylim()[0] for axes in self.axes_)
         for axes in self.axes_:
@@ -209,58 +217,6 @@ class LossCurves(MetricCurves):
 
 _SPLITS = {"train": "training", "test": "test"}
 _TITLES = {"train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
-
-
-def draw_lines(
-    axes: Axes, table: pd.DataFrame, column: str, runs: Sequence[str], styles: RunStyles, *, label: str = "run"
-) -> None:
-    """One line for each run: mean over seeds, with a band from the smallest to the largest.
-
-    Args:
-        axes: to draw on.
-        table: long: columns `label`, `seed`, `epoch` and `column`.
-        column: the quantity.
-        runs: values of the column `label`, in the order drawn.
-        styles: of those.
-        label: the column that tells lines apart.
-    """
-    for place, run in enumerate(runs):
-        rows = table.loc[table[label] == run, ["seed", "epoch", column]].dropna()
-        points = rows["epoch"].nunique()
-        step = max(1, points // MARKS_A_LINE)
-        sns.lineplot(
-            rows,
-            x="epoch",
-            y=column,
-            errorbar=("pi", 100) if rows["seed"].nunique() > 1 else None,
-            err_kws={"alpha": 0.2, "linewidth": 0},
-            color=styles.colours[run],
-            linestyle=(0, styles.dashes[run]) if styles.dashes[run] else "-",
-            marker=styles.markers[run],
-            markevery=(place * step // max(1, len(runs)) % step, step),
-            markeredgewidth=0.4,
-            legend=False,
-            ax=axes,
-        )
-
-
-def _scale(axes: Axes, shown: Panel) -> None:
-    """Set the y-axis, after everything is drawn on it."""
-    if shown.log and _spans_a_decade(axes):
-        axes.set_yscale("log")
-    few_ticks(axes)
-    if shown.floor is not None:
-        axes.set_ylim(bottom=shown.floor)
-    if shown.ceiling is not None and axes.get_ylim()[1] > shown.ceiling:
-        axes.set_ylim(top=shown.ceiling + 0.02 * (shown.ceiling - axes.get_ylim()[0]))
-
-
-def _spans_a_decade(axes: Axes) -> bool:
-    """Whether the lines on this y-axis go through a factor of ten (a log axis would lack numbers otherwise)."""
-    shared = axes.get_shared_y_axes().get_siblings(axes)
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for one in shared for line in one.lines] or [[]])
-    values = values[np.isfinite(values) & (values > 0)]
-    return len(values) > 0 and values.max() > 10 * values.min()
 
 
 def _with_accuracies(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:

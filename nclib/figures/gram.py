@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from nclib.figures.layout import panels
+from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 from nclib.geometry import Geometry
 from nclib.results import StudyResults
@@ -69,7 +69,7 @@ class GramMatrices:
         """The last checkpoint of every run, with the study's first seed."""
         return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in results.runs})
 
-    def plot(self, ax: Axes | list[Axes] | None = None) -> "GramMatrices":
+    def plot(self, ax: SomeAxes = None) -> "GramMatrices":
         """Draw.
 
         Args:

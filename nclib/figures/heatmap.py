@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import seaborn as sns
 from jaxtyping import Int64
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from nclib.compose import MultiLabelData
-from nclib.figures.layout import panels
+from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import style
 
 LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colours follow the logarithm
@@ -52,7 +51,7 @@ class LabelHeatMap:
         counts.fill_diagonal_(0)
         return cls(counts + singles.sum(0).diag(), data.class_names)
 
-    def plot(self, ax: Axes | None = None) -> "LabelHeatMap":
+    def plot(self, ax: SomeAxes = None) -> "LabelHeatMap":
         """Draw.
 
         Args:

@@ -1,15 +1,13 @@
 """Tag-wise averages of rare and of frequent pairs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nclib.figures.curves import draw_lines
-from nclib.figures.layout import few_ticks, legend_beside, panels, seeds_note
+from nclib.figures.layout import SomeAxes, few_ticks, legend_beside, panels, seeds_note
+from nclib.figures.lines import draw_lines
 from nclib.figures.style import TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
 
@@ -51,7 +49,7 @@ class ImbalanceCurves:
         table = table.melt(["run", "seed", "epoch"], list(names), var_name="group", value_name="ratio")
         return cls(table.assign(group=table["group"].map(names)), results.imbalance_groups)
 
-    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> "ImbalanceCurves":
+    def plot(self, ax: SomeAxes = None) -> "ImbalanceCurves":
         """Draw.
 
         Args:

@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+SomeAxes = Axes | Sequence[Axes] | np.ndarray | None  # what every `.plot(ax)` takes
 BLANK_HOLDS = 8  # legend entries
 
 
 def panels(
-    ax: Axes | Sequence[Axes] | np.ndarray | None,
+    ax: SomeAxes,
     rows: int,
     columns: int,
     *,

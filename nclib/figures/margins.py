@@ -1,6 +1,6 @@
 """Sorted cosine margins of the training samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nclib.figures.layout import legend_beside, panels, seeds_note
+from nclib.figures.layout import SomeAxes, legend_beside, panels, seeds_note
 from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
 
@@ -50,7 +50,7 @@ class MarginDistribution:
             margins[run] = np.stack(rows)
         return cls(margins, classes)
 
-    def plot(self, ax: Sequence[Axes] | None = None) -> "MarginDistribution":
+    def plot(self, ax: SomeAxes = None) -> "MarginDistribution":
         """Draw.
 
         Args:

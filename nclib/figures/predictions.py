@@ -15,8 +15,8 @@ def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
         results: of the study.
 
     Returns:
-        `train_loss`, `train_feature_decay` and `tag_wise_scale_2`, ... -> run -> value; only of runs whose settings fit
-        the theory (`prediction`), so often empty.
+        `train_loss`, `train_soft_iou`, `train_feature_decay` and `tag_wise_scale_2`, ... -> run -> value; only of runs
+        whose settings fit the theory (`prediction`), so often empty.
     """
     values: dict[str, dict[str, float]] = {}
     for run in results.runs:
@@ -28,6 +28,7 @@ def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
         if minimum is None:
             continue
         values.setdefault("train_loss", {})[run] = minimum.data_loss
+        values.setdefault("train_soft_iou", {})[run] = minimum.soft_iou
         values.setdefault("train_feature_decay", {})[run] = _feature_decay(resolved, geometry, minimum)
         for m, scale in minimum.scales.items():
             if m > 1:

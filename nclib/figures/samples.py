@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nclib.compose import MultiLabelData
-from nclib.figures.layout import panels
+from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 
 
@@ -68,7 +68,7 @@ class SampleGrid:
             rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
         return cls(data.images, data.labels, data.class_names, rows)
 
-    def plot(self, ax: Axes | list[Axes] | None = None) -> "SampleGrid":
+    def plot(self, ax: SomeAxes = None) -> "SampleGrid":
         """Draw.
 
         Args:

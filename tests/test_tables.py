@@ -1,0 +1,152 @@
+"""Result tables: numbers are those measured, parameters saved those of the paper."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nclib import tables
+from nclib.results import StudyResults
+from nclib.storage import read_csv
+from nclib.study import Study
+from nclib.tables import _mean_and_deviation
+from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    def made(mapping) -> StudyResults:
+        study = Study.from_mapping(mapping)
+        write_study(outputs, study)
+        return StudyResults.load(study, outputs)
+
+    return made
+
+
+def parse(markdown: str, place: int) -> list[dict[str, str]]:
+    """The rows of one of the tables of a Markdown text."""
+    blocks = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in blocks[place]]
+    assert {len(row) for row in rows} == {len(rows[0])}
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def test_csv_holds_every_metric_of_the_last_checkpoint(load, tmp_path):
+    results = load(MULTI_LABEL)
+    csv, _ = tables.write_tables(results, tmp_path)
+    table = read_csv(csv, stage="04_figures")
+    assert list(zip(table["run"], table["seed"], strict=True)) == [
+        ("learned", 0),
+        ("learned", 1),
+        ("etf", 0),
+        ("etf", 1),
+    ]
+    source = read_csv(results.folder.run("etf", 1) / "metrics.csv", stage="03_validate")
+    row = table.iloc[3]
+    for split in ("train", "test"):
+        last = source[(source["epoch"] == 60) & (source["split"] == split)].iloc[0].drop(["epoch", "split"]).dropna()
+        assert len(last) > 25
+        for name, value in last.items():
+            assert row[f"{split}_{name}"] == value
+    history = read_csv(results.folder.run("etf", 1) / "history.csv", stage="02_train")
+    assert row["epochs"] == 60
+    assert row["seconds"] == pytest.approx(history["seconds"].sum())
+    assert (row["arch"], row["head"], row["dataset"]) == ("resnet18", "etf", "digits")
+    assert "train_onn_jaccard" not in table.columns
+
+
+def test_the_same_results_give_the_same_bytes(load, tmp_path):
+    results = load(MULTI_LABEL)
+    first = [path.read_bytes() for path in tables.write_tables(results, tmp_path / "a")]
+    assert first == [path.read_bytes() for path in tables.write_tables(results, tmp_path / "b")]
+
+
+def test_parameters_saved_are_those_of_the_paper(load):
+    rows = parse(tables.summary(load(MANY_RUNS)), 0)
+    saved = {row["run"]: row["saved"] for row in rows}
+    assert [saved[f"{arch}_etf"] for arch in ("resnet18", "resnet50", "vgg16", "vgg19")] == [
+        "20.71 %",
+        "4.45 %",
+        "15.75 %",
+        "11.58 %",
+    ]
+    assert {saved[f"{arch}_learned"] for arch in ("resnet18", "vgg19")} == {"–"}
+    assert rows[1]["trainable parameters"] == "8,859,762"
+
+
+def test_parameters_are_compared_with_the_same_network_only(load):
+    results = load(
+        {
+            **MULTI_LABEL,
+            "runs": {
+                "wide": {"model": {"width": 32}},
+                "etf": {"model": {"head": "etf", "feature_dim": 10}},
+                "small": {"model": {"feature_dim": 10}},
+            },
+        }
+    )
+    counts = {"wide": 900, "etf": 80, "small": 100}
+    one = StudyResults(results.study, results.folder, results.history, results.metrics, counts)
+    assert tables.saved_percent(one, "etf") == pytest.approx(20)
+    assert math.isnan(tables.saved_percent(one, "small"))
+    assert math.isnan(tables.saved_percent(one, "wide"))
+
+
+def test_several_seeds_are_mean_and_standard_deviation(load):
+    results = load(MULTI_LABEL)
+    text = tables.summary(results)
+    assert "mean ± standard deviation over 2 seeds" in text
+    values = results.last("test").query("run == 'etf'")["soft_iou"]
+    assert parse(text, 0)[1]["test IoU"] == f"{values.mean():.4f} ± {np.std(values, ddof=1):.4f}"
+
+
+def test_multi_label_tables(load):
+    results = load(TRIPLES)
+    text = tables.summary(results)
+    main, decoding, released = (parse(text, place)[0] for place in range(3))
+    assert list(main) == [
+        "run",
+        "train IoU",
+        "test IoU",
+        "NC1",
+        "NC2 classifier",
+        "NC2 means",
+        "NC3",
+        "tag-wise ratio, 2 labels",
+        "tag-wise ratio, 3 labels",
+        "trainable parameters",
+        "saved",
+    ]
+    test = results.last("test").iloc[0]
+    assert decoding["Jaccard, nearest average"] == f"{test['onn_jaccard']:.4f}"
+    assert decoding["subset accuracy, threshold"] == f"{test['threshold_subset_accuracy']:.4f}"
+    assert decoding["Jaccard, true m"] == f"{test['jaccard']:.4f}"
+    train = results.last("train").iloc[0]
+    assert float(released["NC1"]) == pytest.approx(train["released_nc1"], rel=5e-3)
+    assert float(released["NC2 means"]) == pytest.approx(train["nc2_h"], rel=5e-3)
+    assert float(main["NC2 means"]) == pytest.approx(train["nc2_h_centered"], rel=5e-3)
+
+
+def test_single_label_table(load):
+    text = tables.summary(load(SINGLE_LABEL))
+    assert text.count("\n| run") == 1  # no label sets to decode
+    assert list(parse(text, 0)[0])[1:3] == ["train accuracy", "test accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.012345], "0.0123"),
+        ([12.345], "12.3"),
+        ([1234.5], "1234"),
+        ([0.0], "0.000"),
+        ([3.3e-8], "3.3e-08"),
+        ([1.0, 1.5], "1.25 ± 0.35"),
+        ([math.nan], "–"),
+        ([-0.5], "-0.500"),
+    ],
+)
+def test_numbers_have_three_digits(values, text):
+    assert _mean_and_deviation(values, lambda mean: tables._digits(mean, 3)) == text
