@@ -1,0 +1,296 @@
+"""The training loop: resumable bit for bit, one path for every setting, errors that help."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from nclib import batches, dataset, train
+from nclib.params import Model, Training
+from nclib.resume import fingerprint, load_state, save_state
+from nclib.storage import StageError, load_tensors
+
+SETTINGS = {"epochs": 3, "batch_size": 32, "checkpoint_every": 2, "feature_decay": 1e-6, "lr": 0.05}
+SMALL = Model(arch="resnet18", width=2)
+
+
+class Quiet:
+    """A progress that says nothing, but may stop the training as an interrupt would."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.begun_with: list[dict] = []
+
+    def start(self, steps_an_epoch, history):
+        self.begun_with = list(history)
+
+    def step(self):
+        pass
+
+    def epoch(self, row):
+        if row["epoch"] == self.stop_after:
+            raise KeyboardInterrupt
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return dataset.build(source="digits", layout="mnist", train_counts={1: 6, 2: 1}, test_counts={1: 3, 2: 1})
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Single-label data."""
+    return dataset.build(source="digits", sample_size=6)
+
+
+def run(splits, folder, *, seed=0, model=SMALL, progress=None, mark="m", **changes):
+    settings = Training(**(SETTINGS | changes))
+    trainer = train.Trainer(train.build_network(model, splits, seed=seed), settings, seed=seed)
+    train_batches, test_batches = batches.of_splits(splits, settings, trainer.device)
+    return train.fit(trainer, train_batches, test_batches, folder, mark=mark, progress=progress or Quiet())
+
+
+def weights(folder, epoch=3):
+    return load_tensors(folder / "checkpoints" / f"epoch_{epoch:04d}.safetensors", stage="02_train")[0]
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_seed_is_one_result_and_another_seed_another(splits, tmp_path):
+    first, second, other = (run(splits, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), check_exact=True)
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+    assert not first["train_loss"].equals(other["train_loss"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lbfgs", "sdlbfgs"])
+def test_interrupted_training_goes_on_as_if_nothing_had_been(splits, tmp_path, optimizer):
+    changes = {"optimizer": optimizer, "lr": 0.01, "augment": True}
+    whole = run(splits, tmp_path / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(splits, tmp_path / "cut", progress=Quiet(stop_after=2), **changes)
+    assert not (tmp_path / "cut/checkpoints").exists(), "results appear when they are complete"
+    again = Quiet()
+    cut = run(splits, tmp_path / "cut", progress=again, **changes)
+    assert [row["epoch"] for row in again.begun_with] == [1, 2]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    pd.testing.assert_frame_equal(whole.drop(columns="seconds"), cut.drop(columns="seconds"), check_exact=True)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_train as t
+splits = t.dataset.build(source="digits", layout="mnist", train_counts={{1: 6, 2: 1}}, test_counts={{1: 3, 2: 1}})
+t.run(splits, Path(sys.argv[1]), epochs=12)
+"""
+
+
+def test_kill_9_in_training_costs_nothing(tmp_path):
+    """A real process, killed at several moments, ends with the weights of one that was left alone."""
+    command = [sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, tmp_path / "whole"], check=True, env=environment)
+    state = tmp_path / "cut/unfinished/state.safetensors"
+    kills, last = 0, None
+    for _ in range(3):
+        process = subprocess.Popen([*command, tmp_path / "cut"], env=environment)
+        end = time.monotonic() + 100
+        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns != last):
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        time.sleep(0.01 * kills)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        last = state.stat().st_mtime_ns if state.exists() else None
+    assert kills >= 2
+    subprocess.run([*command, tmp_path / "cut"], check=True, env=environment)
+    for epoch in (0, 2, 12):
+        assert same(weights(tmp_path / "whole", epoch), weights(tmp_path / "cut", epoch))
+
+
+def test_state_of_other_settings_is_not_resumed(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(splits, tmp_path, progress=Quiet(stop_after=2), mark="old")
+    again = Quiet()
+    run(splits, tmp_path, progress=again, mark="new")
+    assert again.begun_with == []
+
+
+def test_damaged_state_is_named(splits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(splits, tmp_path, progress=Quiet(stop_after=2))
+    state = tmp_path / "unfinished/state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-3] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(StageError, match=r"state\.safetensors is damaged .*delete it and run stage 02_train again"):
+        run(splits, tmp_path)
+
+
+def test_failed_training_leaves_the_earlier_results(splits, tmp_path):
+    run(splits, tmp_path)
+    before = weights(tmp_path)
+    train.forget(tmp_path)
+    with pytest.raises(StageError, match=r"The loss became .* in epoch 1.*lower training\.lr \(now 1000\)"):
+        run(splits, tmp_path, lr=1000.0, optimizer="adam")
+    assert same(before, weights(tmp_path))
+
+
+def test_full_disk_is_said(splits, small_disk):
+    with pytest.raises(StageError, match=r"Cannot write .*: No space left on device; free some space"):
+        run(splits, small_disk, model=Model(arch="resnet18", width=16))
+    assert not list(small_disk.rglob("*.safetensors")), "nothing half-written"
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "rescaled_mse", "label_smoothing", "focal"])
+@pytest.mark.parametrize("label_mean", [True, False])
+def test_every_loss_falls(splits, tmp_path, loss, label_mean):
+    history = run(splits, tmp_path, loss=loss, label_mean=label_mean, epochs=6, optimizer="adam", lr=3e-3)
+    assert history["train_loss"].iloc[-1] < 0.95 * history["train_loss"].iloc[0]
+
+
+def test_single_label_data_take_the_same_path(pictures, tmp_path):
+    history = run(
+        pictures, tmp_path, loss="mse", decay_on="features", schedule="step", epochs=12, optimizer="adam", lr=0.01
+    )
+    assert history["train_accuracy"].iloc[-1] > 0.5
+    assert history["train_accuracy"].equals(history["train_accuracy"].clip(0, 1))
+
+
+def test_epochs_differ_in_their_order_but_not_between_runs(splits):
+    settings = Training(**SETTINGS)
+    loader, _ = batches.of_splits(splits, settings, torch.device("cpu"))
+    orders = [[y for _, y in loader.shuffled(torch.Generator().manual_seed(s))] for s in (1, 1, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(orders[0], orders[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(orders[0], orders[2], strict=True))
+    assert torch.equal(torch.cat(orders[0]).sum(0), splits.train.labels.sum(0))
+
+
+def test_batches_hold_normalised_pictures(splits):
+    images, labels = splits.train.images, splits.train.labels
+    made = batches.DeviceBatches(images, labels, mean=[0.5], std=[0.25], device=torch.device("cpu"), batch_size=50)
+    pictures = torch.cat([x for x, _ in made.ordered()])
+    torch.testing.assert_close(pictures, (images.float() / 255 - 0.5) / 0.25)
+    assert pictures.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(104, [104, 1]), (52, [52, 53]), (105, [105]), (200, [105])])
+def test_no_batch_has_one_sample(splits, size, sizes):
+    made = batches.DeviceBatches(
+        splits.train.images, splits.train.labels, mean=[0.0], std=[1.0], device=torch.device("cpu"), batch_size=size
+    )
+    expected = [105] if sizes == [104, 1] else sizes
+    assert [len(y) for _, y in made.ordered()] == expected
+    assert len(made) == len(expected)
+
+
+def test_a_users_loader_is_accepted(splits, tmp_path):
+    ids = splits.train.labels.argmax(1)
+    loader = DataLoader(TensorDataset(splits.train.images.float() / 255, ids), batch_size=35, shuffle=True)
+    settings = Training(**SETTINGS)
+    trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
+    mine = batches.LoaderBatches(loader, device=trainer.device, num_classes=10)
+    history = train.fit(trainer, mine, mine, tmp_path, mark="m", progress=Quiet())
+    assert len(history) == 3
+
+
+def test_bfloat16_keeps_head_and_loss_in_float32(splits):
+    settings = Training(**SETTINGS | {"precision": "bfloat16"})
+    trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
+    loader, _ = batches.of_splits(splits, settings, trainer.device)
+    images, labels = next(loader.ordered())
+    seen = {}
+    trainer.model.backbone.register_forward_hook(lambda module, inputs, output: seen.update(backbone=output.dtype))
+    loss, decay, logits = trainer.objective(images, labels)
+    assert (loss.dtype, decay.dtype, logits.dtype) == (torch.float32,) * 3
+    assert seen["backbone"] == torch.bfloat16
+
+
+def test_bfloat16_ends_where_float32_does(pictures, tmp_path):
+    """Within the noise between seeds (three of each)."""
+    changes = {"epochs": 30, "optimizer": "adam", "lr": 0.01, "schedule": "cosine"}
+    wide = Model(arch="resnet18", width=4)
+    ends = {
+        precision: torch.tensor(
+            [
+                run(pictures, tmp_path / f"{precision}{s}", seed=s, model=wide, precision=precision, **changes)[
+                    "train_soft_iou"
+                ]
+                .iloc[-5:]
+                .mean()
+                for s in range(3)
+            ]
+        )
+        for precision in ("float32", "bfloat16")
+    }
+    noise = ends["float32"].max() - ends["float32"].min()
+    assert (ends["float32"].mean() - ends["bfloat16"].mean()).abs() < max(2 * noise, 0.02)
+    assert ends["bfloat16"].min() > 0.9
+
+
+def test_no_host_synchronisation_in_an_epoch(splits):
+    """On the meta device nothing can be read back: any `.item()`, `.cpu()` or `nonzero` in the loop would raise."""
+    settings = Training(**SETTINGS)
+    trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
+    images, labels = torch.zeros(8, 1, 16, 16, device="meta"), torch.zeros(8, 10, dtype=torch.uint8, device="meta")
+    trainer.model.to("meta")
+    loss, decay, logits = trainer.objective(images, labels)
+    (loss + decay).backward()
+    train.Sums(torch.device("meta")).add(loss.detach(), decay.detach(), logits.detach(), labels)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        loss.item()
+
+
+def test_compiled_training_ends_with_the_same_scores(splits, tmp_path):
+    pytest.importorskip("torch._inductor")
+    plain = run(splits, tmp_path / "plain", epochs=1)
+    trainer = train.Trainer(
+        train.build_network(SMALL, splits, seed=0), Training(**SETTINGS | {"compile": "on"}), seed=0
+    )
+    trainer.compile(1)
+    trainer._forward = torch.compile(trainer.model, backend="aot_eager")  # needs no C++ compiler
+    train_batches, _ = batches.of_splits(splits, trainer.settings, trainer.device)
+    row = trainer.train_epoch(train_batches, 0)
+    assert trainer.compiled
+    assert abs(row["train_loss"] - plain["train_loss"].iloc[0]) < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_and_cpu_agree(splits, tmp_path):
+    scores = [
+        run(splits, tmp_path / d, device=d, precision="float32", epochs=1)["train_loss"].iloc[0]
+        for d in ("cpu", "cuda")
+    ]
+    assert abs(scores[0] - scores[1]) < 0.05 * scores[0]
+
+
+def test_cuda_that_is_not_there_is_said(splits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="'cuda' was asked for, but torch sees no CUDA device"):
+        train.Trainer(train.build_network(SMALL, splits, seed=0), Training(**SETTINGS | {"device": "cuda"}), seed=0)
+
+
+def test_fingerprint_and_foreign_states(tmp_path, splits):
+    assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
+    model = train.build_network(SMALL, splits, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    save_state(tmp_path / "s.safetensors", model, optimizer, [], "m")
+    other = train.build_network(Model(arch="resnet18", width=3), splits, seed=0)
+    with pytest.raises(StageError, match=r"s\.safetensors is no state of this training"):
+        load_state(tmp_path / "s.safetensors", other, optimizer, "m")
