@@ -195,8 +195,8 @@ def _digits(value: float, significant: int) -> int:
 def _mean_and_deviation(values: Iterable[float], decimals: Callable[[float], int]) -> str:
     """The mean and, for several values, the standard deviation (n-1), with as many digits behind the point as it needs.
 
-    >>> _mean_and_deviation([0.01234, 0.01236], lambda mean: _digits(mean, 3))
-    '0.0124 ± 0.0000'
+    >>> _mean_and_deviation([0.0123, 0.0125], lambda mean: _digits(mean, 3))
+    '0.0124 ± 0.0001'
     """
     values = pd.Series(values).dropna()
     if values.empty:

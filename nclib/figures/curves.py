@@ -190,11 +190,13 @@ class ScoreCurves(MetricCurves):
         ]
         return cls(results.history, shown, references or {})
 
-    def _plot_panels(self, ax: SomeAxes, runs: list[str], styles: RunStyles) -> None:
-        super()._plot_panels(ax, runs, styles)
+    def plot(self, ax: SomeAxes = None, *, facet: bool | None = None) -> "ScoreCurves":
+        """Draw; see `MetricCurves.plot`."""
+        super().plot(ax, facet=facet)
         bottom = min(axes.get_ylim()[0] for axes in self.axes_)
         for axes in self.axes_:
             axes.set_ylim(bottom, 1.0 + 0.02 * (1.0 - bottom))
+        return self
 
 
 class LossCurves(MetricCurves):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from nclib.figures.layout import few_ticks
 from nclib.figures.panels import Panel
@@ -49,8 +50,13 @@ def draw_lines(
 
 def scale_axis(axes: Axes, shown: Panel) -> None:
     """Set the y-axis, after everything is drawn on it."""
-    if shown.log and _spans_a_decade(axes):
+    span = _span(axes) if shown.log else 1.0
+    if span > 10:  # below, a log axis would have next to no numbers
         axes.set_yscale("log")
+        if span < 100:  # two powers of ten need not fall into it
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     few_ticks(axes)
     if shown.floor is not None:
         axes.set_ylim(bottom=shown.floor)
@@ -58,9 +64,9 @@ def scale_axis(axes: Axes, shown: Panel) -> None:
         axes.set_ylim(top=shown.ceiling + 0.02 * (shown.ceiling - axes.get_ylim()[0]))
 
 
-def _spans_a_decade(axes: Axes) -> bool:
-    """Whether the lines on this y-axis go through a factor of ten (a log axis would lack numbers otherwise)."""
+def _span(axes: Axes) -> float:
+    """The factor between the largest and the smallest positive value of all lines on this y-axis."""
     shared = axes.get_shared_y_axes().get_siblings(axes)
     values = np.concatenate([np.asarray(line.get_ydata(), float) for one in shared for line in one.lines] or [[]])
     values = values[np.isfinite(values) & (values > 0)]
-    return len(values) > 0 and bool(values.max() > 10 * values.min())
+    return float(values.max() / values.min()) if len(values) else 1.0
