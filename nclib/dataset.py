@@ -49,6 +49,11 @@ class Splits:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether any training picture has more than one label."""
+        return bool(self.train.labels.sum(dim=1).max() > 1)
+
 
 def build(
     *,

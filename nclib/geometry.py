@@ -19,7 +19,7 @@ class Geometry:
     Attributes:
         class_names: K names.
         epochs: finished epochs of each checkpoint, ascending.
-        label_sets: the label sets of the training data, multi-hot; by multiplicity, then in lexicographic order of the labels.
+        label_sets: the label sets of the training data, multi-hot; by multiplicity, then in lexicographic order.
         counts: training samples of each label set.
         class_means: mean of the multiplicity-1 features of each class (not centred).
         global_mean: unweighted mean of the class means.
@@ -27,7 +27,8 @@ class Geometry:
         weight, bias: last layer.
         gram_features, gram_weight: cosines between the centred class means, and between the centred rows of the weight.
         angles: of each label set's mean to the sum of its labels' class means, in degrees (0 for single labels).
-        scales: least-squares factor C_m of the tag-wise average for m = 1, 2, ... (C_1 = 1; NaN where no set has m labels).
+        scales: least-squares factor C_m of the tag-wise average for m = 1, 2, ...; C_1 = 1, NaN where no set has m
+            labels.
         margins: cosine margins of the multiplicity-1 training samples, ascending at each epoch.
         sample_index: positions in the training split of a sample of features, spread over the label sets.
         sample_labels: their label sets.

@@ -107,7 +107,9 @@ class Model(Section):
         None,
         description="channels of the first stage (mlp: of each hidden layer); None: the architecture's own",
     )
-    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="hidden layers of an mlp; depth 6 n + 2 of a wide_resnet")
+    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet"
+    )
     head: Literal["learned", "etf"] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
     feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None, description="width d of the last-layer features; None: the architecture's own"

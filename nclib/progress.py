@@ -20,9 +20,11 @@ class TrainingProgress:
         folder: the run's; about once a second the state goes to a file there that `nclib.reproduce` reads.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
+        score: the column of the history to show, `soft_iou`, or `accuracy` for one label a picture.
     """
 
-    def __init__(self, folder: Path, *, label: str, epochs: int) -> None:
+    def __init__(self, folder: Path, *, label: str, epochs: int, score: str = "soft_iou") -> None:
+        self.score = score
         self.file = folder / FILE
         self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
         self._written = 0.0
@@ -50,9 +52,10 @@ class TrainingProgress:
             self._write()
 
     def epoch(self, row: dict[str, Any]) -> None:
-        shown = {"loss": row["train_loss"] + row["train_feature_decay"], "train IoU": row["train_soft_iou"]}
-        shown["test IoU"] = row["test_soft_iou"]
-        self.state |= {"epoch": row["epoch"], **shown}
+        name = {"soft_iou": "IoU"}.get(self.score, self.score)
+        shown = {"loss": row["train_loss"] + row["train_feature_decay"]}
+        shown |= {f"{split} {name}": row[f"{split}_{self.score}"] for split in ("train", "test")}
+        self.state |= {"epoch": row["epoch"], "shown": shown}
         self.bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
         self._write()
 

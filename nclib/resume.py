@@ -1,7 +1,7 @@
 """The state of an unfinished training, saved after every epoch: a killed run goes on from there, bit for bit.
 
-Model, optimiser and history are one safetensors file, written whole or not at all. No random state needs saving, since the
-order and augmentation of each epoch come from a generator seeded with (seed, epoch).
+Model, optimiser and history are one safetensors file, written whole or not at all. No random state needs saving, since
+the order and augmentation of each epoch come from a generator seeded with (seed, epoch).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from nclib.storage import StageError, load_tensors, save_tensors
 
 
 def fingerprint(**facts: Any) -> str:
-    """A SHA-256 of everything (JSON values) that decides a training's result; only a state with the same one is resumed."""
+    """A SHA-256 of all (JSON values) that decides a training's result; only a state with the same one is resumed."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -198,7 +198,7 @@ class Study(Section):
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge: mappings key by key, everything else in `over` replaces what `base` has (`*_counts` are values, too)."""
+    """Deep merge: mappings key by key; all else in `over` (`*_counts` are values, too) replaces what `base` has."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and not key.endswith("_counts")

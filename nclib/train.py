@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from nclib import losses
 from nclib.dataset import Splits
@@ -122,7 +123,7 @@ class Trainer:
         self._forward: Callable[[Tensor], tuple[Tensor, Tensor]] = self.model
 
     def compile(self, steps: int) -> None:
-        """Compile the forward pass if the settings ask for it; `auto` does on a GPU from `COMPILE_PAYS_FROM` steps on."""
+        """Compile the forward pass if asked to; `auto` does so on a GPU from `COMPILE_PAYS_FROM` steps on."""
         pays = self.device.type == "cuda" and steps >= COMPILE_PAYS_FROM
         self.compiled = self.settings.compile == "on" or (self.settings.compile == "auto" and pays)
         if self.compiled:
@@ -130,12 +131,15 @@ class Trainer:
 
     def objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, feature decay and logits of a batch; the network minimises the sum of the first two."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+        with self._precision():
             logits, features = self._forward(images)
         decay = losses.feature_decay(
             features, weight=self.settings.feature_decay, mean=self.settings.feature_decay_mean
         )
         return self.loss(logits, labels), decay, logits
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     def train_epoch(self, batches: Batches, epoch: int, on_step: Callable[[], None] | None = None) -> dict[str, float]:
         """One pass over the shuffled training data.
@@ -168,6 +172,10 @@ class Trainer:
             sums.add(*first[0], labels)
             if on_step:
                 on_step()
+        if self.settings.optimizer in ("lbfgs", "sdlbfgs"):
+            # Few and long steps: averages over the last ten describe networks long gone (test scores stayed at chance).
+            with self._precision():
+                update_bn(batches.ordered(), self.model)
         return sums.means("train")
 
     @torch.no_grad()

@@ -88,7 +88,7 @@ def validate(
         if dataset.pair_groups:
             ratios = metrics.imbalance_ratio(features, labels["train"], counts=dataset.pair_groups)
             rows[-2] |= {f"imbalance_ratio_{count}": float(ratio) for count, ratio in ratios.items()}
-        if splits.train.labels.sum(dim=1).max() > 1:
+        if splits.is_multi_label:
             rows[-1] |= _decoded(found, labels)
         pieces.append(_snapshot(features, labels["train"], weight, bias, sample.to(device)))
     sets = metrics.label_set_means(features, labels["train"])
