@@ -288,6 +288,16 @@ def test_samples_of_few_classes_show_several_of_each():
     assert len(figures.SampleGrid.from_data(data, number=8).rows[0]) == 8
 
 
+def test_long_label_lists_above_samples_have_a_line_a_label():
+    names = ("airplane", "automobile", "bird")
+    labels = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=torch.uint8).repeat(4, 1)
+    data = MultiLabelData(torch.zeros(12, 3, 4, 4, dtype=torch.uint8), labels, torch.zeros(12, 2).long(), names)
+    display = figures.SampleGrid(data.images, data.labels, names, [[*range(8)]]).plot()
+    assert display.axes_[0].get_title() == "airplane\nautomobile"
+    few = figures.SampleGrid(data.images, data.labels, names, [[0, 1, 2]]).plot()
+    assert few.axes_[0].get_title() == "airplane, automobile"
+
+
 def test_heat_map_counts_labels_alone_and_in_pairs(load):
     data = load(MANY_RUNS).splits("svhn").train
     expected = np.zeros((9, 9), dtype=int)

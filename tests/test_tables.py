@@ -84,13 +84,15 @@ def test_parameters_are_compared_with_the_same_network_only(load):
                 "wide": {"model": {"width": 32}},
                 "etf": {"model": {"head": "etf", "feature_dim": 10}},
                 "small": {"model": {"feature_dim": 10}},
+                "large": {"model": {"feature_dim": 12}},
             },
         }
     )
-    counts = {"wide": 900, "etf": 80, "small": 100}
+    counts = {"wide": 900, "etf": 80, "small": 100, "large": 160}
     one = StudyResults(results.study, results.folder, results.history, results.metrics, counts)
-    assert tables.saved_percent(one, "etf") == pytest.approx(20)
-    assert math.isnan(tables.saved_percent(one, "small"))
+    assert tables.saved_percent(one, "etf") == pytest.approx(50)  # of the largest
+    assert tables.saved_percent(one, "small") == pytest.approx(37.5)
+    assert math.isnan(tables.saved_percent(one, "large"))
     assert math.isnan(tables.saved_percent(one, "wide"))
 
 

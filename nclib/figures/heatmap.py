@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from jaxtyping import Int64
 from matplotlib.colors import LogNorm, Normalize
@@ -69,17 +70,17 @@ class LabelHeatMap:
             self.figure_, self.axes_ = panels(ax, 1, 1, size=(4.3, 3.6))
             axes = self.axes_[0]
             sns.heatmap(
-                np.ma.masked_equal(counts, 0),
+                pd.DataFrame(counts, index=list(self.class_names), columns=list(self.class_names)),
                 mask=counts == 0,
                 norm=norm,
                 cmap="crest",
                 annot=K <= NUMBERS_UP_TO,
                 fmt="d",
                 annot_kws={"fontsize": 6.5},
-                linewidths=0.6,
+                linewidths=0.6 if K <= NUMBERS_UP_TO else 0,
                 square=True,
-                xticklabels=list(self.class_names),
-                yticklabels=list(self.class_names),
+                xticklabels="auto",  # as many as there is room for
+                yticklabels="auto",
                 cbar_kws={
                     "label": "pictures",
                     "shrink": 0.85,

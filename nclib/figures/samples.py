@@ -12,6 +12,8 @@ from nclib.compose import MultiLabelData
 from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 
+LETTERS = 110  # that fit side by side above a row of pictures; longer lists of labels have a line for each
+
 
 def show_picture(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
     """Draw one picture (1 channel: black paper, white ink turned to black on white) without ticks."""
@@ -79,9 +81,12 @@ class SampleGrid:
         """
         columns = max(map(len, self.rows))
         places = [place for row in self.rows for place in row]
+        titles = [[self.class_names[k] for k in self.labels[place].nonzero().flatten().tolist()] for place in places]
+        between = ", " if max(len(", ".join(names)) for names in titles) * columns <= LETTERS else "\n"
         with style():
             if ax is None:
-                size = (TEXT_WIDTH, len(self.rows) * (TEXT_WIDTH / columns + 0.2))
+                above = 0.2 if between == ", " else 0.12 * max(map(len, titles)) + 0.08
+                size = (TEXT_WIDTH, len(self.rows) * (TEXT_WIDTH / columns + above))
                 self.figure_, grid = panels(None, len(self.rows), columns, size=size)
                 used = [(row, column) for row, shown in enumerate(self.rows) for column in range(len(shown))]
                 grid = grid.reshape(len(self.rows), columns)
@@ -90,8 +95,7 @@ class SampleGrid:
                     blank.remove()
             else:
                 self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0, 0))
-            for axes, place in zip(self.axes_, places, strict=True):
+            for axes, place, names in zip(self.axes_, places, titles, strict=True):
                 show_picture(axes, self.images[place])
-                names = [self.class_names[k] for k in self.labels[place].nonzero().flatten().tolist()]
-                axes.set_title(", ".join(names), loc="center", fontsize=7, pad=2.5)
+                axes.set_title(between.join(names), loc="center", fontsize=7, pad=2.5)
         return self
