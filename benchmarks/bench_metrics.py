@@ -130,7 +130,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def dense_nc1(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """The usual way: `Sigma_W` and `Sigma_B` as d x d matrices, then `pinv`."""
+    """The usual way: `Sigma_W` and `Sigma_B` as d x d matrices, then `torch.linalg.pinv` as it comes."""
     num_classes, dim = weight.shape
     if labels.ndim == 2:
         single = labels.sum(dim=1) == 1
@@ -144,7 +144,7 @@ def dense_nc1(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         within += deviations.T @ deviations
     deviations = means - means.mean(dim=0)
     between = deviations.T @ deviations / num_classes
-    inverse = torch.linalg.pinv(between, rtol=1e-5, hermitian=True)
+    inverse = torch.linalg.pinv(between, rtol=1e-5)
     return (within / len(features) * inverse).sum() / num_classes
 
 
