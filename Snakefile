@@ -74,7 +74,9 @@ def manifests(stage):
 DATASET = f"{ROOT}/datasets/{{dataset}}"
 RUN = f"{ROOT}/{{run}}/seed{{seed}}"
 # Trainings share the cores: Snakemake sets OMP_NUM_THREADS from `threads`, and its default of one would leave the rest idle.
-TRAIN_THREADS = int(config.get("threads", max(1, (workflow.cores or 4) // len(TRAININGS))))
+# On a cluster (seen from the submitting process or from within a job) there is no number of cores to share.
+CLUSTER = workflow.resource_settings.cores is None or workflow.remote_exec
+TRAIN_THREADS = int(config.get("threads", 4 if CLUSTER else max(1, workflow.cores // len(TRAININGS))))
 
 wildcard_constraints:
     dataset="|".join(map(re.escape, DATASETS)),

@@ -1,8 +1,8 @@
-"""`make reproduce`: one study from its file to figures, with live progress: `python -m nclib.reproduce params/STUDY.yaml`.
+"""`make reproduce`: one study from its file to figures, with live progress (`python -m nclib.reproduce STUDY.yaml`).
 
-It checks the study file, takes a lock on the study's outputs, and leaves the work to Snakemake (see the `Snakefile`), whose
-notebooks report how far they are through small files; those are drawn here as bars. Interrupt it at any time, or kill it:
-the same command goes on where it was.
+It checks the study file, takes a lock on the study's outputs, and leaves the work to Snakemake (see the `Snakefile`).
+The notebooks tell through small files how far they are; those are drawn here as bars. Interrupt it at any time, or kill
+it: the same command goes on where it was.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nclib.cluster import cancel_left_jobs
 from nclib.notebook import die_with_parent
 from nclib.progress import FILE as PROGRESS_FILE
 from nclib.runs import StageError, StudyFolder, project_root
@@ -37,12 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, else that of Snakemake.
     """
-    asked = _parser().parse_args(arguments)
+    asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
     try:
         study = Study.from_file(asked.study, smoke=asked.smoke)
         folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
+            if cancelled := cancel_left_jobs(folder):
+                print(f"cancelled what a killed run had left in Slurm's queue: {', '.join(cancelled)}", file=sys.stderr)
             forget_incomplete(folder)
             for left in folder.glob(f"*/*/{PROGRESS_FILE}"):
                 left.unlink()  # of a run that was killed
@@ -76,7 +79,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     command += ["--profile", root / "profiles" / asked.profile] if asked.profile else ["--cores", asked.cores]
     command += [*asked.snakemake, "--config", *config]
     started = time.time()
-    # Killed with this process: its own children, the notebooks' runners, then end through nclib.notebook.die_with_parent.
+    # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -145,7 +148,12 @@ def only_one(folder: Path) -> Iterator[int]:
 
 
 def forget_incomplete(folder: Path) -> None:
-    """Remove each manifest that names results which are not there any more, so that their stage runs again."""
+    """Remove each manifest that names results which are not there any more, so that their stage runs again.
+
+    Those of the future (the clock was set back since) become as old as now: they would be newer than all that is made
+    from them, so that Snakemake would make it again at every start.
+    """
+    now = time.time()
     for manifest in folder.rglob("*.manifest.json"):
         try:
             outputs = json.loads(manifest.read_text())["outputs"]
@@ -154,6 +162,8 @@ def forget_incomplete(folder: Path) -> None:
             complete = False
         if not complete:
             manifest.unlink()
+        elif manifest.stat().st_mtime > now:
+            os.utime(manifest, (now, now))
 
 
 class Watch:
@@ -215,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _scores(state: dict[str, Any]) -> str:
-    return "".join(f", {name} {state[name]:.4f}" for name in ("loss", "train IoU", "test IoU") if name in state)
+    return "".join(f", {name} {value:.4f}" for name, value in state.get("shown", {}).items())
 
 
 def _line(state: dict[str, Any]) -> str:
@@ -233,12 +243,20 @@ def report_failures(folder: Path, *, since: float) -> bool:
     if failed:
         print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
     for path in failed:
-        cells = json.loads(path.read_text())["cells"]
-        errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-        log = path.with_name(path.name.replace(".failed.ipynb", ".log"))
-        why = f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else f"interrupted; see {os.path.relpath(log)}"
-        print(f"  {os.path.relpath(path)}\n    {why}", file=sys.stderr)
+        print(f"  {os.path.relpath(path)}\n    {_why(path)}", file=sys.stderr)
     return bool(failed)
+
+
+def _why(failed: Path) -> str:
+    """The error in an executed notebook; where there is none, as of a killed kernel, what its runner has logged."""
+    cells = json.loads(failed.read_text())["cells"]
+    errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    if errors:
+        return f"{errors[-1]['ename']}: {errors[-1]['evalue']}"
+    log = failed.with_name(failed.name.replace(".failed.ipynb", ".log"))
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    said = [line.split(None, 1)[1] for line in lines if line.startswith("  error  ")]
+    return said[-1] if said else f"interrupted; see {os.path.relpath(log)}"
 
 
 if __name__ == "__main__":

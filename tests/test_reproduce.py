@@ -3,60 +3,13 @@
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).parent.parent
-SMALL = {
-    "study": "small",
-    "dataset": {
-        "name": "digits",
-        "source": "digits",
-        "layout": "mnist",
-        "train_counts": {1: 6, 2: 1},
-        "test_counts": {1: 3, 2: 1},
-    },
-    "model": {"arch": "resnet18", "width": 2},
-    "training": {"epochs": 2, "checkpoint_every": 1, "batch_size": 32, "feature_decay": 0.0},
-    "runs": {"learned": {}},
-}
-
-
-class Project:
-    """A copy of the project's Snakefile, notebooks and profiles, with a small study of one run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("notebooks", "profiles"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-        shutil.copy(ROOT / "Snakefile", folder)
-        self.outputs = folder / "outputs" / "small"
-
-    def write(self, **changes) -> None:
-        (self.folder / "small.yaml").write_text(yaml.safe_dump(SMALL | changes))
-
-    def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "nclib.reproduce", "small.yaml", "--cores", "2", *options]
-
-    def run(self, *options: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*options), cwd=self.folder, capture_output=True, text=True, timeout=280)
-
-    def manifests(self) -> dict[str, float]:
-        found = self.outputs.rglob("*.manifest.json")
-        return {str(path.relative_to(self.outputs)): path.stat().st_mtime_ns for path in found}
-
-    def results(self) -> dict[str, bytes]:
-        kinds = (".safetensors", ".csv", ".md", ".png", ".pdf")
-        files = [path for path in self.outputs.rglob("*") if path.suffix in kinds and "unfinished" not in path.parts]
-        return {str(path.relative_to(self.outputs)): path.read_bytes() for path in files}
-
+from tests.small_project import SMALL, Project
 
 STAGES = {
     "datasets/digits/01_dataset.manifest.json",
@@ -137,7 +90,7 @@ def test_a_lost_result_is_made_again(project):
 def test_a_failed_step_fails_until_it_is_mended_and_costs_nothing(project):
     """Snakemake's default: after a failed re-run, older files downstream make it say that all is done."""
     before = project.results()
-    project.write(training=SMALL["training"] | {"lr": 1e3, "optimizer": "adam"})
+    project.write(training=SMALL["training"] | {"lr": 1e3, "loss": "mse"})
     for _ in range(2):
         failed = project.run()
         assert failed.returncode == 1

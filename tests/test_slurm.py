@@ -1,0 +1,118 @@
+"""A study on a real Slurm of one node: what its jobs ask for, and that neither a killed job nor a killed launcher costs
+a result."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nclib import cluster
+from nclib.storage import StageError
+from tests.slurm_node import slurm_node
+from tests.small_project import SMALL, Project, wait_for
+
+pytestmark = pytest.mark.slow
+TRAINING = SMALL["training"] | {"epochs": 30, "checkpoint_every": 10}
+OPTIONS = ("--", "--set-threads", "train=2", "validate=2", "--seconds-between-status-checks", "1")
+
+
+@pytest.fixture(scope="module")
+def node():
+    with slurm_node() as folder:
+        yield folder
+
+
+def ask(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def trainings() -> list[str]:
+    """Ids of the running training jobs."""
+    jobs = ask("squeue", "--noheader", "--states=RUNNING", "--format=%i %j").split("\n")
+    return [job.split()[0] for job in jobs if job.endswith("small/learned/seed0/02_train")]
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_job_and_a_killed_launcher_cost_nothing(node, tmp_path):
+    alone, project = Project(tmp_path / "alone"), Project(tmp_path / "cluster")
+    for one in (alone, project):
+        one.write(training=TRAINING)
+    undisturbed = subprocess.Popen(alone.command(), cwd=alone.folder, stdout=subprocess.DEVNULL)
+
+    head = subprocess.Popen(
+        project.command("--profile", "slurm", *OPTIONS),
+        cwd=project.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    state = project.outputs / "learned/seed0/unfinished/state.safetensors"
+    wait_for(lambda: trainings() and state.exists())
+    (first,) = trainings()
+    asked = ask("scontrol", "show", "job", first)
+    for demand in ("TresPerNode=gres:gpu:1", "CPUs/Task=2", "MinMemoryNode=16000M", "TimeLimit=1-00:00:00"):
+        assert demand in asked
+    ask("scancel", "--signal=KILL", "--full", first)
+    wait_for(lambda: trainings() not in ([], [first]))  # sent once more, by itself
+    (second,) = trainings()
+    launched = [head, *psutil.Process(head.pid).children()]
+    for process in launched:
+        process.send_signal(signal.SIGKILL)
+    head.wait()
+    assert trainings() == [second], "Slurm's jobs outlive the launcher"
+
+    done = project.run("--profile", "slurm", *OPTIONS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"cancelled what a killed run had left in Slurm's queue: {second}" in done.stderr
+    assert undisturbed.wait(timeout=300) == 0
+    assert project.results() == alone.results()
+    logs = {path.name.rpartition("-")[0] for path in (project.outputs / "slurm").iterdir()}
+    assert logs == {"datasets-digits-01_dataset", "learned-seed0-02_train", "learned-seed0-03_validate", "04_figures"}
+    assert not cluster.jobs(project.outputs)
+
+
+def test_only_the_studys_own_jobs_are_cancelled(node, tmp_path):
+    mine, other = tmp_path / "mine", tmp_path / "mine_too"
+    (mine / cluster.JOBS).mkdir(parents=True)
+    script = tmp_path / "job.sh"
+    script.write_text("#!/bin/sh\nsleep 60\n")
+    submit = str(Path(__file__).parent.parent / "profiles/slurm/submit.sh")
+    ids = {}
+    for folder in (mine, other):
+        log = f"{tmp_path}/{folder.name}/run/seed0/02_train.log"
+        ids[folder] = ask(submit, str(folder), str(tmp_path), log, "1", "100", "5", "0", str(script)).strip()
+    assert cluster.cancel_left_jobs(mine) == [ids[mine]]
+    assert cluster.jobs(other) == [ids[other]]
+    assert ask("squeue", "--noheader", f"--jobs={ids[other]}", "--format=%j|%b").strip() == (
+        "mine_too/run/seed0/02_train|N/A"
+    )
+    ask("scancel", ids[other])
+
+
+def test_status_in_snakemakes_words(node, tmp_path):
+    status = str(Path(__file__).parent.parent / "profiles/slurm/status.sh")
+    submit = ["sbatch", "--parsable", f"--output={tmp_path}/log"]
+    good, bad = (ask(*submit, "--wrap", script).strip() for script in ("true", "exit 3"))
+    waiting = ask(*submit, "--hold", "--wrap", "true").strip()
+    wait_for(lambda: ask(status, good).strip() == "success", 30)
+    wait_for(lambda: ask(status, bad).strip() == "failed", 30)
+    assert ask(status, waiting) == "running\n"
+    ask("scancel", waiting)
+    assert ask(status, waiting) == "failed\n"
+
+
+def test_a_silent_slurm_is_no_reason_to_submit_twice(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    (folder / cluster.JOBS).mkdir(parents=True)
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.exit('slurm_load_jobs error: Unable to contact controller')\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(StageError, match=r"Slurm cannot be asked .*Unable to contact.*try again when squeue answers"):
+        cluster.cancel_left_jobs(folder)
+    status = Path(__file__).parent.parent / "profiles/slurm/status.sh"
+    assert ask(str(status), "7") == "running\n"
