@@ -35,6 +35,13 @@ class _Client(PapermillNotebookClient):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.widget_registry = {}
+        self.exit_status: int | None = None  # of a kernel that ended by itself: -9 if it was killed
+
+    async def _async_check_alive(self) -> None:
+        provisioner = self.km.provisioner if self.km else None
+        if provisioner is not None and self.exit_status is None:
+            self.exit_status = await provisioner.poll()
+        await super()._async_check_alive()
 
 
 class _Engine(Engine):
@@ -43,9 +50,13 @@ class _Engine(Engine):
         cls, nb_man: Any, kernel_name: str, *, config: Config, log_output: bool, **_: Any
     ) -> None:
         log = logging.getLogger("papermill")
-        _Client(
+        client = _Client(
             nb_man, kernel_name=kernel_name, config=config, log_output=log_output, log=log, startup_timeout=120
-        ).execute()
+        )
+        try:
+            client.execute()
+        except DeadKernelError as error:
+            raise DeadKernelError(_cause_of_death(client.exit_status)) from error
 
 
 papermill_engines.register("nclib", _Engine)
@@ -119,14 +130,22 @@ def _explained(error: BaseException, notebook: str | Path, failed: Path) -> Base
             f"{notebook} failed\n  cell      In [{error.exec_count}]\n  error     {error.ename}: {error.evalue}{kept}"
         )
     if isinstance(error, DeadKernelError):
-        return NotebookError(
-            f"{notebook} failed\n  error     its kernel was killed, most often because memory ran out: use a smaller "
-            f"training.batch_size or validation.batch_size, or give the job more memory{kept}"
-        )
+        return NotebookError(f"{notebook} failed\n  error     {error}{kept}")
     if isinstance(error, OSError):
         where = error.filename or failed.parent
         return NotebookError(f"{notebook} failed\n  error     cannot write {where}: {error.strerror or error}{kept}")
     return error
+
+
+def _cause_of_death(status: int | None) -> str:
+    """In words; a negative status is the number of the signal that ended the kernel."""
+    if status is None or status == -signal.SIGKILL:
+        return (
+            "its kernel was killed, most often because memory ran out: use a smaller training.batch_size or "
+            "validation.batch_size, or give the job more memory"
+        )
+    how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    return f"its kernel ended {how}, which is no error of the notebook's own: run the same command again"
 
 
 def _drop_widget_state(path: Path) -> None:
