@@ -1,0 +1,101 @@
+"""Crafted and damaged files end in an error that names them: no code runs, nothing hangs, memory is bounded."""
+
+import io
+import random
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+
+from nclib.sources.base import SourceError
+from nclib.sources.download import unpack
+from nclib.sources.pictures import decode
+from nclib.storage import StageError, load_tensors, read_csv, save_tensors
+from nclib.study import ParameterError, Study
+
+CASES = 10_000
+STUDY = (
+    b"study: s\ndataset: {name: d, train_counts: {1: 3}, layout: mnist, test_counts: {1: 2}}\nruns: {a: {}, b: {}}\n"
+)
+
+
+def mutations(content: bytes, number: int):
+    """Damaged copies: bytes changed, cut out, doubled or put in."""
+    chance = random.Random(0)
+    for _ in range(number):
+        made = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            at, length = chance.randrange(len(made) + 1), chance.randint(0, 8)
+            kind = chance.randrange(4)
+            if kind == 0 and at < len(made):
+                made[at] = chance.randrange(256)
+            elif kind == 1:
+                del made[at : at + length]
+            elif kind == 2:
+                made[at:at] = made[at : at + length]
+            else:
+                made[at:at] = chance.choice([b"\xff" * 8, b"&a [*a]", b"!!python/object:os.system ", b"1e999", b"\0"])
+        yield bytes(made)
+
+
+def fuzz(path, content, read, refusals):
+    refused = 0
+    for made in mutations(content, CASES):
+        path.write_bytes(made)
+        try:
+            read(path)
+        except refusals:
+            refused += 1
+    assert refused > CASES / 20, "most mutations must reach a check"
+
+
+def test_tensors(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.arange(6.0).view(2, 3)}, {"k": 1})
+    fuzz(path, path.read_bytes(), lambda p: load_tensors(p, stage="02_train"), StageError)
+
+
+def test_tables(tmp_path):
+    content = b'epoch,split,nc1\n0,train,0.5\n1,"test",1e-3\n'
+    fuzz(tmp_path / "t.csv", content, lambda p: read_csv(p, stage="03_validate"), StageError)
+
+
+def test_studies(tmp_path):
+    fuzz(tmp_path / "s.yaml", STUDY, Study.from_file, ParameterError)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_pictures(tmp_path, kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 99, 199)).save(buffer, kind)
+    fuzz(tmp_path / "p", buffer.getvalue(), lambda p: decode(p, lambda picture: picture.resize((4, 4))), SourceError)
+
+
+def test_archives_stay_in_their_folder(tmp_path):
+    for name in ("../out", "/tmp/nclib-out", "train/../../out"):
+        with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as archive:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+        with pytest.raises(SourceError, match="cannot be unpacked"):
+            unpack(tmp_path / "train.tar.gz", tmp_path / "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.tar.gz"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "study: !!python/object/apply:os.system ['touch owned']\n",
+        "a: " + "[" * 100_000,
+        "study: s\nruns: {a: {training: {lr: " + "9" * 10_000 + "}}}\n",
+        "study: &a [*a]\nruns: *a\n",
+        "study: s\nruns: &a {b: *a}\n",
+    ],
+    ids=["object", "deep", "huge", "loop", "loop of runs"],
+)
+def test_crafted_studies(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ParameterError, match=r"s\.yaml: "):
+        Study.from_file(tmp_path / "s.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
