@@ -36,6 +36,9 @@ class ParameterError(ValueError):
     """A study file or a notebook's parameters are not valid; the message names each field at fault."""
 
 
+MOST_VALUES = 100_000  # in a study file
+
+
 class Study(Section):
     """A study: shared sections, the seeds, and the runs with their overrides (`resolve` gives one run's parameters).
 
@@ -247,9 +250,26 @@ def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
 class _StudyLoader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key given twice (PyYAML keeps the last one and says nothing)."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"aliases make it more than {MOST_VALUES} values")
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a document has with its aliases written out: a few lines can outgrow the memory."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # of a loop
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(value,) for value in node.value]
+        known[id(node)] = 1 + sum(_values(part, known) for pair in pairs for part in pair)
+    return known[id(node)]

@@ -88,10 +88,11 @@ def test_archives_stay_in_their_folder(tmp_path):
         "study: !!python/object/apply:os.system ['touch owned']\n",
         "a: " + "[" * 100_000,
         "study: s\nruns: {a: {training: {lr: " + "9" * 10_000 + "}}}\n",
+        "study: [&x0 [0,0,0]" + "".join(f", &x{i} [" + f"*x{i - 1}," * 9 + "]" for i in range(1, 12)) + "]\n",
         "study: &a [*a]\nruns: *a\n",
         "study: s\nruns: &a {b: *a}\n",
     ],
-    ids=["object", "deep", "huge", "loop", "loop of runs"],
+    ids=["object", "deep", "huge", "laughs", "loop", "loop of runs"],
 )
 def test_crafted_studies(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
