@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -31,6 +31,7 @@ from nclib.storage import StageError, save_tensors
 COMPILE_PAYS_FROM = 20_000  # steps on a GPU; below, compiling costs more than it saves
 
 
+@runtime_checkable
 class Batches(Protocol):
     """What the loop needs of its data (`nclib.batches`)."""
 
@@ -122,12 +123,12 @@ class Trainer:
         self.compiled = False
         self._forward: Callable[[Tensor], tuple[Tensor, Tensor]] = self.model
 
-    def compile(self, steps: int) -> None:
+    def compile(self, steps: int, *, backend: str = "inductor") -> None:
         """Compile the forward pass if asked to; `auto` does so on a GPU from `COMPILE_PAYS_FROM` steps on."""
         pays = self.device.type == "cuda" and steps >= COMPILE_PAYS_FROM
         self.compiled = self.settings.compile == "on" or (self.settings.compile == "auto" and pays)
         if self.compiled:
-            self._forward = torch.compile(self.model)
+            self._forward = torch.compile(self.model, backend=backend)
 
     def objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, feature decay and logits of a batch; the network minimises the sum of the first two."""
@@ -191,6 +192,7 @@ class Trainer:
         return means
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What `fit` tells of its progress (`nclib.progress.TrainingProgress`)."""
 

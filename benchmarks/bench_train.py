@@ -1,0 +1,147 @@
+"""How fast training is, beside a plain loop and beside the machine's limit: `make bench-train`.
+
+For each architecture: samples a second of `nclib.train` and the share of the matrix-multiply ceiling, measured in the same
+process. For the first: side by side with a loop as the released code has it, on the same model and data: a DataLoader
+over a TensorDataset with default workers, float32, contiguous, `.item()` after every step. Medians of several rounds that
+alternate between the two.
+
+    python benchmarks/bench_train.py                              the default study (CPU)
+    python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from nclib import batches, dataset, losses, train
+from nclib.device import describe
+from nclib.params import Run
+from nclib.study import Study
+
+
+def seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Wall time of `work`, with all that it queued on the device."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product, the best of ten."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    torch.mm(a, a)
+    return 2 * size**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(10))
+
+
+def operations(run: Run, splits: dataset.Splits) -> float:
+    """Floating-point operations of a training step for one sample, counted on shapes alone."""
+    with torch.device("meta"):
+        model = train.build_network(run.model, splits, seed=0)
+        images = torch.zeros(2, *splits.train.images.shape[1:])
+    with FlopCounterMode(display=False) as counter:
+        logits, features = model(images)
+        (logits.sum() + features.sum()).backward()
+    return counter.get_total_flops() / 2
+
+
+class Ours:
+    """An epoch of `nclib.train` on the study's settings."""
+
+    def __init__(self, run: Run, splits: dataset.Splits) -> None:
+        self.trainer = train.Trainer(train.build_network(run.model, splits, seed=0), run.training, seed=0)
+        self.batches, _ = batches.of_splits(splits, run.training, self.trainer.device)
+        self.trainer.compile(run.training.epochs * len(self.batches))
+
+    def __call__(self) -> None:
+        self.trainer.train_epoch(self.batches, 0)
+
+
+class Plain:
+    """An epoch of a plain loop on the same network and data."""
+
+    def __init__(self, run: Run, splits: dataset.Splits, device: torch.device) -> None:
+        self.device, self.settings = device, run.training
+        self.model = train.build_network(run.model, splits, seed=0).to(device)
+        pictures = splits.train.images.float() / 255
+        self.loader = DataLoader(
+            TensorDataset(pictures, splits.train.labels.float()), batch_size=run.training.batch_size, shuffle=True
+        )
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=run.training.lr, momentum=0.9, weight_decay=run.training.weight_decay
+        )
+
+    def __call__(self) -> None:
+        total = 0.0
+        self.model.train()
+        for images, labels in self.loader:
+            logits, features = self.model(images.to(self.device))
+            loss = losses.pick_all_label_cross_entropy(logits, labels.to(self.device), label_mean=True)
+            loss = loss + losses.feature_decay(features, weight=self.settings.feature_decay)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item()
+
+
+def compare(run: Run, splits: dataset.Splits, *, rounds: int, plain: bool) -> dict[str, float | str]:
+    """Median samples a second of ours and, if asked for, of the plain loop, in alternating rounds."""
+    ours = Ours(run, splits)
+    device, count = ours.trainer.device, len(splits.train)
+    loops: dict[str, Callable[[], None]] = {"ours": ours}
+    if plain:
+        loops["plain"] = Plain(run, splits, device)
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    first = seconds(ours, device)
+    for loop in loops.values():
+        loop()
+    for _ in range(rounds):
+        for name, loop in loops.items():
+            times[name].append(seconds(loop, device))
+    rate = {name: count / statistics.median(values) for name, values in times.items()}
+    limit = ceiling(device, ours.trainer.dtype)
+    row: dict[str, float | str] = {
+        "run": run.run,
+        "device": describe(device),
+        "precision": str(ours.trainer.dtype).removeprefix("torch."),
+        "batch": run.training.batch_size,
+        "samples_per_second": round(rate["ours"]),
+        "share_of_ceiling": round(rate["ours"] * operations(run, splits) / limit, 3),
+        "first_epoch_seconds": round(first, 2),
+    }
+    if plain:
+        row |= {"plain_samples_per_second": round(rate["plain"]), "speedup": round(rate["ours"] / rate["plain"], 2)}
+    return row
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", default="params/mlab_digits.yaml")
+    parser.add_argument("--runs", nargs="*", help="runs of the study (default: all)")
+    parser.add_argument("--batch-sizes", nargs="*", type=int, help="in place of the study's")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    asked = parser.parse_args()
+    study = Study.from_file(asked.study)
+    made: dict[str, dataset.Splits] = {}
+    for name in asked.runs or study.runs:
+        run = study.resolve(name)
+        if run.dataset.name not in made:
+            made[run.dataset.name] = dataset.build(**run.dataset.model_dump())
+        for size in asked.batch_sizes or [run.training.batch_size]:
+            sized = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": size})})
+            row = compare(sized, made[run.dataset.name], rounds=asked.rounds, plain=not asked.no_plain)
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
