@@ -1,9 +1,9 @@
 """How fast training is, beside a plain loop and beside the machine's limit: `make bench-train`.
 
-For each architecture: samples a second of `nclib.train` and the share of the matrix-multiply ceiling, measured in the same
-process. For the first: side by side with a loop as the released code has it, on the same model and data: a DataLoader
-over a TensorDataset with default workers, float32, contiguous, `.item()` after every step. Medians of several rounds that
-alternate between the two.
+For each run of a study: samples a second of `nclib.train` and its share of the matrix-multiply ceiling, measured in the
+same process; and, on the same model and data, those of a loop as the released code has it: a DataLoader over a
+TensorDataset with default workers, float32, contiguous, `.item()` after every step. Medians of rounds that alternate
+between the two.
 
     python benchmarks/bench_train.py                              the default study (CPU)
     python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)

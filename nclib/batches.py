@@ -89,8 +89,7 @@ class DeviceBatches:
         )
 
     def _normalised(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        floats = images.to(dtype=torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(self._shift, floats, self._scale)
+        return torch.addcmul(self._shift, images.float(), self._scale)
 
 
 def of_splits(splits: Splits, settings: Training, device: torch.device) -> tuple[DeviceBatches, DeviceBatches]:

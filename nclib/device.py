@@ -1,6 +1,9 @@
-"""Which device and precision a stage computes in."""
+"""Which device, precision and memory layout a stage computes in."""
 
 import torch
+from torch import nn
+
+ONEDNN_BLOCK = 16  # channels in one vector of the widest instructions (AVX-512)
 
 
 def choose_device(setting: str) -> torch.device:
@@ -21,6 +24,21 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype:
         native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move the network to `device`, its weights in channels_last, which the pictures then follow.
+
+    On the CPU, a network that has strided 1 x 1 convolutions of fewer than 16 channels (narrow ResNets) stays as it is:
+    in channels_last, the gradient of their weights is written beyond its workspace, and the process may crash.
+    Source: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    unsafe = device.type == "cpu" and any(
+        conv.kernel_size == (1, 1) and conv.stride != (1, 1) and conv.in_channels // conv.groups < ONEDNN_BLOCK
+        for conv in convolutions
+    )
+    return model.to(device, memory_format=torch.preserve_format if unsafe else torch.channels_last)
 
 
 def describe(device: torch.device) -> str:

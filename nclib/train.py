@@ -20,7 +20,7 @@ from torch.optim.swa_utils import update_bn
 
 from nclib import losses
 from nclib.dataset import Splits
-from nclib.device import choose_device, choose_precision
+from nclib.device import choose_device, choose_precision, place
 from nclib.metrics import soft_iou, subset_accuracy
 from nclib.models import Classifier, build_model
 from nclib.optim import build_optimizer, build_schedule, decay_groups, step
@@ -99,7 +99,7 @@ class Trainer:
         self.seed = seed
         self.device = choose_device(settings.device)
         self.dtype = choose_precision(settings.precision, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = place(model, self.device)
         self.loss = build_loss(settings)
         self.optimizer = build_optimizer(
             settings.optimizer,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nclib import decode, metrics
 from nclib.batches import DeviceBatches
 from nclib.dataset import Splits
+from nclib.device import place
 from nclib.features import extract
 from nclib.geometry import Geometry
 from nclib.params import Dataset
@@ -66,7 +67,7 @@ def validate(
     """
     if not checkpoints:
         raise StageError("There are no checkpoints: run stage 02_train first.")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = place(model, device)
     batches = {
         name: DeviceBatches(
             split.images, split.labels, mean=splits.mean, std=splits.std, device=device, batch_size=batch_size
@@ -174,4 +175,3 @@ def _snapshot(
         "margins": metrics.cosine_margins(features, labels, weight, bias).sort().values,
         "sample_features": features[sample],
     }
-

@@ -52,7 +52,7 @@ def test_parameters_arrive_and_the_source_stays(tmp_path):
     run_notebook(source, tmp_path / "out" / "a.ipynb", {"number": 41})
     assert texts(tmp_path / "out" / "a.ipynb") == "42\n"
     assert source.read_bytes() == before
-    assert os.listdir(tmp_path / "out") == ["a.ipynb"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.ipynb"]
 
 
 def test_unknown_parameter_is_an_error(tmp_path):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nclib.device import place
 from nclib.models import build_model
 from nclib.optim import build_optimizer, build_schedule, decay_groups, step
 from nclib.optim.sdlbfgs import damped_pair, inverse_hessian_product
@@ -20,10 +21,10 @@ def seeded(seed=0):
 
 
 def network(*, head="learned", seed=0):
-    # The smallest with residual blocks: convolutions in channels_last and batch norm
-    options = {"in_channels": 1, "num_classes": 3, "width": 2, "depth": 8}
+    # The smallest with residual blocks that is trained in channels_last, and batch norm
+    options = {"in_channels": 1, "num_classes": 3, "width": 16, "depth": 8}
     model = build_model("wide_resnet", head=head, generator=seeded(seed), **options)
-    return model.to(memory_format=torch.channels_last)
+    return place(model, torch.device("cpu"))
 
 
 def batch(seed=0):

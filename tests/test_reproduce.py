@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import time
@@ -168,4 +167,4 @@ def test_outputs_that_cannot_be_written_are_named(project):
     refused = project.run("--outputs", "file")
     assert refused.returncode == 2
     assert "Cannot write" in refused.stderr
-    assert os.listdir(project.folder / "outputs") == ["small"]
+    assert [path.name for path in (project.folder / "outputs").iterdir()] == ["small"]

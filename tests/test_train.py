@@ -13,6 +13,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from nclib import batches, dataset, train
+from nclib.device import place
+from nclib.models import build_model
 from nclib.params import Model, Training
 from nclib.resume import fingerprint, load_state, save_state
 from nclib.storage import StageError, load_tensors
@@ -277,6 +279,31 @@ def test_compiled_training_gives_the_same_losses():
     """In a process without shape checks, which dynamo cannot trace; with a backend that needs no C++ compiler."""
     code = COMPILED.format(tests=str(Path(__file__).parent))
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+NARROW = """
+import torch
+from nclib.device import place
+from nclib.models import build_model
+for arch, width, stem in (("resnet18", 4, "small"), ("resnet18", 8, "imagenet"), ("wide_resnet", 4, "small")):
+    depth = 8 if arch == "wide_resnet" else None
+    model = build_model(arch, in_channels=3, num_classes=10, width=width, depth=depth, stem=stem)
+    model = place(model, torch.device("cpu"))
+    for _ in range(10):
+        model(torch.randn(32, 3, 64, 64))[0].square().mean().backward()
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_narrow_networks_keep_clear_of_a_crash_in_onednn(threads):
+    """With channels_last weights, this ends in a segmentation fault or an abort where the vectors are of 16 floats."""
+    subprocess.run([sys.executable, "-c", NARROW], check=True, env=os.environ | {"OMP_NUM_THREADS": threads})
+
+
+def test_wide_enough_networks_are_channels_last():
+    for width, expected in ((8, False), (16, True)):
+        model = place(build_model("resnet18", in_channels=1, num_classes=3, width=width), torch.device("cpu"))
+        assert model.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) == expected
 
 
 @pytest.mark.gpu
