@@ -12,7 +12,8 @@ from torch import Tensor
 from nclib import sources
 from nclib.compose import Counts, MultiLabelData, as_single_label, compose, pair_group_counts
 from nclib.sources.base import SourceImages, stream
-from nclib.storage import StageError, load_tensors, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors, save_tensors
 
 FILE = "data.safetensors"
 STAGE = "01_dataset"

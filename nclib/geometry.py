@@ -9,7 +9,8 @@ from pathlib import Path
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from nclib.storage import StageError, load_tensors, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ with the process that started it (`kill -9` of a scheduler leaves no kernel that
 `OUT.running.ipynb`, saved after every cell; it becomes `OUT.ipynb` at the end, or `OUT.failed.ipynb`.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -24,9 +23,8 @@ from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from nclib.processes import die_with_parent
 from nclib.study import assigned_names
-
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 class _Client(PapermillNotebookClient):
@@ -64,12 +62,6 @@ papermill_engines.register("nclib", _Engine)
 
 class NotebookError(RuntimeError):
     """A notebook did not run to its end; the message says which cell and where the executed copy is."""
-
-
-def die_with_parent(sent: signal.Signals) -> None:
-    """Have Linux send this process `sent` when the process that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
 
 
 def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
@@ -118,7 +110,9 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
         _drop_widget_state(running)
         running.replace(out)
     except BaseException as error:
-        if running.exists():
+        if isinstance(error, OSError):
+            running.unlink(missing_ok=True)  # written in part
+        elif running.exists():
             running.replace(failed)
         raise _explained(error, notebook, failed) from error
 

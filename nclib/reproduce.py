@@ -6,9 +6,11 @@ it: the same command goes on where it was.
 """
 
 import argparse
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nclib.cluster import cancel_left_jobs
-from nclib.notebook import die_with_parent
+from nclib.processes import die_with_parent
 from nclib.progress import FILE as PROGRESS_FILE
 from nclib.runs import StageError, StudyFolder, project_root
 from nclib.storage import unwritable
@@ -29,6 +31,7 @@ from nclib.study import ParameterError, Study
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
+ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
 LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
 
@@ -105,7 +108,10 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
     """Say where the results are, or what failed."""
     log = folder / LOG
     if status:
-        if not report_failures(folder, since=started):
+        told = report_failures(folder, since=started)
+        if shutil.disk_usage(folder).free < ROOM:  # then the logs may say nothing
+            print(unwritable(folder, OSError(errno.ENOSPC, "")), file=sys.stderr)
+        elif not told:
             print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
         print(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}", file=sys.stderr)
         return
@@ -239,24 +245,31 @@ def report_failures(folder: Path, *, since: float) -> bool:
     Returns:
         Whether there is any.
     """
-    failed = [path for path in sorted(folder.rglob("*.failed.ipynb")) if path.stat().st_mtime >= since]
+    recent = [path for path in sorted(folder.rglob("0*")) if path.is_file() and path.stat().st_mtime >= since]
+    failed = {path.with_suffix("").with_suffix(".log"): path for path in recent if path.name.endswith(".failed.ipynb")}
+    for path in recent:
+        if path.suffix == ".log" and _logged_error(path):
+            failed.setdefault(path, path)  # a copy that could not be written to its end is not kept
     if failed:
         print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for path in failed:
-        print(f"  {os.path.relpath(path)}\n    {_why(path)}", file=sys.stderr)
+    for log, kept in failed.items():
+        print(f"  {os.path.relpath(kept)}\n    {_why(kept, log)}", file=sys.stderr)
     return bool(failed)
 
 
-def _why(failed: Path) -> str:
+def _why(kept: Path, log: Path) -> str:
     """The error in an executed notebook; where there is none, as of a killed kernel, what its runner has logged."""
-    cells = json.loads(failed.read_text())["cells"]
+    cells = json.loads(kept.read_text())["cells"] if kept != log else []
     errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
     if errors:
         return f"{errors[-1]['ename']}: {errors[-1]['evalue']}"
-    log = failed.with_name(failed.name.replace(".failed.ipynb", ".log"))
+    return _logged_error(log) or f"interrupted; see {os.path.relpath(log)}"
+
+
+def _logged_error(log: Path) -> str | None:
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     said = [line.split(None, 1)[1] for line in lines if line.startswith("  error  ")]
-    return said[-1] if said else f"interrupted; see {os.path.relpath(log)}"
+    return said[-1] if said else None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nclib.storage import StageError, load_tensors, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors, save_tensors
 
 
 def fingerprint(**facts: Any) -> str:

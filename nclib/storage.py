@@ -1,9 +1,8 @@
 """Writing files whole or not at all, and reading them back only when they are what was written.
 
 Every result goes to a temporary name in its own folder, is flushed to the disk and renamed, so that a crash, a full
-disk or `kill -9` leaves either the old file or the new one. Tensors are kept as safetensors (no code can hide in them)
-with a SHA-256 of names, types, shapes, values and metadata in the header; `load_tensors` refuses a file whose content
-differs from it.
+disk or `kill -9` leaves either the old file or the new one. Tensors have a module of their own, `nclib.tensors`: the
+launcher and Snakemake need this one, and torch takes seconds to import.
 """
 
 import errno
@@ -11,16 +10,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
 
 class StageError(RuntimeError):
@@ -113,7 +109,7 @@ def read_json(path: str | Path, *, stage: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"it is no JSON: {error}", stage) from error
+        raise damaged(path, f"it is no JSON: {error}", stage=stage) from error
 
 
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:
@@ -128,7 +124,7 @@ def read_csv(path: str | Path, *, stage: str) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except (ValueError, pd.errors.ParserError) as error:
-        raise _damaged(path, f"it is no table: {error}", stage) from error
+        raise damaged(path, f"it is no table: {error}", stage=stage) from error
 
 
 def require(path: str | Path, *, stage: str) -> Path:
@@ -149,58 +145,6 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
-    digest = hashlib.sha256(metadata.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous().cpu()
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
-    """Write named tensors and JSON metadata as one safetensors file with a checksum, whole or not at all.
-
-    Args:
-        path: the file, by convention `*.safetensors`.
-        tensors: any dtypes and devices; they come back on the CPU.
-        metadata: anything JSON can hold.
-    """
-    contiguous = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
-    text = json.dumps(metadata)
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, {"metadata": text, "sha256": _digest(contiguous, text)})
-
-
-def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], Any]:
-    """Read a file of `save_tensors`.
-
-    Args:
-        path: the file.
-        stage: the stage that writes it, for the error message.
-
-    Returns:
-        The tensors by name (on the CPU) and the metadata.
-
-    Raises:
-        StageError: the file is missing, truncated, or differs from what was written by as little as one bit.
-    """
-    path = require(path, stage=stage)
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        text = header["metadata"]
-        intact = _digest(tensors, text) == header["sha256"]
-        metadata = json.loads(text)
-    except KeyError as error:
-        raise _damaged(path, f"its header lacks {error}", stage) from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, RecursionError) as error:
-        raise _damaged(path, str(error), stage) from error
-    if not intact:
-        raise _damaged(path, "its content does not match its checksum", stage)
-    return tensors, metadata
-
-
-def _damaged(path: Path, why: str, stage: str) -> StageError:
+def damaged(path: Path, why: str, *, stage: str) -> StageError:
+    """The error for a file that is not what `stage` wrote."""
     return StageError(f"{path} is damaged ({why}): delete it and run stage {stage} again.")

@@ -26,7 +26,8 @@ from nclib.models import Classifier, build_model
 from nclib.optim import build_optimizer, build_schedule, decay_groups, step
 from nclib.params import Model, Training
 from nclib.resume import load_state, save_state
-from nclib.storage import StageError, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import save_tensors
 
 COMPILE_PAYS_FROM = 20_000  # steps on a GPU; below, compiling costs more than it saves
 

@@ -21,7 +21,8 @@ from nclib.device import place
 from nclib.features import extract
 from nclib.geometry import Geometry
 from nclib.params import Dataset
-from nclib.storage import StageError, load_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors
 
 
 @dataclass(frozen=True)

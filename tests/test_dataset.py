@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nclib import dataset, sources
-from nclib.storage import StageError, load_tensors, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors, save_tensors
 
 COMPOSED = {
     "source": "digits",

@@ -17,7 +17,8 @@ from nclib import dataset
 from nclib.geometry import Geometry
 from nclib.notebook import NotebookError, run_notebook
 from nclib.reproduce import BUSY
-from nclib.storage import StageError, load_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors
 from tests.small_project import SMALL, Project, wait_for
 from tests.test_notebook import write as write_notebook
 

@@ -11,8 +11,9 @@ from PIL import Image
 from nclib.sources.base import SourceError
 from nclib.sources.download import unpack
 from nclib.sources.pictures import decode
-from nclib.storage import StageError, load_tensors, read_csv, save_tensors
+from nclib.storage import StageError, read_csv
 from nclib.study import ParameterError, Study
+from nclib.tensors import load_tensors, save_tensors
 
 CASES = 10_000
 STUDY = (

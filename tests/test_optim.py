@@ -126,7 +126,7 @@ def test_impossible_schedules_are_refused(name, options, message):
 def test_decay_on_features_spares_the_backbone(name):
     model = network()
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
-    optimizer = build_optimizer(name, decay_groups(model, mode="features"), lr=0.1, weight_decay=0.5)
+    optimizer = build_optimizer(name, decay_groups(model, mode="features"), lr=0.01, weight_decay=0.5)
 
     def closure():  # a loss of zero gradient: only the decay moves anything
         optimizer.zero_grad()
@@ -137,7 +137,7 @@ def test_decay_on_features_spares_the_backbone(name):
     step(optimizer, closure, model=model)
     for key, value in model.named_parameters():
         if key.startswith("head."):
-            assert value.norm() < 0.99 * before[key].norm(), key
+            assert value.norm() < 0.999 * before[key].norm(), key
         else:
             assert torch.equal(value, before[key]), key
 

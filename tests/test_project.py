@@ -86,6 +86,11 @@ def test_importing_nclib_is_light():
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_launcher_starts_without_torch():
+    code = "import sys, nclib.reproduce, nclib.study, nclib.runs; print({'torch', 'nbformat'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
 def test_kernels_need_neither_plots_nor_widgets():
     code = (
         "import sys, nclib.losses, nclib.heads, nclib.metrics, nclib.features\n"

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 from nclib.storage import (
     StageError,
     atomic_path,
-    load_tensors,
     read_csv,
     read_json,
     require,
-    save_tensors,
     write_csv,
     write_json,
 )
+from nclib.tensors import load_tensors, save_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7, dtype=torch.uint8), "c": torch.zeros(0, 3)}
 

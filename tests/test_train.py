@@ -17,7 +17,8 @@ from nclib.device import place
 from nclib.models import build_model
 from nclib.params import Model, Training
 from nclib.resume import fingerprint, load_state, save_state
-from nclib.storage import StageError, load_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "checkpoint_every": 2, "feature_decay": 1e-6, "lr": 0.05}
 SMALL = Model(arch="resnet18", width=2)

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from nclib.sources.base import SourceError, SourceImages, cache_root, progress
-from nclib.storage import StageError, load_tensors, save_tensors
+from nclib.storage import StageError
+from nclib.tensors import load_tensors, save_tensors
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 1 << 26  # a picture's; decoded as RGB it takes three bytes each
