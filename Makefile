@@ -1,5 +1,6 @@
 # make reproduce   the default study (or STUDY=params/x.yaml): data, training, metrics, figures, table
-# make test        the test suite          make lint   ruff and nbstripout
+# make test        the test suite          make stress   twenty kills, and a Slurm job's: the tests that take minutes
+# make lint        ruff and nbstripout
 # make lab         JupyterLab with the notebooks
 # Each does its own set-up, once, in .venv. Another torch than the pinned one:
 #   make setup TORCH="torch==2.11.0 torchvision==0.26.0" TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -10,13 +11,17 @@ OUTPUTS ?= outputs
 TORCH ?= $(shell grep -E '^torch(vision)?==' constraints.txt)
 TORCH_INDEX ?=
 PYTEST ?=
+WORKERS ?= 3
+
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+QUIET_THREADS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce theory lab test lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,7 +39,19 @@ $(READY): pyproject.toml constraints.txt
 
 reproduce: $(READY)
 	@$(BIN)/python -m nclib.reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
-		$(if $(SMOKE),--smoke) $(if $(PROFILE),--profile $(PROFILE))
+		$(if $(SMOKE),--smoke) $(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
+		$(if $(PROFILE),--profile $(PROFILE))
+
+# A study's small results, to be kept with the code.
+NAME := $(shell sed -n 's/^study: *//p' $(STUDY))
+REFERENCE := outputs/reference/$(NAME)
+reference: reproduce
+	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
+	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
+
+# Paper-scale MLab-MNIST on one GPU; interrupted, it goes on where it was: `timeout 590 make reference-gpu`, twice.
+reference-gpu:
+	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
 
 theory: $(READY)
 	$(BIN)/python -m nclib.notebook notebooks/00_theory.ipynb $(OUTPUTS)/theory/00_theory.ipynb '{}'
@@ -43,7 +60,15 @@ lab: $(READY)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/05_explore.ipynb
 
 test: $(READY)
+ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
+else
+	$(QUIET_THREADS) $(BIN)/python -m pytest -m "not timing and not stress" $(PARALLEL)
+	$(BIN)/python -m pytest -m timing
+endif
+
+stress: $(READY)
+	$(QUIET_THREADS) $(BIN)/python -m pytest -m stress $(PARALLEL)
 
 lint: $(READY)
 	$(BIN)/ruff check .

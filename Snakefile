@@ -1,4 +1,4 @@
-# A study as a graph of notebooks: 01_dataset -> 02_train -> 03_validate (each run and seed) -> 04_figures, 05_explore.
+# A study as a graph of notebooks: 01_dataset -> 02_train -> 03_validate (each run and seed) -> 04_figures.
 #   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib.reproduce`)
 #   snakemake --cores all --config study=params/mlab_digits.yaml
 # A stage is done when its manifest is there, which it writes last. Only manifests are outputs here: Snakemake deletes the
@@ -18,6 +18,7 @@ from nclib.study import Study
 STARTED = time.time()
 STUDY_FILE = config.get("study", "params/mlab_digits.yaml")
 STUDY = Study.from_file(STUDY_FILE, smoke=str(config.get("smoke", "")).lower() in ("1", "true", "yes"))
+STUDY = STUDY.only(str(config.get("runs", "")).split())
 OUTPUTS = config.get("outputs", "outputs")
 FOLDER = StudyFolder(OUTPUTS, STUDY.study)
 ROOT = f"{OUTPUTS}/{STUDY.study}"

@@ -7,13 +7,16 @@ between the two.
 
     python benchmarks/bench_train.py                              the default study (CPU)
     python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)
+    python benchmarks/bench_train.py --at-once 1 2 4              does it pay to train several runs at once?
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -122,6 +125,35 @@ def compare(run: Run, splits: dataset.Splits, *, rounds: int, plain: bool) -> di
     return row
 
 
+def several(run: Run, splits: dataset.Splits, number: int, *, rounds: int) -> dict[str, float | str]:
+    """Samples a second of all of `number` trainings of a run that share the machine."""
+    processes = multiprocessing.get_context("spawn")
+    barrier, times = processes.Barrier(number), processes.SimpleQueue()
+    threads = max(1, torch.get_num_threads() // number)
+    started = [
+        processes.Process(target=one_of_several, args=(run, splits, threads, rounds, barrier, times))
+        for _ in range(number)
+    ]
+    for process in started:
+        process.start()
+    slowest = max(times.get() for _ in started)
+    for process in started:
+        process.join()
+    total = number * rounds * len(splits.train) / slowest
+    return {"run": run.run, "at_once": number, "samples_per_second": round(total), "threads": threads}
+
+
+def one_of_several(
+    run: Run, splits: dataset.Splits, threads: int, rounds: int, barrier: Any, times: "multiprocessing.SimpleQueue"
+) -> None:
+    """Seconds of `rounds` epochs, begun when all the others are warm, too; goes into `times`."""
+    torch.set_num_threads(threads)
+    ours = Ours(run, splits)
+    ours()
+    barrier.wait()
+    times.put(sum(seconds(ours, ours.trainer.device) for _ in range(rounds)))
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,6 +162,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="*", type=int, help="in place of the study's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    parser.add_argument("--at-once", nargs="*", type=int, help="instead: so many trainings of a run side by side")
     asked = parser.parse_args()
     study = Study.from_file(asked.study)
     made: dict[str, dataset.Splits] = {}
@@ -137,6 +170,10 @@ def main() -> None:
         run = study.resolve(name)
         if run.dataset.name not in made:
             made[run.dataset.name] = dataset.build(**run.dataset.model_dump())
+        for number in asked.at_once or ():
+            print(json.dumps(several(run, made[run.dataset.name], number, rounds=asked.rounds)), flush=True)
+        if asked.at_once:
+            continue
         for size in asked.batch_sizes or [run.training.batch_size]:
             sized = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": size})})
             row = compare(sized, made[run.dataset.name], rounds=asked.rounds, plain=not asked.no_plain)

@@ -15,6 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+# jsonschema would build a grammar of internationalised addresses, 1.3 s of every start; notebooks are valid without.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
     try:
-        study = Study.from_file(asked.study, smoke=asked.smoke)
+        study = Study.from_file(asked.study, smoke=asked.smoke).only(asked.runs)
         folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
             if cancelled := cancel_left_jobs(folder):
@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--smoke", action="store_true", help="use the study's 'smoke' overrides: the whole chain in a minute"
     )
+    parser.add_argument("--runs", type=str.split, default=[], help="only these of the study's runs, e.g. 'learned etf'")
     parser.add_argument("--cores", default="all", help="cores to use on this machine (default: all)")
+    parser.add_argument("--gpu-runs", type=int, default=1, help="runs at once on this machine's GPU (default: 1)")
     parser.add_argument("--profile", help="a folder of profiles/ (e.g. slurm): run the stages there instead of here")
     parser.add_argument("--outputs", default="outputs", help="folder for results (default: outputs)")
     parser.add_argument("snakemake", nargs="*", help="further options for snakemake, after --")
@@ -79,7 +81,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock: int) -> int:
     config = [f"study={Path(asked.study).resolve()}", f"outputs={asked.outputs}", *(["smoke=1"] if asked.smoke else [])]
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
+    config += [f"runs={' '.join(asked.runs)}"] if asked.runs else []
     command += ["--profile", root / "profiles" / asked.profile] if asked.profile else ["--cores", asked.cores]
+    if not asked.profile and list(Path("/dev").glob("nvidia[0-9]*")):
+        command += ["--resources", f"gpu={asked.gpu_runs}"]
     command += [*asked.snakemake, "--config", *config]
     started = time.time()
     # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.

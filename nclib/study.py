@@ -10,7 +10,7 @@ import ast
 import copy
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +112,12 @@ class Study(Section):
             if name not in PARAMETERS:
                 raise ParameterError(f"{name}: no such parameter; a notebook takes {', '.join(PARAMETERS)}")
         return cls.from_mapping({name: namespace[name] for name in cls.model_fields if name in namespace})
+
+    def only(self, runs: Sequence[str]) -> "Study":
+        """The study without its other runs; as it is if `runs` is empty."""
+        for run in runs:
+            self.resolve(run)
+        return self.model_copy(update={"runs": {run: self.runs[run] for run in runs}}) if runs else self
 
     def resolve(self, run: str) -> Run:
         """The parameters of one run.

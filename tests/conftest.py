@@ -5,6 +5,17 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = ("test_faults", "test_slurm", "test_reproduce", "test_studies", "test_explore_browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that parallel workers end together."""
+
+    def place(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path):

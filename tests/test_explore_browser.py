@@ -161,6 +161,7 @@ def test_nothing_overlaps_in_a_narrow_window(page, tmp_path):
     assert panel.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
 
 
+@pytest.mark.timing
 def test_redraw_after_a_step(page, record_property, capsys):
     """The best of several medians, since other work on the machine only ever adds to the time."""
     page.set_viewport_size({"width": WIDTH, "height": 900})

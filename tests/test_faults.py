@@ -121,8 +121,8 @@ def kill_and_run_again(folder: Path, kinds: list[str], seed: int, expected: dict
     return kills
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.stress
+@pytest.mark.timeout(900)
 def test_twenty_kills_at_random_moments_cost_nothing(undisturbed, tmp_path):
     kinds = [*KINDS] * (KILLS // len(KINDS))
     random.Random(0).shuffle(kinds)

@@ -35,7 +35,8 @@ def trainings() -> list[str]:
     return [job.split()[0] for job in jobs if job.endswith("small/learned/seed0/02_train")]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.stress
+@pytest.mark.timeout(900)
 def test_a_killed_job_and_a_killed_launcher_cost_nothing(node, tmp_path):
     alone, project = Project(tmp_path / "alone"), Project(tmp_path / "cluster")
     for one in (alone, project):

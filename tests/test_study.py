@@ -172,3 +172,11 @@ def test_a_parameter_that_papermill_injects_unasked_is_refused():
 def test_other_names_in_a_notebook_do_not_matter():
     namespace = {**study(), "plan": 1, "In": ["", "plan = 1", "# Parameters\nrun = 'etf'\n"]}
     assert Study.from_notebook(namespace).study == "mlab_digits"
+
+
+def test_only_some_runs():
+    study = Study.from_mapping(DIGITS | {"runs": {"a": {}, "b": {}, "c": {}}})
+    assert list(study.only(["c", "a"]).runs) == ["c", "a"]
+    assert study.only([]) == study
+    with pytest.raises(ParameterError, match="has no run 'd'; it has a, b, c"):
+        study.only(["d"])
