@@ -2,7 +2,7 @@
 # make test        the test suite          make stress   twenty kills, and a Slurm job's: the tests that take minutes
 # make lint        ruff and nbstripout
 # make lab         JupyterLab with the notebooks
-# Each does its own set-up, once, in .venv. Another torch than the pinned one:
+# Each does its own set-up, once, in .venv. Another torch than the pinned one (later: after `make clean`):
 #   make setup TORCH="torch==2.11.0 torchvision==0.26.0" TORCH_INDEX=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 STUDY ?= params/mlab_digits.yaml
@@ -20,6 +20,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+ifneq ($(wildcard $(READY)),)
+ifneq ($(findstring command line,$(origin TORCH) $(origin TORCH_INDEX)),)
+ifneq ($(strip $(TORCH) $(TORCH_INDEX)),$(shell cat $(READY)))
+$(error $(VENV) holds another torch than TORCH and TORCH_INDEX ask for: run `make clean` first)
+endif
+endif
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
@@ -35,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	grep -vE '^torch(vision)?==' constraints.txt > $(VENV)/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable ".[dev]"
-	@touch $(READY)
+	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
 reproduce: $(READY)
 	@$(BIN)/python -m nclib.reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \

@@ -10,9 +10,10 @@ import re
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 from nclib.reproduce import report_failures
-from nclib.runs import StudyFolder
+from nclib.runs import StudyFolder, parameters_of_run, parameters_of_study
 from nclib.study import Study
 
 STARTED = time.time()
@@ -28,44 +29,37 @@ NOTEBOOKS = Path(workflow.basedir) / "notebooks"
 
 
 def code(stage):
-    "Hash of the code cells alone: opening, running or re-saving a notebook is no change."
+    "Hash of the code cells alone, without parameters: opening, trying or re-saving a notebook is no change."
     cells = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text())["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])]
+    sources = ["".join(cell["source"]) for cell in cells]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
 
 
-def given(*sections, **more):
+def of_run(stage):
     "The parameters one stage depends on, as JSON: a change elsewhere in the study reruns nothing."
 
     def parameters(wildcards):
-        if "run" in wildcards.keys():
-            resolved = STUDY.resolve(wildcards.run).model_dump(mode="json")
-            own = {"run": wildcards.run, "seed": int(wildcards.seed), "seeds": [int(wildcards.seed)]}
-            own["runs"] = {wildcards.run: {}}
-        else:
-            resolved = {"dataset": DATASETS[wildcards.dataset].model_dump(mode="json")}
-            own = {"runs": {"any": {}}, "run": "any"}
-        empty = {section: {} for section in ("dataset", "model", "training", "validation")}
-        chosen = {section: resolved[section] for section in sections}
-        values = {"study": STUDY.study, **empty, **chosen, **own, "outputs": OUTPUTS, "sweep": {}, "smoke": {}}
-        return json.dumps(values | more)
+        of_data = stage == "01_dataset"
+        run = next(r for r in STUDY.runs if STUDY.resolve(r).dataset.name == wildcards.dataset) if of_data else wildcards.run
+        empty = {section: {} for section in ("dataset", "model", "training", "validation", "sweep", "smoke")}
+        chosen = parameters_of_run(STUDY.resolve(run), stage)
+        own = {"run": "any"} if of_data else {"run": run, "seed": int(wildcards.seed), "seeds": [int(wildcards.seed)]}
+        return json.dumps({"study": STUDY.study, **empty, **chosen, "runs": {own["run"]: {}}, **own, "outputs": OUTPUTS})
 
     return parameters
 
 
-def whole():
-    "The parameters of the stages that see the whole study."
-    study = STUDY.model_dump(mode="json", exclude={"smoke", "sweep"})
-    return json.dumps({**study, "outputs": OUTPUTS, "sweep": {}, "smoke": {}})
+def of_study():
+    "The parameters of the stage that sees the whole study."
+    return json.dumps({**parameters_of_study(STUDY), "outputs": OUTPUTS, "sweep": {}, "smoke": {}})
 
 
 def execute(stage, folder):
     "`exec` makes the runner Snakemake's own child, so that it ends with Snakemake however that ends."
-    folder = folder.replace("{", "{wildcards.")
-    return (
-        f"exec {sys.executable} -m nclib.notebook {NOTEBOOKS}/{stage}.ipynb {folder}/{stage}.ipynb "
-        "{params.given:q} > {log} 2>&1"
-    )
+    made = f"{folder}/{stage}.ipynb".replace("{", "{wildcards.")
+    source = quote(str(NOTEBOOKS / f"{stage}.ipynb"))
+    return f"exec {quote(sys.executable)} -m nclib.notebook {source} {quote(made)} {{params.given:q}} $PPID > {{log:q}} 2>&1"
 
 
 def manifests(stage):
@@ -95,7 +89,7 @@ rule all:
 
 rule dataset:
     output: f"{DATASET}/01_dataset.manifest.json",
-    params: given=given("dataset"), code=code("01_dataset"),
+    params: given=of_run("01_dataset"), code=code("01_dataset"),
     log: f"{DATASET}/01_dataset.log",
     resources: mem_mb=8000, runtime=120,
     shell: execute("01_dataset", DATASET)
@@ -104,7 +98,7 @@ rule dataset:
 rule train:
     input: lambda wildcards: f"{ROOT}/datasets/{STUDY.resolve(wildcards.run).dataset.name}/01_dataset.manifest.json",
     output: f"{RUN}/02_train.manifest.json",
-    params: given=given("dataset", "model", "training"), code=code("02_train"),
+    params: given=of_run("02_train"), code=code("02_train"),
     log: f"{RUN}/02_train.log",
     threads: TRAIN_THREADS
     resources: mem_mb=16000, runtime=1440, gpu=1,
@@ -114,7 +108,7 @@ rule train:
 rule validate:
     input: f"{RUN}/02_train.manifest.json",
     output: f"{RUN}/03_validate.manifest.json",
-    params: given=given("dataset", "model", "training", "validation"), code=code("03_validate"),
+    params: given=of_run("03_validate"), code=code("03_validate"),
     log: f"{RUN}/03_validate.log",
     threads: TRAIN_THREADS
     resources: mem_mb=16000, runtime=240, gpu=1,
@@ -124,7 +118,7 @@ rule validate:
 rule figures:
     input: manifests("03_validate"),
     output: f"{ROOT}/04_figures.manifest.json",
-    params: given=whole(), code=code("04_figures"),
+    params: given=of_study(), code=code("04_figures"),
     log: f"{ROOT}/04_figures.log",
     resources: mem_mb=8000, runtime=60,
     shell: execute("04_figures", ROOT)

@@ -84,6 +84,7 @@ class Plain:
 
     def __call__(self) -> None:
         total = 0.0
+        torch.backends.cudnn.allow_tf32 = True  # torch's default, which `nclib.device` changes
         self.model.train()
         for images, labels in self.loader:
             logits, features = self.model(images.to(self.device))

@@ -60,17 +60,18 @@ class DeviceBatches:
         """The number of batches in a pass."""
         return len(self._bounds) - 1
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples in a random order: (pictures float32 (b, c, h, w), labels (b, k)).
 
         Args:
             generator: on the device of the split; it decides the order and the augmentation.
+            plain: without augmentation.
         """
         order = torch.randperm(len(self.images), generator=generator, device=generator.device).to(self.images.device)
         for start, stop in zip(self._bounds, self._bounds[1:], strict=False):
             chosen = order[start:stop]
             images, labels = self._placed(self.images.index_select(0, chosen), self.labels.index_select(0, chosen))
-            if self.augment:
+            if self.augment and not plain:
                 images = random_flip(random_crop(images, padding=4, generator=generator), generator=generator)
             yield self._normalised(images), labels
 
@@ -126,8 +127,8 @@ class LoaderBatches:
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loader's batches in the loader's order; `generator` is not used."""
+    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """The loader's batches in the loader's order; nothing is done to them."""
         return self.ordered()
 
     def ordered(self) -> Iterator[tuple[Tensor, Tensor]]:

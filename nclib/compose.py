@@ -72,19 +72,22 @@ def pair_group_counts(num_classes: int, groups: Sequence[int]) -> dict[LabelSet,
 
     Args:
         num_classes: K; there are K(K-1)/2 pairs, in lexicographic order.
-        groups: pictures of each pair of a group, e.g. `[500, 50, 5]`.
+        groups: pictures of each pair of a group, e.g. `[500, 50, 5]`: at least 1, and different, since results tell the
+            groups apart by them.
 
     Returns:
         Pictures of each pair.
 
     Raises:
-        ValueError: the pairs cannot be cut into that many equal groups.
+        ValueError: a number is below 1 or given twice, or the pairs cannot be cut into that many equal groups.
 
-    >>> pair_group_counts(3, [7, 0, 2])
-    {(0, 1): 7, (0, 2): 0, (1, 2): 2}
+    >>> pair_group_counts(3, [7, 4, 2])
+    {(0, 1): 7, (0, 2): 4, (1, 2): 2}
     """
+    if min(groups, default=0) < 1 or len(set(groups)) < len(groups):
+        raise ValueError(f"Expected pair_groups to be different numbers of at least 1, but got {list(groups)}.")
     pairs = list(combinations(range(num_classes), 2))
-    if not groups or len(pairs) % len(groups):
+    if len(pairs) % len(groups):
         raise ValueError(
             f"Expected pair_groups to cut the {len(pairs)} pairs of {num_classes} classes into equal groups, "
             f"but got {len(groups)} groups."

@@ -86,8 +86,9 @@ def build(
         train_counts: training pictures for each label set, by multiplicity.
         test_counts: likewise for the test pictures.
         pair_groups: training pictures of each pair, one number for each of the equal consecutive groups of pairs;
-            replaces `train_counts[2]`.
-        sample_size: training pictures a class, drawn at random; None keeps all.
+            instead of `train_counts[2]`.
+        sample_size: training pictures a class, drawn at random (svhn: the first ones of each label set, at most so
+            many); None keeps all.
         random_labels: give the training pictures balanced random labels, permuted once; the test pictures keep theirs.
         image_size: side the source pictures are resized to [pixels]; None keeps their size.
         test_fraction: share of each class that goes to the test, for sources without a split of their own.
@@ -109,7 +110,10 @@ def build(
     if source == "image_folder" and root is None:
         root = sources.data_root() / name
     options = {"root": root, "image_size": image_size, "test_fraction": test_fraction, "seed": seed}
-    raw = {train: sources.load(source, train=train, **options) for train in (True, False)}
+    raw = {
+        train: sources.load(source, train=train, sample_size=sample_size if train else None, **options)
+        for train in (True, False)
+    }
     if raw[True].class_names != raw[False].class_names:
         raise ValueError(
             f"Expected the same classes in both splits of {source}, but got {raw[True].class_names} for training "
@@ -125,6 +129,8 @@ def build(
             raise ValueError(f"Expected sample_size and random_labels without a layout, but got layout {layout!r}.")
         counts: dict[int, int | Mapping[tuple[int, ...], int]] = dict(train_counts or {})
         if pair_groups:
+            if 2 in counts:
+                raise ValueError("Expected train_counts without a number for pairs (key 2) beside pair_groups.")
             counts[2] = pair_group_counts(raw[True].num_classes, pair_groups)
         train = _composed(raw[True], counts, layout, stream(seed, "compose train"), "train_counts")
         test = _composed(raw[False], dict(test_counts or {}), layout, stream(seed, "compose test"), "test_counts")
@@ -145,11 +151,9 @@ def _composed(
 def _vary_labels(source: SourceImages, *, sample_size: int | None, random_labels: bool, seed: int) -> SourceImages:
     """Training pictures with fewer samples a class or with random labels, where asked."""
     if source.is_multi_label:
-        if sample_size is not None or random_labels:
-            raise ValueError(
-                "Expected sample_size and random_labels only for single-label sources, but this one is multi-label."
-            )
-        return source
+        if random_labels:
+            raise ValueError("Expected random_labels only for single-label sources, but this one is multi-label.")
+        return source  # `sample_size` was heeded before its pictures were decoded
     if sample_size is not None:
         source = source.select(_sample(source, sample_size, stream(seed, "sample")))
     if random_labels:

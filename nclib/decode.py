@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from torch import Tensor
 
-from nclib.metrics.prediction import multi_hot
-from nclib.metrics.statistics import collapse_statistics
+from nclib.metrics.prediction import check_logits, mean_of_labelled, multi_hot
+from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
 from nclib.metrics.tag_wise import scale_and_residual, tag_sums
 
 MAX_CANDIDATES = 10**6
@@ -63,19 +63,24 @@ def tag_averages(
             [0.0000, 2.0000],
             [1.5000, 1.5000]], dtype=torch.float64)
     """
-    statistics = collapse_statistics(features, labels)
+    return averages_of_sets(collapse_statistics(features, labels), max_labels=max_labels)
+
+
+def averages_of_sets(statistics: CollapseStatistics, *, max_labels: int | None = None) -> TagAverages:
+    """`tag_averages` from the statistics."""
+    num_classes = statistics.sets.num_classes
     seen = statistics.sets.multiplicity.unique().tolist()
     sizes = seen if max_labels is None else range(1, max_labels + 1)
     candidates, means = [], []
     if max_labels is not None:
-        _check_max_labels(max_labels, num_classes=labels.shape[1])
+        _check_max_labels(max_labels, num_classes=num_classes)
     for size in sizes:
         scale = scale_and_residual(statistics, size)[0] if size in seen else 1 / size
         if max_labels is None:
             rows = statistics.sets.with_multiplicity(size)
             members, sums = statistics.sets.members[rows], tag_sums(statistics, rows)
         else:
-            members = _all_sets(labels.shape[1], size).to(features.device)
+            members = _all_sets(num_classes, size).to(statistics.set_means.device)
             sums = members.double() @ statistics.class_means
         candidates.append(members)
         means.append(scale * sums)
@@ -168,17 +173,30 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     >>> 0.02 < tune_threshold(logits, torch.tensor([[1, 1, 0], [1, 0, 0]])) < 0.5
     True
     """
+    check_logits(logits, labels)
     probabilities = _softmax(logits)
     values = probabilities[probabilities > 1e-3].sort().values
     places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, device=values.device).round().long()
     candidates = values[places].unique()
-    scores = torch.stack([jaccard(threshold_softmax(logits, value), labels) for value in candidates.tolist()])
+    # sorted once: every threshold predicts the first few classes of a sample, at least one
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    members = multi_hot(labels, num_classes=logits.shape[1]).gather(1, order)
+    ordered, hits = probabilities.gather(1, order), members.cumsum(dim=1)
+    sizes, labelled = hits[:, -1], hits[:, -1] > 0
+    scores = []
+    for candidate in candidates:
+        predicted = (ordered >= candidate).sum(dim=1, keepdim=True).clamp(min=1)
+        right = hits.gather(1, predicted - 1).squeeze(1)
+        scores.append(mean_of_labelled(right / (predicted.squeeze(1) + sizes - right), labelled))
+    scores = torch.stack(scores)
     best = candidates[scores == scores.max()]
     return best[len(best) // 2].item()
 
 
-def jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """Mean over samples of `|P ∩ S| / |P ∪ S|`, predicted against true label set; in [0, 1]; 1 where both are empty.
+def set_jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """Mean over samples of `|P ∩ S| / |P ∪ S|`, predicted against true label set; in [0, 1].
+
+    Samples without labels are left out. `nclib.metrics.jaccard` is the same of the top m classes of logits.
 
     Args:
         predicted: Predicted labels (n, k).
@@ -187,24 +205,37 @@ def jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> F
     Returns:
         The index, float32.
 
-    >>> jaccard(torch.tensor([[True, True, False]]), torch.tensor([0]))
+    Raises:
+        ValueError: If shapes do not fit.
+
+    >>> set_jaccard(torch.tensor([[True, True, False]]), torch.tensor([0]))
     tensor(0.5000)
     """
-    members = multi_hot(labels, num_classes=predicted.shape[1])
+    members = _true_sets(labels, predicted)
     union = (predicted | members).sum(dim=1)
-    return torch.where(union > 0, (predicted & members).sum(dim=1) / union.clamp(min=1), 1.0).mean()
+    return mean_of_labelled((predicted & members).sum(dim=1) / union, members.any(dim=1))
 
 
-def subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+def set_subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose predicted label set is exactly the true one; in [0, 1].
 
-    Args, Returns: as `jaccard`.
+    Samples without labels are left out. Args, Returns, Raises: as `set_jaccard`.
 
-    >>> subset_accuracy(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
+    >>> set_subset_accuracy(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
     tensor(0.5000)
     """
-    members = multi_hot(labels, num_classes=predicted.shape[1])
-    return (predicted == members).all(dim=1).float().mean()
+    members = _true_sets(labels, predicted)
+    return mean_of_labelled((predicted == members).all(dim=1).float(), members.any(dim=1))
+
+
+def _true_sets(labels: Tensor, predicted: Tensor) -> Bool[Tensor, "n k"]:
+    fits = labels.shape == (predicted.shape if labels.ndim == 2 else predicted.shape[:1])
+    if predicted.ndim != 2 or not fits:
+        raise ValueError(
+            "Expected predicted label sets (n, k) and labels that are multi-hot (n, k) or class ids (n,), "
+            f"but got {tuple(predicted.shape)} and {tuple(labels.shape)}."
+        )
+    return multi_hot(labels, num_classes=predicted.shape[1])
 
 
 def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:

@@ -54,3 +54,21 @@ def select_svhn(
     for place, (_, distinct) in enumerate(kept):
         labels[place, torch.tensor(distinct) - 1] = 1
     return torch.tensor([row for row, _ in kept], dtype=torch.int64), labels
+
+
+def first_of_each_set(labels: UInt8[Tensor, "n k"], size: int) -> Int64[Tensor, " m"]:
+    """The first `size` pictures of each label set; all of a set that has fewer.
+
+    Args:
+        labels: multi-hot.
+        size: most pictures of a label set.
+
+    Returns:
+        Ascending rows.
+
+    >>> first_of_each_set(torch.tensor([[1, 0], [1, 1], [1, 0], [1, 0]], dtype=torch.uint8), 2).tolist()
+    [0, 1, 2]
+    """
+    sets, number = labels.unique(dim=0, return_inverse=True)
+    kept = [(number == each).nonzero().squeeze(1)[:size] for each in range(len(sets))]
+    return torch.cat(kept).sort().values

@@ -76,8 +76,10 @@ def focal(gamma: float | int) -> ClassLoss:
 
     def focal_of_each_class(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         losses = cross_entropy(logits)
-        # 1 - p by expm1, which keeps the gradient of confident samples where 1 - exp(-l) rounds to 0
-        return (-torch.expm1(-losses)).pow(gamma) * losses
+        # 1 - p by expm1, which keeps the gradient of confident samples where 1 - exp(-l) rounds to 0; of certain ones
+        # it is 0, whose power has an infinite slope for gamma < 1
+        misses = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
+        return misses.pow(gamma) * losses
 
     return focal_of_each_class
 

@@ -152,9 +152,16 @@ def _drop_widget_state(path: Path) -> None:
         nbformat.write(notebook, path)
 
 
-def main(notebook: str, out: str, parameters: str) -> None:
-    """Entry point of `python -m nclib.notebook`; `parameters` is a JSON object."""
-    die_with_parent(signal.SIGTERM)
+def main(notebook: str, out: str, parameters: str, parent: str | None = None) -> None:
+    """Entry point of `python -m nclib.notebook`.
+
+    Args:
+        notebook: the source.
+        out: the executed copy.
+        parameters: a JSON object.
+        parent: the process to end with, where that is not whichever is the parent now.
+    """
+    die_with_parent(signal.SIGTERM, int(parent or os.getppid()))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ["NCLIB_BATCH"] = "1"
@@ -165,4 +172,4 @@ def main(notebook: str, out: str, parameters: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

@@ -4,22 +4,55 @@
 range is refused there, with its path (`training.lr`), what was expected and what came.
 """
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$"
-KNOWN_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "svhn": 9}
+
+
+class Pictures(NamedTuple):
+    """What is known of a source's pictures before they are read; None: it depends on the files."""
+
+    classes: int | None
+    channels: int
+    side: int | None  # pixels
+
+
+SOURCES = {
+    "digits": Pictures(10, 1, 8),
+    "mnist": Pictures(10, 1, 28),
+    "cifar10": Pictures(10, 3, 32),
+    "svhn": Pictures(9, 3, 32),
+    "image_folder": Pictures(None, 3, None),
+}
+NORMALIZED_CHANNELS = {"imagenet": 3, "cifar10": 3, "mnist": 1}
+SMALLEST_VGG_PICTURE = 32  # pixels
+WIDTHS = {  # of each architecture: channels of its first stage (mlp: units), and features for each of them
+    "resnet18": (64, 8),
+    "resnet34": (64, 8),
+    "resnet50": (64, 32),
+    "vgg16": (64, 8),
+    "vgg19": (64, 8),
+    "mlp": (512, 1),
+    "wide_resnet": (160, 4),
+}
+FIELDS_OF_LOSSES = {"mse_k": "rescaled_mse", "mse_M": "rescaled_mse", "smoothing": "label_smoothing", "gamma": "focal"}
+
+
+class Misfit(ValueError):
+    """A field that does not fit the others: its path from the section where this is raised, and why."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(why)
+        self.path = tuple(path.split("."))
 
 
 def as_number(value: Any) -> Any:
-    """Turn `1e-3`, which YAML 1.1 (and papermill's `-f`) reads as text, and whole numbers into floats."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return float(value)
+    """Turn `1e-3`, which YAML 1.1 (and papermill's `-f`) reads as text, into a float."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return float(value)
     return value
@@ -62,10 +95,12 @@ class Dataset(Section):
     )
     train_counts: Counts = Field({}, description="pictures for each label set, by its number of labels")
     test_counts: Counts = Field({}, description="likewise for the test pictures")
-    pair_groups: Integers = Field(
+    pair_groups: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(as_tuple)] = Field(
         (), description="imbalance: training pictures a pair, one number for each equal group of pairs"
     )
-    sample_size: Annotated[int, Field(ge=1)] | None = Field(None, description="training pictures a class; None: all")
+    sample_size: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="training pictures a class (svhn: at most so many a label set); None: all"
+    )
     random_labels: bool = Field(False, description="permute the training labels once (balanced)")
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(None, description="resize to this side [pixels]")
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
@@ -77,24 +112,51 @@ class Dataset(Section):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the composition, one for all training seeds")
 
+    @property
+    def side(self) -> int | None:
+        """Side of the pictures that the network sees [pixels]; None: it depends on the files."""
+        side = self.image_size or SOURCES[self.source].side
+        return 2 * side if side and self.layout else side
+
     @model_validator(mode="after")
-    def _composed(self) -> "Dataset":
-        composed = self.layout is not None
-        if composed and not self.train_counts:
-            raise ValueError(f"layout '{self.layout}' needs train_counts, e.g. {{1: 3100, 2: 200}}")
-        if composed and not self.test_counts:
-            raise ValueError(f"layout '{self.layout}' needs test_counts, e.g. {{1: 800, 2: 50}}")
+    def _agrees(self) -> "Dataset":
+        if self.layout is not None:
+            self._check_composition(self.layout)
         for field in ("train_counts", "test_counts", "pair_groups"):
-            if not composed and getattr(self, field):
-                raise ValueError(f"{field} needs a layout ('mnist', 'cifar' or 'grid')")
-        for field in ("sample_size", "random_labels"):
-            if composed and getattr(self, field):
-                raise ValueError(f"{field} is for single-label data: it cannot go with a layout")
-        if composed and 1 not in self.train_counts:
-            raise ValueError("train_counts needs pictures with one label (key 1): the class means come from them")
-        if composed and self.layout != "grid" and max(*self.train_counts, *self.test_counts) > 3:
-            raise ValueError(f"layout '{self.layout}' composes at most 3 labels; use 'grid' for 4")
+            if self.layout is None and getattr(self, field):
+                raise Misfit(field, "it needs a layout ('mnist', 'cifar' or 'grid')")
+        if self.source == "svhn" and self.random_labels:
+            raise Misfit("random_labels", "it is for single-label data: the pictures of svhn have several labels")
+        name, channels = self.normalization, SOURCES[self.source].channels
+        if NORMALIZED_CHANNELS.get(name, channels) != channels:
+            needed = NORMALIZED_CHANNELS[name]
+            raise Misfit("normalization", f"'{name}' is for {needed} channels, but '{self.source}' has {channels}")
         return self
+
+    def _check_composition(self, layout: str) -> None:
+        if self.source == "svhn":
+            raise Misfit("layout", "the pictures of svhn have several labels already: they cannot be composed")
+        for field in ("sample_size", "random_labels"):
+            if getattr(self, field):
+                raise Misfit(field, "it is for single-label data: it cannot go with a layout")
+        for field, example in (("train_counts", "{1: 3100, 2: 200}"), ("test_counts", "{1: 800, 2: 50}")):
+            counts = getattr(self, field)
+            if 1 not in counts:  # the class means come from them
+                raise Misfit(field, f"layout '{layout}' needs pictures with one label (key 1), e.g. {example}")
+            if layout != "grid" and max(counts) > 3:
+                raise Misfit(field, f"layout '{layout}' composes at most 3 labels; use 'grid' for 4")
+        if self.pair_groups:
+            self._check_pair_groups(self.pair_groups)
+
+    def _check_pair_groups(self, groups: tuple[int, ...]) -> None:
+        if 2 in self.train_counts:
+            raise Misfit("pair_groups", "it says how many pictures pairs have: take key 2 out of train_counts")
+        if len(set(groups)) < len(groups):
+            raise Misfit("pair_groups", f"expected different numbers (results name groups by them), but got {groups}")
+        classes = SOURCES[self.source].classes
+        if classes and math.comb(classes, 2) % len(groups):
+            pairs = math.comb(classes, 2)
+            raise Misfit("pair_groups", f"it cannot cut the {pairs} pairs into {len(groups)} equal groups")
 
 
 class Model(Section):
@@ -122,7 +184,8 @@ class Training(Section):
     """How the network is trained (stage 02_train)."""
 
     loss: Literal["cross_entropy", "mse", "rescaled_mse", "label_smoothing", "focal"] = Field(
-        "cross_entropy", description="single-label loss under the pick-all-label reduction"
+        "cross_entropy",
+        description="single-label loss under the pick-all-label reduction; rescaled_mse: to multi-hot targets",
     )
     label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
     mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")
@@ -185,13 +248,35 @@ class Run(Section):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _fits(self) -> "Run":
-        classes = KNOWN_CLASSES.get(self.dataset.source)
-        d = self.model.feature_dim
-        if classes and self.model.head == "etf" and d is not None and d < classes - 1:
-            raise ValueError(
-                f"model.feature_dim: head 'etf' needs feature_dim >= num_classes - 1 = {classes - 1}, but got {d}"
-            )
+    def _model_fits(self) -> "Run":
+        arch, depth, side = self.model.arch, self.model.depth, self.dataset.side
+        if depth is not None and arch not in ("mlp", "wide_resnet"):
+            raise Misfit("model.depth", f"arch '{arch}' has no depth to choose, but got {depth}")
+        if depth is not None and arch == "wide_resnet" and (depth < 8 or depth % 6 != 2):
+            raise Misfit("model.depth", f"a wide_resnet has depth 8, 14, 20, 26, ... (6 n + 2), but got {depth}")
+        if self.model.stem != "small" and "resnet" not in arch:
+            raise Misfit("model.stem", f"'{self.model.stem}' is for resnets, but the arch is '{arch}'")
+        if arch.startswith("vgg") and side and side < SMALLEST_VGG_PICTURE:
+            smallest = f"pictures of {SMALLEST_VGG_PICTURE} pixels a side or more"
+            raise Misfit("model.arch", f"'{arch}' needs {smallest}, but they have {side}: set dataset.image_size")
+        width, factor = WIDTHS[arch]
+        d = self.model.feature_dim or factor * (self.model.width or width)
+        least = (SOURCES[self.dataset.source].classes or 1) - 1
+        if self.model.head == "etf" and d < least:
+            raise Misfit("model.feature_dim", f"head 'etf' needs feature_dim >= num_classes - 1 = {least}, but got {d}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> "Run":
+        training, steps = self.training, self.training.milestones
+        for field, loss in FIELDS_OF_LOSSES.items():
+            changed = getattr(training, field) != Training.model_fields[field].default
+            if changed and training.loss != loss:
+                raise Misfit(f"training.{field}", f"it is for loss '{loss}', but the loss is '{training.loss}'")
+        if training.loss == "rescaled_mse" and not training.label_mean:
+            raise Misfit("training.label_mean", "loss 'rescaled_mse' has multi-hot targets, no sum over labels")
+        if training.schedule == "multistep" and (not steps or list(steps) != sorted(set(steps))):
+            raise Misfit("training.milestones", f"schedule 'multistep' needs increasing epochs, but got {steps}")
         return self
 
 

@@ -1,13 +1,21 @@
 """Processes that shall not outlive the one that started them."""
 
 import ctypes
+import os
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
-def die_with_parent(sent: signal.Signals) -> None:
-    """Have Linux send this process `sent` when the process that started it ends, however it ends."""
+def die_with_parent(sent: signal.Signals, parent: int) -> None:
+    """Have Linux send this process `sent` when the process that started it ends, however it ends.
+
+    Args:
+        sent: the signal.
+        parent: process that started this one; if it has ended already, this one ends at once.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
+        if os.getppid() != parent:
+            os._exit(128 + sent)

@@ -10,13 +10,14 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from tqdm import tqdm
 from nclib.cluster import cancel_left_jobs
 from nclib.processes import die_with_parent
 from nclib.progress import FILE as PROGRESS_FILE
-from nclib.runs import StageError, StudyFolder, project_root
-from nclib.storage import unwritable
+from nclib.runs import StudyFolder, difference, parameters_of_stages, project_root
+from nclib.storage import StageError, unwritable
 from nclib.study import ParameterError, Study
 
 LOG = "snakemake.log"
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         with only_one(folder) as lock:
             if cancelled := cancel_left_jobs(folder):
                 print(f"cancelled what a killed run had left in Slurm's queue: {', '.join(cancelled)}", file=sys.stderr)
-            forget_incomplete(folder)
+            forget_stale(folder, study)
             for left in folder.glob(f"*/*/{PROGRESS_FILE}"):
                 left.unlink()  # of a run that was killed
             return _run(asked, study, folder, root, lock)
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         return BUSY
     except (ParameterError, StageError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {unwritable(Path(error.filename or asked.outputs), error)}", file=sys.stderr)
         return 2
 
 
@@ -86,7 +90,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     if not asked.profile and list(Path("/dev").glob("nvidia[0-9]*")):
         command += ["--resources", f"gpu={asked.gpu_runs}"]
     command += [*asked.snakemake, "--config", *config]
-    started = time.time()
+    started, own = time.time(), os.getpid()
     # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(
@@ -94,7 +98,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
             stdout=log,
             stderr=log,
             pass_fds=(lock,),
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL, own),
         )
     watch = Watch(folder)
     try:
@@ -158,23 +162,26 @@ def only_one(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def forget_incomplete(folder: Path) -> None:
-    """Remove each manifest that names results which are not there any more, so that their stage runs again.
+def forget_stale(folder: Path, study: Study) -> None:
+    """Remove each manifest of results that are gone or were made with other parameters: their stages run again.
 
-    Those of the future (the clock was set back since) become as old as now: they would be newer than all that is made
-    from them, so that Snakemake would make it again at every start.
+    Snakemake knows only the parameters of what it made itself; results also come from JupyterLab, papermill or another
+    machine. Manifests of the future (the clock was set back since) become as old as now: they would be newer than all
+    that is made from them, so that Snakemake would make it again at every start.
     """
     now = time.time()
-    for manifest in folder.rglob("*.manifest.json"):
-        try:
-            outputs = json.loads(manifest.read_text())["outputs"]
-            complete = all((manifest.parent / name).is_file() for name in outputs)
-        except (ValueError, KeyError, TypeError):
-            complete = False
-        if not complete:
-            manifest.unlink()
-        elif manifest.stat().st_mtime > now:
-            os.utime(manifest, (now, now))
+    expected = parameters_of_stages(study)
+    for path in folder.rglob("*.manifest.json"):
+        manifest, place = _read(path), path.relative_to(folder).as_posix().removesuffix(".manifest.json")
+        outputs = manifest.get("outputs")
+        complete = isinstance(outputs, dict) and all((path.parent / name).is_file() for name in outputs)
+        other = complete and place in expected and difference(manifest, expected[place])
+        if other:
+            print(f"{place}: made with another {other}, so it runs again", file=sys.stderr)
+        if other or not complete:
+            path.unlink()
+        elif path.stat().st_mtime > now:
+            os.utime(path, (now, now))
 
 
 class Watch:
@@ -195,12 +202,14 @@ class Watch:
                 self._say(f"done  {stage}  ({manifest['seconds']:.0f} s)")
         found = {str(path): _read(path) for path in sorted(self.folder.glob(f"*/*/{PROGRESS_FILE}"))}
         states = {name: state for name, state in found.items() if state}
-        if sys.stderr.isatty():
+        bars = sys.stderr.isatty()
+        if bars:
             self._draw(states)
-        elif states and time.monotonic() - self._printed > LINE_SECONDS:
-            self._printed = time.monotonic()
-            for state in states.values():
-                self._say(_line(state))
+        if time.monotonic() - self._printed > LINE_SECONDS:
+            lines = [] if bars else [_line(state) for state in states.values()]
+            for line in lines + self._downloads():
+                self._printed = time.monotonic()
+                self._say(line)
 
     def close(self) -> None:
         for bar in self._bars.values():
@@ -218,6 +227,15 @@ class Watch:
             bar.set_postfix_str(_scores(state).removeprefix(", "), refresh=False)
             bar.update(state["done"] - bar.n)
 
+    def _downloads(self) -> list[str]:
+        """What the data sets say that have been busy with one cell for a while, as with a download."""
+        logs = []
+        for path in self.folder.glob("datasets/*/*.running.ipynb"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > LINE_SECONDS:
+                    logs.append(path.with_suffix("").with_suffix(".log"))
+        return [f"      {log.parent.name}: {_last_line(log)}" for log in logs]
+
     def _manifests(self) -> dict[Path, dict[str, Any]]:
         """Manifests by path; a new one tells a new start (Snakemake touches the files, so their times tell nothing)."""
         found = {path: _read(path) for path in self.folder.rglob("*.manifest.json")}
@@ -230,9 +248,18 @@ class Watch:
 def _read(path: Path) -> dict[str, Any]:
     """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log, of a progress bar its last state."""
+    with suppress(OSError):
+        lines = re.split(r"[\r\n]+", log.read_text(errors="replace").strip())
+        return lines[-1].strip()
+    return ""
 
 
 def _scores(state: dict[str, Any]) -> str:

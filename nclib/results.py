@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,8 +17,8 @@ from nclib import dataset
 from nclib.dataset import Splits
 from nclib.geometry import Geometry
 from nclib.params import Run
-from nclib.runs import StudyFolder
-from nclib.storage import StageError, read_csv, read_json
+from nclib.runs import StudyFolder, require_stage
+from nclib.storage import StageError, read_csv
 from nclib.study import Study
 
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "train_soft_iou", "train_accuracy", "test_soft_iou", "test_accuracy")
@@ -58,10 +59,12 @@ class StudyResults:
         history, metrics, trainable = [], [], {}
         for run in study.runs:
             for seed in study.seeds:
-                place = folder.run(run, seed)
+                place, settings = folder.run(run, seed), study.resolve(run)
+                trained = require_stage(place, "02_train", settings, files=["history.csv"])
+                require_stage(place, "03_validate", settings, files=["metrics.csv"])
                 history.append(_table(place / "history.csv", HISTORY_COLUMNS, run, seed, stage="02_train"))
                 metrics.append(_table(place / "metrics.csv", METRICS_COLUMNS, run, seed, stage="03_validate"))
-                trainable[run] = _trainable(place / "02_train.manifest.json")
+                trainable[run] = _trainable(trained, place)
         joined = pd.concat(metrics, ignore_index=True)
         return cls(study, folder, pd.concat(history, ignore_index=True), joined.dropna(axis=1, how="all"), trainable)
 
@@ -128,8 +131,9 @@ def _table(path: Path, columns: Sequence[str], run: str, seed: int, *, stage: st
     return table
 
 
-def _trainable(path: Path) -> int:
-    manifest = read_json(path, stage="02_train")
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("trainable_parameters"), int):
+def _trainable(manifest: dict[str, Any], place: Path) -> int:
+    number = manifest.get("trainable_parameters")
+    if not isinstance(number, int):
+        path = place / "02_train.manifest.json"
         raise StageError(f"{path} does not say 'trainable_parameters': delete it and run stage 02_train again.")
-    return manifest["trainable_parameters"]
+    return number

@@ -6,10 +6,14 @@
     outputs/STUDY/figures/         *.pdf, *.png
     outputs/STUDY/                 table.csv, table.md, 04_figures.*
 
-Stages share nothing but these files. Relative paths are taken from the project's root (the nearest parent folder with
-a `Snakefile` and `notebooks/`), so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
+Stages share nothing but these files. A stage goes on only from inputs that its own parameters would have made
+(`require_stage`), so that what a manifest says is true of everything before it, too. Relative paths are taken from the
+project's root (the nearest parent folder with a `Snakefile` and `notebooks/`), so that a notebook finds the same files
+from JupyterLab, papermill and Snakemake.
 """
 
+import itertools
+import json
 import os
 import platform
 import re
@@ -22,9 +26,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nclib.storage import StageError, atomic_path, sha256, write_json
-
-__all__ = ["Manifest", "StageError", "StudyFolder", "atomic_path", "checkpoint_epoch", "project_root"]
+from nclib.params import Run
+from nclib.storage import StageError, damaged, read_json, require, sha256, write_json
+from nclib.study import Study
 
 PACKAGES = (
     "nclib",
@@ -37,6 +41,12 @@ PACKAGES = (
     "papermill",
     "snakemake",
 )
+
+SECTIONS_OF = {  # the parameters that decide the result of each stage of a run
+    "01_dataset": ("dataset",),
+    "02_train": ("dataset", "model", "training"),
+    "03_validate": ("dataset", "model", "training", "validation"),
+}
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -101,6 +111,67 @@ def checkpoint_epoch(path: Path) -> int:
     return int(found.group(1))
 
 
+def parameters_of_run(settings: Run, stage: str) -> dict[str, Any]:
+    """The sections of a run's parameters that decide the result of `stage`, as JSON values."""
+    return {section: getattr(settings, section).model_dump(mode="json") for section in SECTIONS_OF[stage]}
+
+
+def parameters_of_study(study: Study) -> dict[str, Any]:
+    """The parameters that decide the result of 04_figures, as JSON values."""
+    return study.model_dump(mode="json", exclude={"smoke", "sweep"})
+
+
+def parameters_of_stages(study: Study) -> dict[str, dict[str, Any]]:
+    """The parameters of every stage of a study, by the path of its manifest without the ending."""
+    expected = {"04_figures": parameters_of_study(study)}
+    for run, seed in itertools.product(study.runs, study.seeds):
+        settings = study.resolve(run)
+        expected[f"datasets/{settings.dataset.name}/01_dataset"] = parameters_of_run(settings, "01_dataset")
+        for stage in ("02_train", "03_validate"):
+            expected[f"{run}/seed{seed}/{stage}"] = parameters_of_run(settings, stage)
+    return expected
+
+
+def difference(manifest: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    """The first parameter, such as `training.lr`, in which a manifest is not as expected; None if there is none."""
+    made, wanted = manifest.get("parameters"), json.loads(json.dumps(expected))
+    if not isinstance(made, dict):
+        return "parameters"
+    for section, values in wanted.items():
+        found = made.get(section)
+        if isinstance(values, dict) and isinstance(found, dict):
+            for field in {**values, **found}:
+                if values.get(field) != found.get(field):
+                    return f"{section}.{field}"
+        elif values != found:
+            return section
+    return None
+
+
+def require_stage(folder: Path, stage: str, settings: Run, *, files: Iterable[str] = ()) -> dict[str, Any]:
+    """The manifest of a finished stage that was made with the parameters of `settings`.
+
+    Args:
+        folder: where the stage's results are.
+        stage: e.g. `02_train`.
+        settings: of the run that goes on from these results.
+        files: results, relative to `folder`, that shall be as the manifest says, to the last bit.
+
+    Raises:
+        StageError: the stage was not run, was run with other parameters, or a file has changed since.
+    """
+    path = folder / f"{stage}.manifest.json"
+    manifest = read_json(path, stage=stage)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("outputs"), dict):
+        raise damaged(path, "it is no manifest", stage=stage)
+    if other := difference(manifest, parameters_of_run(settings, stage)):
+        raise StageError(f"{folder} was made with another {other}: run stage {stage} again with these parameters.")
+    for name in files:
+        if manifest["outputs"].get(name) != sha256(require(folder / name, stage=stage)):
+            raise damaged(folder / name, f"it is not what {path.name} says", stage=stage)
+    return manifest
+
+
 def _git_commit() -> str | None:
     """The commit the code stands at, with `+` where tracked files differ from it; None outside a git checkout."""
     here = Path(__file__).parent
@@ -129,6 +200,17 @@ class Manifest:
     seed: int | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     _clock: float = field(default_factory=time.monotonic)  # the wall clock may be set while a stage runs
+
+    @classmethod
+    def of_run(cls, stage: str, settings: Run, *, seed: int | None = None) -> "Manifest":
+        """The manifest of a stage of one run, or of the data set (no seed) that runs share."""
+        own = {"study": settings.study} if seed is None else {"study": settings.study, "run": settings.run}
+        return cls(stage, {**own, **parameters_of_run(settings, stage)}, seed)
+
+    @classmethod
+    def of_study(cls, stage: str, study: Study) -> "Manifest":
+        """The manifest of a stage over all runs."""
+        return cls(stage, parameters_of_study(study))
 
     def write(
         self, folder: Path, *, inputs: Iterable[Path], outputs: Iterable[Path], device: str, **facts: Any

@@ -41,7 +41,7 @@ def unwritable(path: Path, error: Exception) -> StageError:
     return StageError(f"Cannot write {path}: {why}; {_ADVICE.get(code, 'earlier results are untouched')}.")
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -69,7 +69,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.*.tmp"):
             pid = stale.name.split(".")[-2]
-            if pid.isdigit() and not _is_alive(int(pid)):
+            if pid.isdigit() and not is_alive(int(pid)):
                 stale.unlink(missing_ok=True)
         yield temporary
         with temporary.open("rb") as file:

@@ -37,6 +37,8 @@ class ParameterError(ValueError):
 
 
 MOST_VALUES = 100_000  # in a study file
+TAKEN_STUDIES = ("reference", "theory")  # folders of the outputs
+TAKEN_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
 
 
 class Study(Section):
@@ -104,14 +106,18 @@ class Study(Section):
         """The study that a notebook's parameters describe.
 
         papermill injects parameters that a notebook does not know without more than a log line; here they are an error.
+        Where a whole study is injected (`-f params/STUDY.yaml`: at least a name and runs), what its file leaves out
+        takes the defaults of `nclib.params`, not the values of the notebook's own cell, which are another study's.
 
         Args:
             namespace: the notebook's `globals()`.
         """
-        for name in _injected_names(namespace):
+        injected = _injected_names(namespace)
+        for name in injected:
             if name not in PARAMETERS:
                 raise ParameterError(f"{name}: no such parameter; a notebook takes {', '.join(PARAMETERS)}")
-        return cls.from_mapping({name: namespace[name] for name in cls.model_fields if name in namespace})
+        names = injected if {"study", "runs"} <= set(injected) else namespace
+        return cls.from_mapping({name: namespace[name] for name in cls.model_fields if name in names})
 
     def only(self, runs: Sequence[str]) -> "Study":
         """The study without its other runs; as it is if `runs` is empty."""
@@ -153,9 +159,11 @@ class Study(Section):
         return {resolved.dataset.name: resolved.dataset for resolved in map(self.resolve, self.runs)}
 
     def _check_runs(self) -> None:
+        if self.study in TAKEN_STUDIES:
+            raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
         seen: dict[str, tuple[str, Dataset]] = {}
         for run in self.runs:
-            if run in ("datasets", "figures"):
+            if run in TAKEN_RUNS:
                 raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
             dataset = self.resolve(run).dataset
             first, known = seen.setdefault(dataset.name, (run, dataset))
@@ -202,7 +210,10 @@ class Study(Section):
             if changed and "dataset.name" not in chosen:
                 name = merge(self.dataset, swept.get("dataset", {})).get("name", Dataset().name)
                 swept["dataset"]["name"] = "-".join([name, *changed])
-            runs[f"{run}-{label}" if label else run] = swept
+            name = f"{run}-{label}" if label else run
+            if name in runs:
+                raise ParameterError(f"sweep: two runs would get the name '{name}'; leave out one of their values")
+            runs[name] = swept
         return self.model_copy(update={"runs": runs, "seeds": seeds or self.seeds, "sweep": {}})
 
 
@@ -219,7 +230,8 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
     """One line for each field at fault: its path, what was expected and what came."""
     lines = []
     for fault in error.errors():
-        path = [str(part) for part in fault["loc"] if part != "[key]"]
+        within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `Misfit`
+        path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
         section = (overrides or {}).get(path[0]) if path else None
         overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)
         where = ".".join(["runs", run, *path] if run and overridden else path)
@@ -227,7 +239,7 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
             known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke
             lines.append(f"{where}: no such parameter; there are {', '.join(known.model_fields)}")
         elif fault["type"] == "value_error":
-            lines.append(f"{where}: {fault['ctx']['error']}" if where else str(fault["ctx"]["error"]))
+            lines.append(f"{where}: {fault['ctx']['error']}" + ("" if overridden else f" (run '{run}')"))
         else:
             expected = fault["msg"].replace("Input should", "should").replace("String should", "should")
             lines.append(f"{where}: {expected}, but got {fault['input']!r}")
@@ -236,7 +248,7 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
 
 def _readable(value: Any) -> str:
     value = as_number(value)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_-") or "none"
 
 

@@ -37,7 +37,7 @@ class Batches(Protocol):
     """What the loop needs of its data (`nclib.batches`)."""
 
     def __len__(self) -> int: ...
-    def shuffled(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]: ...
     def ordered(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
@@ -176,8 +176,9 @@ class Trainer:
                 on_step()
         if self.settings.optimizer in ("lbfgs", "sdlbfgs"):
             # Few and long steps: averages over the last ten describe networks long gone (test scores stayed at chance).
+            # In random order, since data lie class by class and batches of one class vary less than all do.
             with self._precision():
-                update_bn(batches.ordered(), self.model)
+                update_bn(batches.shuffled(generator, plain=True), self.model)
         return sums.means("train")
 
     @torch.no_grad()

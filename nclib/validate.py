@@ -20,6 +20,7 @@ from nclib.dataset import Splits
 from nclib.device import place
 from nclib.features import extract
 from nclib.geometry import Geometry
+from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
 from nclib.params import Dataset
 from nclib.storage import StageError
 from nclib.tensors import load_tensors
@@ -83,22 +84,25 @@ def validate(
         _load_weights(model, path)
         weight, bias = model.head.weight.detach(), _bias(model.head)
         found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
-        for name, (features, logits) in found.items():
-            values = metrics.measure(features, labels[name], weight, bias, logits=logits)
-            rows.append({"epoch": epoch, "split": name, **values})
+        measured = {
+            name: metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
+            for name, (features, logits) in found.items()
+        }
+        rows += [{"epoch": epoch, "split": name, **measured[name].scalars()} for name in found]
         features, logits = found["train"]
+        statistics = measured["train"].statistics
         if dataset.pair_groups:
-            ratios = metrics.imbalance_ratio(features, labels["train"], counts=dataset.pair_groups)
-            rows[-2] |= {f"imbalance_ratio_{count}": float(ratio) for count, ratio in ratios.items()}
+            ratios = ratios_by_count(statistics, counts=dataset.pair_groups)
+            rows[-2] |= {f"imbalance_ratio_{count}": ratio.float().item() for count, ratio in ratios.items()}
         if splits.is_multi_label:
-            rows[-1] |= _decoded(found, labels)
-        pieces.append(_snapshot(features, labels["train"], weight, bias, sample.to(device)))
-    sets = metrics.label_set_means(features, labels["train"])
+            prototypes = decode.averages_of_sets(statistics)
+            rows[-1] |= _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+        pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(
         class_names=splits.class_names,
         epochs=torch.tensor(list(checkpoints)),
-        label_sets=sets.label_sets.to("cpu", torch.uint8),
-        counts=sets.counts.cpu(),
+        label_sets=statistics.sets.members.to("cpu", torch.uint8),
+        counts=statistics.sets.counts.cpu(),
         sample_index=sample,
         sample_labels=splits.train.labels[sample],
         **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
@@ -133,46 +137,49 @@ def _bias(head: nn.Module) -> Float[Tensor, " k"]:
     return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach()
 
 
-def _decoded(found: Mapping[str, tuple[Tensor, Tensor]], labels: Mapping[str, Tensor]) -> dict[str, float]:
+def _decoded(
+    prototypes: decode.TagAverages,
+    logits: Float[Tensor, "n k"],
+    labels: Tensor,
+    test_features: Float[Tensor, "q d"],
+    test_logits: Float[Tensor, "q k"],
+    test_labels: Tensor,
+) -> dict[str, float]:
     """Scores on the test pictures of decoders that were fitted on the training pictures."""
-    (features, logits), (test_features, test_logits) = found["train"], found["test"]
-    threshold = decode.tune_threshold(logits, labels["train"])
     predicted = {
-        "onn": decode.nearest_tag_average(test_features, decode.tag_averages(features, labels["train"])),
-        "threshold": decode.threshold_softmax(test_logits, threshold),
+        "onn": decode.nearest_tag_average(test_features, prototypes),
+        "threshold": decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels)),
     }
     scores: dict[str, float] = {}
     for name, hot in predicted.items():
-        scores[f"{name}_jaccard"] = float(decode.jaccard(hot, labels["test"]))
-        scores[f"{name}_subset_accuracy"] = float(decode.subset_accuracy(hot, labels["test"]))
+        scores[f"{name}_jaccard"] = float(decode.set_jaccard(hot, test_labels))
+        scores[f"{name}_subset_accuracy"] = float(decode.set_subset_accuracy(hot, test_labels))
     return scores
 
 
-def _snapshot(
-    features: Float[Tensor, "n d"], labels: Tensor, weight: Tensor, bias: Tensor, sample: Tensor
-) -> dict[str, Tensor]:
-    sets = metrics.label_set_means(features, labels)
-    multiplicities = sets.label_sets.sum(dim=1)
-    class_means = metrics.class_means(features, labels)
+def _snapshot(measurement: metrics.Measurement, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """What `Geometry` keeps of one checkpoint, in float32."""
+    statistics = measurement.statistics
+    class_means = statistics.class_means.float()
     global_mean = class_means.mean(dim=0)
-    most = int(multiplicities.max())
-    angles = torch.zeros(len(multiplicities), device=features.device)
-    scales = torch.full((most,), torch.nan, device=features.device)
+    multiplicity = statistics.sets.multiplicity
+    most = int(multiplicity.max())
+    angles = torch.zeros(len(multiplicity), device=weight.device)
+    scales = torch.full((most,), torch.nan, device=weight.device)
     scales[0] = 1
     for m in range(2, most + 1):
-        if (multiplicities == m).any():
-            angles[multiplicities == m] = metrics.tag_wise_angles(features, labels, m)
-            scales[m - 1] = metrics.tag_wise_scale(features, labels, m)
+        if (multiplicity == m).any():
+            angles[multiplicity == m] = set_angles(statistics, m).float()
+            scales[m - 1] = scale_and_residual(statistics, m)[0]
     return {
         "class_means": class_means,
         "global_mean": global_mean,
-        "set_means": sets.means,
+        "set_means": statistics.set_means.float(),
         "weight": weight,
         "bias": bias,
         "gram_features": metrics.cosine_gram(class_means - global_mean),
         "gram_weight": metrics.cosine_gram(weight - weight.mean(dim=0)),
         "angles": angles,
         "scales": scales,
-        "margins": metrics.cosine_margins(features, labels, weight, bias).sort().values,
-        "sample_features": features[sample],
+        "margins": measurement.samples.margins.sort().values,
     }

@@ -39,11 +39,11 @@ class Project:
     def write(self, **changes) -> None:
         (self.folder / "small.yaml").write_text(yaml.safe_dump(SMALL | changes))
 
-    def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "nclib.reproduce", "small.yaml", "--cores", "2", *options]
+    def command(self, *options: str, study: str | Path = "small.yaml") -> list[str]:
+        return [sys.executable, "-m", "nclib.reproduce", str(study), "--cores", "2", *options]
 
-    def run(self, *options: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*options), cwd=self.folder, capture_output=True, text=True, timeout=280)
+    def run(self, *options: str, study: str | Path = "small.yaml") -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(*options, study=study), cwd=self.folder, capture_output=True, text=True)
 
     def manifests(self) -> dict[str, float]:
         found = self.outputs.rglob("*.manifest.json")

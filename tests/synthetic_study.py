@@ -19,8 +19,8 @@ from nclib.compose import MultiLabelData
 from nclib.dataset import Splits
 from nclib.geometry import Geometry
 from nclib.params import Run
-from nclib.runs import StudyFolder
-from nclib.storage import write_csv, write_json
+from nclib.runs import Manifest, StudyFolder
+from nclib.storage import write_csv
 from nclib.study import Study
 
 MULTI_LABEL = {
@@ -40,7 +40,7 @@ MULTI_LABEL = {
 IMBALANCED = {
     **MULTI_LABEL,
     "study": "made_imbalanced",
-    "dataset": {**MULTI_LABEL["dataset"], "pair_groups": [20, 8, 2]},
+    "dataset": {**MULTI_LABEL["dataset"], "train_counts": {1: 20}, "pair_groups": [20, 8, 2]},
 }
 TRIPLES = {
     **MULTI_LABEL,
@@ -95,7 +95,8 @@ def write_study(outputs: str | Path, study: Study) -> StudyFolder:
         fields = settings.model_dump()
         splits[name] = dataset.build(**fields) if settings.source == "digits" else made_pictures(fields)
         dataset.save(splits[name], folder.dataset(name))
-        write_json(folder.dataset(name) / "01_dataset.manifest.json", {"stage": "01_dataset"})
+        run = next(study.resolve(run) for run in study.runs if study.resolve(run).dataset.name == name)
+        Manifest.of_run("01_dataset", run).write(folder.dataset(name), inputs=[], outputs=[], device="cpu")
     for run in study.runs:
         for seed in study.seeds:
             write_run(folder, study.resolve(run), seed, splits[study.resolve(run).dataset.name])
@@ -143,10 +144,16 @@ def write_run(folder: StudyFolder, run: Run, seed: int, splits: Splits) -> None:
     geometry.save(place / "geometry.safetensors")
     write_csv(place / "metrics.csv", metrics)
     write_csv(place / "history.csv", made_history(run, metrics, pace=pace, rng=rng))
-    parameters = TRAINABLE.get(run.model.arch, (701_000, 556_000))[etf]
-    for stage, facts in (("02_train", {"trainable_parameters": parameters}), ("03_validate", {})):
-        manifest = {"stage": stage, "seed": seed, "parameters": run.model_dump(mode="json"), "device": "cpu", **facts}
-        write_json(place / f"{stage}.manifest.json", manifest)
+    write_manifests(place, run, seed)
+
+
+def write_manifests(place: Path, run: Run, seed: int) -> None:
+    """Write the manifests of the files that lie in a run's folder."""
+    trainable = TRAINABLE.get(run.model.arch, (701_000, 556_000))[run.model.head == "etf"]
+    trained, validated = (Manifest.of_run(stage, run, seed=seed) for stage in ("02_train", "03_validate"))
+    trained.write(place, inputs=[], outputs=[place / "history.csv"], device="cpu", trainable_parameters=trainable)
+    measured = [place / "metrics.csv", place / "geometry.safetensors"]
+    validated.write(place, inputs=[], outputs=measured, device="cpu")
 
 
 def progress(epochs: np.ndarray, last: int, pace: float) -> np.ndarray:

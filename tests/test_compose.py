@@ -178,10 +178,10 @@ def test_the_draw_follows_the_generator_alone() -> None:
 
 
 def test_counts_of_single_label_sets_and_pair_groups() -> None:
-    counts = {1: 2, 2: pair_group_counts(CLASSES, [5, 3, 0])}
+    counts = {1: 2, 2: pair_group_counts(CLASSES, [5, 3, 1])}
     data = compose(noise(8), counts=counts, layout="mnist", generator=generator())
     pairs = {s: n for s, n in data.label_set_counts().items() if len(s) == 2}
-    assert pairs == {(0, 1): 5, (0, 2): 5, (0, 3): 3, (1, 2): 3}
+    assert pairs == {(0, 1): 5, (0, 2): 5, (0, 3): 3, (1, 2): 3, (1, 3): 1, (2, 3): 1}
     groups = pair_group_counts(10, [500, 50, 5])
     assert list(groups) == list(combinations(range(10), 2))
     assert Counter(groups.values()) == {500: 15, 50: 15, 5: 15} and groups[0, 1] == 500 and groups[8, 9] == 5
@@ -228,6 +228,9 @@ def test_sources_that_cannot_be_composed_are_refused() -> None:
         compose(without_d, counts={1: 1}, layout="mnist", generator=generator())
     with pytest.raises(ValueError, match="equal groups, but got 4 groups"):
         pair_group_counts(4, [1, 2, 3, 4])
+    for groups in ([], [3, 0], [3, 2, 3]):
+        with pytest.raises(ValueError, match="pair_groups to be different numbers of at least 1, but got"):
+            pair_group_counts(4, groups)
 
 
 @pytest.mark.skipif("NCLIB_DATA_ROOT" not in os.environ, reason="set NCLIB_DATA_ROOT to a folder with MNIST/raw")

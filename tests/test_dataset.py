@@ -76,8 +76,10 @@ def test_the_training_pictures_do_not_depend_on_the_test_counts(composed: datase
     assert_same(composed.train, other.train)
 
 
-def test_pair_groups_replace_the_count_of_pairs_in_the_training_split() -> None:
-    splits = dataset.build(**COMPOSED, pair_groups=[5, 2, 1])
+def test_pair_groups_give_the_pairs_of_the_training_split() -> None:
+    with pytest.raises(ValueError, match=r"train_counts without a number for pairs \(key 2\) beside pair_groups"):
+        dataset.build(**COMPOSED, pair_groups=[5, 2, 1])
+    splits = dataset.build(**COMPOSED | {"train_counts": {1: 6}}, pair_groups=[5, 2, 1])
     counts = splits.train.label_set_counts()
     pairs = [number for label_set, number in counts.items() if len(label_set) == 2]
     assert pairs == [5] * 15 + [2] * 15 + [1] * 15
@@ -134,7 +136,7 @@ def test_normalization_by_the_training_pictures(composed: dataset.Splits) -> Non
         ({"layout": "ring"}, "train_counts: Expected layout"),
         ({"train_counts": {4: 1}}, "train_counts: Expected multiplicities between 1 and 3"),
         ({"test_counts": {}}, "test_counts: Expected counts to name at least one multiplicity"),
-        ({"pair_groups": [1, 2]}, "pair_groups to cut the 45 pairs"),
+        ({"pair_groups": [1, 2], "train_counts": {1: 6}}, "pair_groups to cut the 45 pairs"),
         ({"sample_size": 5}, "sample_size and random_labels without a layout"),
         ({"random_labels": True}, "sample_size and random_labels without a layout"),
         ({"normalization": "imagenet"}, "3 channels for normalization 'imagenet', but got 1"),

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from nclib import decode
+from nclib import decode, metrics
 from nclib.heads import simplex_etf
+from nclib.metrics import collapse_statistics
 from tests.test_metrics_values import draw
 
 
@@ -56,7 +57,7 @@ def test_candidates_are_the_sets_seen_or_all_sets():
     assert len(every.candidates) == 6 + 15 + 20 + 15
     assert len(every.candidates.unique(dim=0)) == len(every.candidates)
     # a multiplicity that training has not shown is a plain average
-    means = decode.collapse_statistics(features[seen], labels[seen]).class_means
+    means = collapse_statistics(features[seen], labels[seen]).class_means
     triples = every.candidates.sum(dim=1) == 3
     expected = every.candidates[triples].double() @ means / 3
     torch.testing.assert_close(every.means[triples], expected)
@@ -81,19 +82,59 @@ def test_the_tuned_threshold_is_the_best_of_a_fine_grid():
     logits = 4 * labels.float() + 1.5 * torch.randn(labels.shape, generator=generator)
 
     def score(threshold):
-        return float(decode.jaccard(decode.threshold_softmax(logits, threshold), labels))
+        return float(decode.set_jaccard(decode.threshold_softmax(logits, threshold), labels))
 
     tuned = decode.tune_threshold(logits, labels)
     assert 0 < tuned < 1
     assert score(tuned) >= max(score(t / 500) for t in range(500)) - 2e-3
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_tuned_threshold_equals_a_search_that_predicts_every_set(seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = all_sets(5, 2).repeat(10, 1)
+    labels[0] = False  # a sample without labels is left out
+    logits = 3 * labels.float() + 1.5 * torch.randn(labels.shape, generator=generator)
+    logits = (2 * logits).round() / 2 if seed % 2 else logits  # with ties
+    values = torch.softmax(logits, dim=1).flatten()
+    values = values[values > 1e-3].sort().values
+    candidates = values[torch.linspace(0, len(values) - 1, decode.NUM_THRESHOLDS).round().long()].unique()
+    scores = torch.stack([decode.set_jaccard(decode.threshold_softmax(logits, t), labels) for t in candidates.tolist()])
+    best = candidates[scores == scores.max()]
+    assert decode.tune_threshold(logits, labels) == best[len(best) // 2].item()
+
+
 def test_scores_of_sets():
     predicted = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]).bool()
     labels = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]])
-    assert float(decode.jaccard(predicted, labels)) == pytest.approx((1 / 3 + 1 + 1) / 3)
-    assert float(decode.subset_accuracy(predicted, labels)) == pytest.approx(2 / 3)
-    assert float(decode.subset_accuracy(predicted[:2], torch.tensor([0, 1]))) == 0.5
+    assert float(decode.set_jaccard(predicted, labels)) == pytest.approx((1 / 3 + 1) / 2)
+    assert float(decode.set_subset_accuracy(predicted, labels)) == 0.5
+    assert float(decode.set_jaccard(predicted, torch.ones(3, 3))) == pytest.approx((2 / 3 + 1 / 3) / 3)
+    assert float(decode.set_subset_accuracy(predicted[:2], torch.tensor([0, 1]))) == 0.5
+
+
+def test_sets_of_top_m_score_as_their_logits():
+    features, labels, weight, _ = draw(n=90, d=7, k=12, max_labels=9, seed=1)
+    logits = features @ weight.T
+    predicted = decode.top_m(logits, labels.sum(dim=1))
+    assert float(decode.set_jaccard(predicted, labels)) == pytest.approx(float(metrics.jaccard(logits, labels)))
+    accuracy = metrics.subset_accuracy(logits, labels)
+    assert float(decode.set_subset_accuracy(predicted, labels)) == pytest.approx(float(accuracy))
+    assert 0 < float(accuracy) < 1
+
+
+def test_shapes_that_do_not_fit():
+    predicted = torch.ones(3, 4, dtype=torch.bool)
+    for labels in (torch.ones(2, 4), torch.ones(3, 5), torch.ones(1, 4), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"Expected predicted label sets .* but got \(3, 4\) and"):
+            decode._true_sets(labels, predicted)
+
+
+def test_prototypes_of_class_ids():
+    features, labels = collapsed(max_labels=1)
+    expected = decode.tag_averages(features, labels, max_labels=2)
+    statistics = collapse_statistics(features, labels.long().argmax(dim=1))
+    assert torch.equal(decode.averages_of_sets(statistics, max_labels=2).means, expected.means)
 
 
 def test_invalid_candidates_and_features():

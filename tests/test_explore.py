@@ -4,12 +4,15 @@ import base64
 import io
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from nclib.explore import (
@@ -18,6 +21,7 @@ from nclib.explore import (
     MatricesView,
     MetricsView,
     PairsView,
+    RunData,
     State,
     load_run,
     project,
@@ -25,8 +29,9 @@ from nclib.explore import (
     studies,
 )
 from nclib.explore.details import numbers
-from nclib.explore.matrices import ideal_gram
 from nclib.explore.png import encode
+from nclib.figures.gram import simplex_cosines
+from nclib.figures.panels import panel
 from nclib.geometry import Geometry
 from nclib.notebook import run_notebook
 from nclib.study import Study
@@ -65,9 +70,9 @@ def exact_etf(K: int = 6, d: int = 8) -> Geometry:
     pairs = torch.stack([singles[i] + singles[j] for i in range(K) for j in range(i + 1, K)])
     sets = torch.cat([singles, pairs])
     set_means = torch.cat([means, 0.6 * pairs.float() @ means])
-    gram = torch.tensor(ideal_gram(K), dtype=torch.float32)
+    gram = simplex_cosines(K)
     return Geometry(
-        class_names=tuple("abcdefgh"[:K]),
+        class_names=tuple(f"c{k}" for k in range(K)),
         epochs=torch.tensor([7]),
         label_sets=sets,
         counts=torch.full((len(sets),), 5),
@@ -114,6 +119,38 @@ def test_angles_are_those_stored(pair):
 
 def test_angles_at_exact_collapse(collapsed):
     assert np.abs(collapsed.angles).max() < 1e-3
+
+
+def test_angles_of_many_classes_need_little_memory():
+    """A study of mini-ImageNet has 100 classes, 512 dimensions and 201 checkpoints: e K K d numbers would be 4 GB."""
+    epochs, K, d = 30, 60, 200
+    means, weight = torch.randn(2, epochs, K, d, generator=torch.Generator().manual_seed(0))
+    geometry = Geometry(
+        class_names=tuple(f"c{k}" for k in range(K)),
+        epochs=torch.arange(epochs),
+        label_sets=torch.eye(K, dtype=torch.uint8),
+        counts=torch.full((K,), 5),
+        class_means=means,
+        global_mean=means.mean(1),
+        set_means=means,
+        weight=weight,
+        bias=torch.zeros(epochs, K),
+        gram_features=simplex_cosines(K).expand(epochs, K, K),
+        gram_weight=simplex_cosines(K).expand(epochs, K, K),
+        angles=torch.zeros(epochs, K),
+        scales=torch.ones(epochs, 1),
+        margins=torch.zeros(epochs, 1),
+        sample_index=torch.arange(K),
+        sample_labels=torch.eye(K, dtype=torch.uint8),
+        sample_features=means,
+    )
+    data = RunData("many", 0, geometry, None, None)
+    tracemalloc.start()
+    angles = data.angles
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert angles.shape == (epochs, K, K)
+    assert peak < 8 * epochs * K * K + 4e6  # the angles themselves and the work on one epoch
 
 
 def test_single_label_angles_are_distances_from_the_ideal(outputs):
@@ -196,7 +233,7 @@ def test_matrices_show_the_stored_cosines(pair):
     shown = [cells.values for cells in view._cells]
     g = pair[0].geometry
     assert np.array_equal(shown[0], g.gram_features[4].numpy()) and np.array_equal(shown[1], g.gram_weight[4].numpy())
-    away = np.abs(g.gram_features[4].numpy() - ideal_gram(10)).max()
+    away = np.abs(g.gram_features[4].numpy() - simplex_cosines(10).numpy()).max()
     assert f"class means {away:.3f}" in view.caption(state)
 
 
@@ -220,9 +257,21 @@ def test_metric_of_the_last_panel(pair):
     view = MetricsView()
     view.pixels(State(pair, 0, metric="bias_residual"))
     last = [ax for ax in view.figure.axes if ax.get_title(loc="left")][-1]
-    assert last.get_title(loc="left") == "bias_residual"
+    assert last.get_title(loc="left") == panel("bias_residual").title
     rows = pair[0].metrics.query("split == 'train'")
     assert np.array_equal(last.lines[0].get_ydata(), rows["bias_residual"])
+
+
+@pytest.mark.parametrize("metric", ["nc4", "tag_wise_angle_max_2", "threshold_subset_accuracy"])
+def test_titles_are_those_of_the_figures_and_fit_the_picture(pair, metric):
+    view = MetricsView()
+    view.pixels(State(pair, 0, metric=metric))
+    shown = [ax.get_title(loc="left") for ax in view.figure.axes if ax.get_title(loc="left")]
+    titles = [title.replace("\n", " ") for title in shown]
+    columns = ("nc1", "nc3_centered", "tag_wise_ratio_2", metric)
+    assert [titles[0], *titles[2:]] == [panel(column).title for column in columns]
+    drawn = [text.get_window_extent() for text in view.figure.findobj(Text) if text.get_text() in shown]
+    assert max(extent.x1 for extent in drawn) <= view.width
 
 
 def test_png_is_read_back_bit_for_bit():
@@ -391,15 +440,33 @@ def test_imbalanced_pairs_have_their_counts(tmp_path):
 # Notebook -----------------------------------------------------------------------------------------------------------
 
 
-def test_executed_notebook_leaves_pictures(outputs, tmp_path):
-    import nbformat
+def executed(tmp_path, **parameters):
+    """What the cells of the notebook show, by kind."""
+    run_notebook(NOTEBOOK, tmp_path / "executed.ipynb", parameters)
+    notebook = nbformat.read(tmp_path / "executed.ipynb", 4)
+    assert "widgets" not in notebook.metadata
+    return [o.data for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
 
-    out = tmp_path / "05_explore.ipynb"
-    run_notebook(NOTEBOOK, out, {"study": "made_multi", "outputs": str(outputs)})
-    executed = nbformat.read(out, 4)
-    assert "widgets" not in executed.metadata
-    bundles = [o.data for cell in executed.cells for o in cell.get("outputs", ()) if "data" in o]
+
+def test_executed_notebook_leaves_pictures(outputs, tmp_path):
+    bundles = executed(tmp_path, study="made_multi", outputs=str(outputs))
     pictures = [Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) for data in bundles]
     assert len(pictures) == 3 and "application/vnd.jupyter.widget-view+json" in bundles[0]
     expected = Explorer(outputs / "made_multi", run="learned").picture()
     assert np.array_equal(np.asarray(pictures[0]), np.asarray(Image.open(io.BytesIO(expected))))
+
+
+def test_notebook_of_two_classes_shows_their_line(tmp_path):
+    exact_etf(K=2).save(tmp_path / "two" / "learned" / "seed0" / "geometry.safetensors")
+    bundles = executed(tmp_path, study="two", outputs=str(tmp_path))
+    assert ["image/png" in data for data in bundles] == [True] * 3
+
+
+@pytest.mark.parametrize("run", [None, "learned"])
+def test_notebook_says_in_words_that_there_is_nothing_to_draw(tmp_path, run):
+    """Before any training, and after a training that was not validated."""
+    if run:
+        (tmp_path / "coming" / run / "seed0").mkdir(parents=True)
+    bundles = executed(tmp_path, study="coming", outputs=str(tmp_path))
+    assert ["Nothing to draw" in data.get("text/markdown", "") for data in bundles] == [False, True, True]
+    assert not any("image/png" in data for data in bundles[1:])

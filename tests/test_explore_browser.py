@@ -39,7 +39,7 @@ def notebook(tmp_path_factory):
         synthetic_study.write_study(folder / "outputs", Study.from_mapping(single))
     path = write_copy(NOTEBOOK, folder, {"study": "made_multi", "outputs": str(folder / "outputs")})
     with JupyterServer(folder) as server, chromium_page(width=WIDTH, height=1640) as page:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         opened = LabNotebook(page, server, path.name)
         opened.run_all()
         page.locator(".nc-explorer").evaluate("e => e.scrollIntoView({block: 'start'})")
@@ -93,10 +93,19 @@ def test_the_slider_moves_all_views(page):
 def test_the_play_button_runs_from_the_first_epoch_to_the_last(page):
     go_to(page, "Home")
     wait_for(page, epoch=0)
+    page.locator(".nc-status").evaluate(
+        """status => {
+            window.epochsSeen = [];
+            const note = () => window.epochsSeen.push(Number(status.querySelector('span').dataset.epoch));
+            new MutationObserver(note).observe(status, {subtree: true, childList: true, attributes: true});
+        }"""
+    )
     page.locator(".nc-explorer .jupyter-widget-play button, .nc-explorer .widget-play button").first.click()
-    wait_for(page, epoch=10)
     wait_for(page, epoch=60)
     page.locator(".nc-explorer .fa-play").wait_for()  # it has stopped; until then it would go on from where it is put
+    seen = page.evaluate("window.epochsSeen")
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3
 
 
 def test_another_run(page):

@@ -142,6 +142,12 @@ def test_a_full_and_a_read_only_disk_are_said_and_then_overcome(undisturbed, sma
     full = project.run(*OPTIONS, "--outputs", str(small_disk))
     assert full.returncode == 1
     assert "No space left on device" in full.stderr
+    (small_disk / "small" / ".lock").write_text("")
+    (small_disk / "rest").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    fuller = project.run(*OPTIONS, "--outputs", str(small_disk))
+    assert fuller.returncode == 2
+    assert "No space left on device" in fuller.stderr
+    assert fuller.stderr.count("\n") == 1
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     refused = project.run(*OPTIONS, "--outputs", str(small_disk))
     assert refused.returncode == 2

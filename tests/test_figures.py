@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from nclib import figures, heads
+from nclib import dataset, figures, heads
 from nclib.compose import MultiLabelData
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import panel
@@ -27,11 +28,25 @@ from nclib.figures.predictions import balanced_counts
 from nclib.figures.style import group_names
 from nclib.notebook import run_notebook
 from nclib.results import StudyResults
+from nclib.runs import Manifest
 from nclib.storage import StageError, sha256, write_csv
 from nclib.study import Study
 from nclib.theory import predict_training
-from tests.synthetic_study import IMBALANCED, MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
+from tests.synthetic_study import (
+    IMBALANCED,
+    MANY_RUNS,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    TRIPLES,
+    write_manifests,
+    write_study,
+)
 
+DIGITS = {
+    "study": "one_label",
+    "dataset": {"name": "digits", "source": "digits", "sample_size": 10},
+    "runs": {"any": {}},
+}
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_figures.ipynb"
 
 
@@ -104,14 +119,30 @@ def test_a_missing_file_names_the_stage_to_run(tmp_path, file, stage):
 def test_files_of_another_form_are_refused(tmp_path):
     study = Study.from_mapping({**MULTI_LABEL, "seeds": [0]})
     folder = write_study(tmp_path, study).run("etf", 0)
+    manifest = (folder / "02_train.manifest.json").read_text()
     metrics = pd.read_csv(folder / "metrics.csv")
     write_csv(folder / "metrics.csv", metrics.drop(columns="nc1"))
+    with pytest.raises(StageError, match=r"metrics.csv is damaged \(it is not what 03_validate.manifest.json says\)"):
+        StudyResults.load(study, tmp_path)
+    write_manifests(folder, study.resolve("etf"), 0)
     with pytest.raises(StageError, match=r"metrics.csv is no table .* lacks the column 'nc1'.* run stage 03_validate"):
         StudyResults.load(study, tmp_path)
     write_csv(folder / "metrics.csv", metrics)
+    write_manifests(folder, study.resolve("etf"), 0)
     (folder / "02_train.manifest.json").write_text("{}")
+    with pytest.raises(StageError, match=r"02_train\.manifest\.json is damaged"):
+        StudyResults.load(study, tmp_path)
+    (folder / "02_train.manifest.json").write_text(manifest.replace("trainable_parameters", "something"))
     with pytest.raises(StageError, match="does not say 'trainable_parameters'"):
         StudyResults.load(study, tmp_path)
+
+
+def test_results_of_other_parameters_are_refused(tmp_path):
+    study = Study.from_mapping({**MULTI_LABEL, "seeds": [0]})
+    write_study(tmp_path, study)
+    other = Study.from_mapping({**MULTI_LABEL, "seeds": [0], "training": {"epochs": 60, "lr": 0.7}})
+    with pytest.raises(StageError, match=r"seed0 was made with another training.\w+: run stage 02_train again"):
+        StudyResults.load(other, tmp_path)
 
 
 # --- styles
@@ -370,13 +401,56 @@ def contact_pictures():
 def test_contact_sheet_has_the_misclassified_in_their_class_rows():
     display = figures.ContactSheet.from_predictions(*contact_pictures(), ("cat", "dog", "cow"), columns=3).plot()
     axes = display.axes_[0]
-    assert axes.get_title(loc="left") == "4 misclassified, by class; below each: the class predicted"
+    assert axes.get_title(loc="left") == "4 misclassified, by class\nbelow each: the class predicted"
     assert [text.get_text() for text in axes.texts] == ["cat (1)", "dog (1)", "cow (2)", "cow", "cat", "cat", "dog"]
     sheet = np.asarray(axes.images[0].get_array())
     tall = sheet.shape[0] // 3
     assert sheet[:4, :4].tolist() == [[40] * 4] * 4
     assert sheet[2 * tall : 2 * tall + 4, 5:9].tolist() == [[200] * 4] * 4
     assert sheet[tall, 5] == 0  # no second picture of a dog
+
+
+def test_contact_sheet_is_as_wide_as_its_pictures():
+    images, labels, predicted = contact_pictures()
+    names = ("cat", "dog", "cow")
+    few = figures.ContactSheet.from_predictions(images, labels, predicted, names).plot()
+    assert few.axes_[0].images[0].get_array().shape[1] == 2 * 5  # the class with most has two
+    assert few.figure_.get_figwidth() < 4
+    many = torch.arange(40) // 20
+    full = figures.ContactSheet.from_predictions(images[:1].expand(40, 1, 4, 4), many, 1 - many, names).plot()
+    assert full.figure_.get_figwidth() == pytest.approx(6.75)
+
+
+def test_misclassified_pictures_are_listed_in_full_by_class():
+    labels = torch.tensor([2, 0, 0, 1, 0])
+    predicted = torch.tensor([1, 0, 2, 1, 1])
+    images = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
+    sheet = figures.ContactSheet.from_predictions(images, labels, predicted, ("cat", "dog", "cow"), columns=1)
+    expected = {"index": [2, 4, 0], "label": [0, 0, 2], "predicted": [2, 1, 1]}
+    assert sheet.table().to_dict("list") == expected
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_validation_writes_the_list_of_misclassified_pictures(tmp_path, wrong):
+    """The last cell of 03_validate, with a network that mistakes the first pictures."""
+    splits = dataset.build(**Study.from_mapping(DIGITS).resolve("any").dataset.model_dump())
+    predicted = splits.train.labels.argmax(dim=1)
+    predicted[:wrong] = (predicted[:wrong] + 1) % 10
+    geometry = SimpleNamespace(save=lambda path: path.touch())
+    manifest = Manifest("03_validate", {})
+    names = {"folder": tmp_path, "splits": splits, "figures": figures, "write_csv": write_csv, "manifest": manifest}
+    names["found"] = SimpleNamespace(table=pd.DataFrame({"epoch": [0]}), geometry=geometry, predicted=predicted)
+    for name in ("data.safetensors", "02_train.manifest.json"):
+        (tmp_path / name).touch()
+    names |= {"data_file": tmp_path / "data.safetensors", "checkpoints": {}, "device": "cpu", "describe": str}
+    exec(nbformat.read(NOTEBOOK.with_name("03_validate.ipynb"), 4).cells[-1].source, names)  # noqa: S102
+    table = pd.read_csv(tmp_path / "misclassified.csv")
+    assert list(table) == ["index", "label", "predicted"]
+    assert sorted(table["index"]) == list(range(wrong))
+    assert (table["label"].to_numpy() == splits.train.labels.argmax(dim=1)[table["index"].to_list()].numpy()).all()
+    assert ((table["label"] + 1) % 10 == table["predicted"]).all()
+    outputs = json.loads((tmp_path / "03_validate.manifest.json").read_text())["outputs"]
+    assert outputs["misclassified.csv"] == sha256(tmp_path / "misclassified.csv")
 
 
 def test_contact_sheet_uses_numbers_for_long_names_and_may_be_empty():
@@ -405,6 +479,12 @@ def test_predictions_are_the_theorys_where_it_applies(load):
     steps = math.ceil(380 / 128)
     norms = 200 * learned.feature_norms[1] ** 2 + 180 * learned.feature_norms[2] ** 2
     assert found["train_feature_decay"]["learned"] == pytest.approx(1e-3 / steps * norms, rel=1e-12)
+
+
+def test_an_etf_with_more_dimensions_than_classes_has_the_same_prediction(load):
+    wide = {"etf": {"model": {"head": "etf", "feature_dim": 16}}}
+    found = figures.predictions(load({**MULTI_LABEL, "study": "made_wide", "seeds": [0], "runs": wide}))
+    assert found["train_loss"]["etf"] == figures.predictions(load(MULTI_LABEL))["train_loss"]["etf"]
 
 
 @pytest.mark.parametrize(

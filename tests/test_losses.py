@@ -123,6 +123,14 @@ def test_the_gradient_stays_finite_for_certain_samples():
         assert gradient.isfinite().all(), name
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 1.0])
+def test_focal_of_a_certain_sample_has_hardly_a_gradient(gamma):
+    logits = torch.tensor([[30.0, 0.0, 0.0]], requires_grad=True)
+    loss = losses.pick_all_label(losses.focal(gamma), label_mean=True)(logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss == 0 and gradient.abs().max() < 1e-9
+
+
 def test_feature_decay_sums_over_the_batch_unless_told():
     features = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert float(losses.feature_decay(features, weight=0.5)) == 7

@@ -9,7 +9,8 @@ import torch
 
 from nclib import metrics
 from nclib.metrics import tag_wise
-from nclib.metrics.classifier_metrics import check_classifier
+from nclib.metrics.classifier import check_classifier, statistics_and_classifier
+from nclib.metrics.prediction import check_logits, label_ranks
 from nclib.metrics.statistics import check_features
 from tests.test_metrics_values import draw
 
@@ -62,18 +63,80 @@ def test_values_that_are_not_finite():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"but got \(40, 6\) and \(39, 4\)"):
-        check_features(FEATURES, LABELS[:39])
-    with pytest.raises(ValueError, match=r"Expected weight \(k, 6\) and bias \(k,\), but got \(4, 5\)"):
-        check_classifier(FEATURES, WEIGHT[:, :5], None)
-    with pytest.raises(ValueError, match=r"but got \(4, 6\) and \(3,\)"):
-        check_classifier(FEATURES, WEIGHT, BIAS[:3])
-    with pytest.raises(ValueError, match=r"Expected logits \(40, 4\), but got \(40, 3\)"):
-        check_classifier(FEATURES, WEIGHT, BIAS, torch.zeros(40, 3))
+    for labels in (LABELS[:39], torch.tensor(0)):
+        with pytest.raises(ValueError, match=r"Expected features \(n, d\) .* but got \(40, 6\) and"):
+            check_features(FEATURES, labels)
     with pytest.raises(ValueError, match="k >= 2, but got shape"):
         metrics.nc2_w(WEIGHT[:1])
     with pytest.raises(ValueError, match="Expected multi-hot labels of 3 columns, but got 4"):
         metrics.measure(FEATURES, LABELS, WEIGHT[:3])
+
+
+def test_shapes_of_classifier_and_logits():
+    with pytest.raises(ValueError, match=r"but got \(40,\) and \(40, 4\)"):
+        statistics_and_classifier(FEATURES[:, 0], LABELS, WEIGHT)
+    with pytest.raises(ValueError, match=r"Expected weight \(k, 6\) and bias \(k,\), but got \(4, 6\) and \(3,\)"):
+        check_classifier(WEIGHT, BIAS[:3], feature_dim=6)
+    with pytest.raises(ValueError, match=r"Expected weight \(5, 6\) and bias \(5,\), but got \(4, 6\) and None"):
+        check_classifier(WEIGHT, feature_dim=6, num_classes=5)
+    for logits in (torch.zeros(40, 3), torch.zeros(4), torch.zeros(39, 4)):
+        with pytest.raises(ValueError, match=r"Expected logits \(40, 4\), but got"):
+            check_logits(logits, LABELS)
+        with pytest.raises(ValueError, match=r"Expected logits \(40, 4\), but got"):
+            check_logits(logits, LABELS.argmax(dim=1), num_classes=4)
+    with pytest.raises(ValueError, match=r"Expected labels .* but got \(\)"):
+        check_logits(torch.zeros(3, 4), torch.tensor(0))
+
+
+WRONG_SHAPES = """
+import torch
+from nclib import decode, metrics
+
+h, y, w, b, z = torch.rand(40, 6), torch.eye(4).repeat(10, 1), torch.rand(4, 6), torch.rand(4), torch.rand(40, 4)
+stream = metrics.CollapseMetrics(num_classes=4, feature_dim=6)
+stream.update(h, y)
+with_weight = ["nc3", "nc3_centered", "released_nc3", "bias_residual", "nc4", "cosine_margins", "measure"]
+calls = {
+    "features": [lambda f=getattr(metrics, name): f(h[:, 0], y, w) for name in with_weight]
+    + [lambda f=getattr(metrics, name): f(h[0], y) for name in ("nc1", "nc2_h", "nuclear_over_frobenius")]
+    + [lambda: stream.update(h[:, 0], y)],
+    "weight (k, 6) and bias (k,)": [
+        lambda f=getattr(metrics, name), wrong=wrong: f(h, y, wrong)
+        for name in with_weight for wrong in (w[:, :5], w[0], w[None])
+    ] + [lambda: metrics.bias_residual(h, y, w, b[:3])],
+    "weight (4, 6) and bias (4,)": [
+        lambda args=args: stream.compute(*args) for args in ((w[:3],), (w[:, :5],), (w[0],), (w, b[:3]))
+    ],
+    "a finite weight": [lambda: stream.compute(w / 0), lambda: metrics.nc3(h, y, w * torch.nan)],
+    "logits (40, 4)": [
+        lambda: metrics.measure(h, y, w, logits=z[:, :3]),
+        lambda: stream.update(h, y, z[:, :3]),
+        lambda: stream.update(h, y.argmax(dim=1), z[:, :3]),
+        lambda: metrics.jaccard(z[0], y),
+        lambda: decode.tune_threshold(z[:, :3], y),
+    ],
+    "logits of a floating dtype": [
+        lambda f=f: f(y > 0, y) for f in (metrics.jaccard, metrics.subset_accuracy, metrics.soft_iou)
+    ] + [lambda: stream.update(h, y, y > 0)],
+    "logits without NaN": [lambda: stream.update(h, y, z * torch.nan)],
+    "class ids (n,)": [lambda: metrics.top_k_accuracy(z, y)],
+    "predicted label sets (n, k)": [lambda: decode.set_jaccard(z > 0, y[:3])],
+}
+for expected, functions in calls.items():
+    for number, function in enumerate(functions):
+        try:
+            function()
+            print(expected, number, "passed")
+        except Exception as error:
+            if type(error) is not ValueError or not str(error).startswith("Expected " + expected):
+                print(expected, number, repr(error))
+"""
+
+
+def test_wrong_shapes_are_value_errors():
+    """In a process of its own, without the shape types of the test run."""
+    result = subprocess.run([sys.executable, "-c", WRONG_SHAPES], capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("", 0), result.stderr
 
 
 def test_class_means_that_are_all_equal():
@@ -115,6 +178,10 @@ def test_samples_without_labels_are_left_out():
     values = metrics.measure(features[order], labels[order], WEIGHT, BIAS)
     assert values == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert metrics.label_sets(labels[order]).of_sample[order >= 40].tolist() == [-1] * len(rows)
+    logits = features @ WEIGHT.T + BIAS
+    for name in ("soft_iou", "jaccard", "subset_accuracy"):
+        assert float(getattr(metrics, name)(logits, labels)) == pytest.approx(expected[name], rel=1e-6), name
+        assert getattr(metrics, name)(logits[40:], labels[40:]).isnan(), name
 
 
 def test_one_sample_a_class():
@@ -166,6 +233,18 @@ def test_predictions_count_ties_and_nan_as_wrong():
     assert float(metrics.subset_accuracy(ties, labels)) == float(metrics.jaccard(ties, labels)) == 0
     assert float(metrics.top_k_accuracy(ties, labels, top_k=4)) == 1
     assert float(metrics.top_k_accuracy(ties * torch.nan, labels, top_k=3)) == 0
+
+
+@pytest.mark.parametrize("num_slots", [1, 8, 12])
+def test_ranks_of_labels(num_slots):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 12, generator=generator).round()  # with ties
+    logits[:20] = logits[:20].where(torch.rand(20, 12, generator=generator) < 0.8, torch.nan)
+    logits[20:30, :2] = torch.inf
+    logits[30:40, 3:5] = -torch.inf
+    slots = torch.rand(50, 12, generator=generator).argsort(dim=1)[:, :num_slots]
+    own = logits.gather(1, slots).unsqueeze(2)
+    assert torch.equal(label_ranks(logits, slots), 11 - (logits.unsqueeze(1) < own).sum(dim=2))
 
 
 def test_predictions_take_ids_and_one_hot_labels_alike():

@@ -65,6 +65,29 @@ def test_large_offset_in_float32_keeps_its_precision():
         assert values[name] == pytest.approx(exact[name], rel=1e-5), name
 
 
+@pytest.mark.parametrize("batch_size", [1, 9, 100])
+def test_a_spread_far_below_the_offset_keeps_its_digits(batch_size):
+    classes = LABELS.sum(dim=1) == 1
+    labels = LABELS[classes]
+    features = labels.double() @ WEIGHT + 1e-4 * FEATURES[classes] + 1e4
+    expected = metrics.measure(features, labels, WEIGHT)
+    values = streamed(features, labels, LOGITS[classes], batch_size=batch_size).compute(WEIGHT)
+    for name in ("nc1", "released_nc1", "nc1_quotient", "nc1_cdnv"):
+        assert float(values[name]) == pytest.approx(expected[name], rel=1e-6), name
+
+
+def test_order_and_grouping_of_the_batches_change_nothing():
+    features = 1e-3 * FEATURES + LABELS.double() @ WEIGHT + 1e4
+    one = streamed(features, LABELS, LOGITS, batch_size=11)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    other = streamed(features[order], LABELS[order], LOGITS[order], batch_size=3)
+    parts = [streamed(features[rows], LABELS[rows], LOGITS[rows], batch_size=7) for rows in order.split(40)]
+    parts[2].merge_state(parts[0])
+    parts[2].merge_state(parts[1])
+    for same in (other, parts[2]):
+        assert floats(same.compute(WEIGHT)) == pytest.approx(floats(one.compute(WEIGHT)), rel=1e-7)
+
+
 def test_class_ids_and_half_precision():
     features, labels, weight, _ = draw(n=60, d=8, k=4, max_labels=1, seed=1)
     metric = CollapseMetrics(num_classes=4, feature_dim=8)
@@ -102,13 +125,23 @@ def test_in_a_metric_collection_and_a_training_loop():
     both.update(features=features, labels=ids, preds=logits, target=ids)
     assert float(both.compute()["accuracy"]) == pytest.approx(expected["top1"])
     collection.reset()
-    assert collection["CollapseMetrics"].set_counts == []
+    assert [len(rows) for rows in collection["CollapseMetrics"].set_counts] == [0]
+    # two of a kind share one state
+    pair = MetricCollection({"first": CollapseMetrics(4, 8), "second": CollapseMetrics(4, 8)})
+    for rows in torch.arange(60).split(7):
+        pair.update(features[rows], ids[rows], logits[rows])
+    for name in ("first_nc1", "second_nc1"):
+        assert float(pair.compute()[name]) == pytest.approx(expected["nc1"])
 
 
 def test_invalid_batches():
     metric = CollapseMetrics(num_classes=4, feature_dim=8)
     with pytest.raises(ValueError, match="Expected features of 8 columns, but got 5"):
         metric.update(FEATURES[:, :5], LABELS)
+    logits = torch.where(torch.arange(100).unsqueeze(1) == 99, torch.nan, LOGITS)
+    with pytest.raises(ValueError, match="Expected logits without NaN"):
+        metric.update(FEATURES, LABELS, logits)
+    assert len(metric.set_counts[0]) == metric.prediction_counts.sum() == 0  # nothing of it was taken in
     with pytest.raises(ValueError, match="Expected num_classes >= 2 and feature_dim >= 1, but got 1, 8"):
         CollapseMetrics(num_classes=1, feature_dim=8)
     metric.update(FEATURES[:5] * torch.nan, LABELS[:5] * 0)  # no labels: nothing to take in
@@ -130,6 +163,12 @@ def _compute_on_rank(rank, port, results):
     results[rank] = floats(metric.compute(WEIGHT, BIAS))
     metric.update(FEATURES[rows], LABELS[rows], LOGITS[rows])
     results[f"{rank} after another update"] = floats(metric.compute(WEIGHT, BIAS))
+    metric.reset()
+    if rank == 0:
+        metric.update(FEATURES, LABELS, LOGITS)
+    results[f"{rank}, one without any batch"] = floats(metric.compute(WEIGHT, BIAS))
+    metric.update(FEATURES, 0 * LABELS, LOGITS)
+    results[f"{rank}, one without labels"] = floats(metric.compute(WEIGHT, BIAS))
     torch.distributed.destroy_process_group()
 
 
@@ -144,3 +183,5 @@ def test_two_processes_equal_one():
         results = dict(results)
     assert results[0] == results[1] == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert results["0 after another update"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    for case in ("one without any batch", "one without labels"):
+        assert results[f"0, {case}"] == results[f"1, {case}"] == pytest.approx(expected, rel=1e-9, abs=1e-12)

@@ -1,17 +1,23 @@
 """The project's own files agree with each other."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
-from nclib.study import assigned_names
+from nclib.study import Study, assigned_names
+from tests.small_project import wait_for
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -65,6 +71,54 @@ def test_parameters_cell_is_the_default_study(path):
     assert set(values) == set(assigned_names(source)) >= set(default) | {"run", "seed", "outputs", "sweep"}
     for line in source.splitlines()[1:]:
         assert re.fullmatch(r"\w+ = [^=|]+  # [^=|]+", line), line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_notebook_given_a_study_file_runs_that_study(path):
+    """`papermill -f` replaces only what the file holds; the rest of the notebook's cell is of the default study."""
+    given, namespace = yaml.safe_load(path.read_text()), {}
+    for statement in ast.parse(parameters_cell(STAGES[0])).body:
+        namespace[statement.targets[0].id] = ast.literal_eval(statement.value)
+    injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in given.items())
+    found, wanted = Study.from_notebook({**namespace, **given, "In": ["", injected]}), Study.from_file(path)
+    assert found == wanted
+    assert [found.resolve(run) for run in found.runs] == [wanted.resolve(run) for run in wanted.runs]
+
+
+@pytest.mark.slow
+def test_make_lab_serves_this_machine_alone_and_asks_for_a_token(tmp_path):
+    dry = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True)
+    line = next(line for line in dry.stdout.splitlines() if "jupyter lab" in line).split()
+    command = [sys.executable, "-m", "jupyter", *line[1:], "--no-browser", "--allow-root", "--ServerApp.port=0"]
+    home = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **home}, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: list(tmp_path.glob("jpserver-*.json")), 100)
+        facts = json.loads(next(tmp_path.glob("jpserver-*.json")).read_text())
+        assert facts["hostname"] == "127.0.0.1"
+        assert len(facts["token"]) >= 32
+        contents = f"{facts['url']}api/contents"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(contents)
+        with urllib.request.urlopen(f"{contents}?token={facts['token']}") as answer:
+            assert answer.status == 200
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.timing
+def test_a_hundred_runs_make_a_graph_in_seconds(tmp_path):
+    sweep = {"training.lr": [0.01 * i for i in range(1, 11)], "model.width": [2 * i for i in range(1, 11)]}
+    (tmp_path / "many.yaml").write_text(yaml.safe_dump({"study": "many", "runs": {"a": {}}, "sweep": sweep}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
+    command += ["--dry-run", "--quiet", "rules", "--cores", "2", "--config", f"study={tmp_path / 'many.yaml'}"]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"train +100\b", done.stdout + done.stderr)
+    assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -21,7 +22,7 @@ STAGES = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """The small study, done once; the tests below go on from there, in their order."""
-    project = Project(tmp_path_factory.mktemp("project"))
+    project = Project(tmp_path_factory.mktemp("a project"))
     project.write()
     done = project.run()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,6 +56,18 @@ def test_a_training_gets_the_cores_of_the_machine(project):
     """Snakemake gives a notebook one thread unless its rule says otherwise."""
     manifest = json.loads((project.outputs / "learned/seed0/02_train.manifest.json").read_text())
     assert manifest["threads"] == 2
+
+
+def test_papermill_by_hand_makes_the_same(project):
+    """The command of the README, with a study file that leaves sections out."""
+    before = project.results()
+    command = [sys.executable, "-m", "papermill", "notebooks/03_validate.ipynb", "outputs/by_hand.ipynb"]
+    command += ["-f", "small.yaml", "-p", "run", "learned", "-p", "seed", "0"]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert project.results() == before
+    assert project.run().returncode == 0
+    assert project.results() == before
 
 
 def test_again_there_is_nothing_to_do(project):

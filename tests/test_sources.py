@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -282,6 +283,21 @@ def test_folders_that_are_no_classes_are_named(folder: Path, tmp_path: Path) -> 
         sources.load("image_folder", root=folder, train=True)
 
 
+def test_folders_within_class_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    """train/ and val/ with class folders inside would otherwise be two classes."""
+    several = tmp_path / "several"
+    several.mkdir()
+    for split in ("train", "val"):
+        stand_ins.write_image_folder(several / split, classes=2, per_class=2, side=20)
+    with pytest.raises(SourceError, match=r"(train|val)/class00\d is a folder, .* move the class folders up"):
+        sources.load("image_folder", root=several, train=True)
+    (folder / "class002" / "more").mkdir()
+    with pytest.raises(
+        SourceError, match=r"class002/more is a folder, but pictures must lie directly in the folder of"
+    ):
+        sources.load("image_folder", root=folder, train=True)
+
+
 # downloads
 
 
@@ -448,6 +464,18 @@ def test_an_archive_is_unpacked_as_its_top_folder(tmp_path: Path) -> None:
     folder = download.unpack(archive, tmp_path / "svhn" / "train")
     assert (folder / "1.png").read_text() == "train/1.png" and (folder / "deep" / "2.png").is_file()
     assert [file.name for file in folder.parent.iterdir()] == ["train"]
+
+
+def test_what_killed_unpackers_left_is_removed(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "train.tar.gz", ["train/1.png"])
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [tmp_path / "in" / f".train.{pid}.unpacking" for pid in (gone.pid, os.getpid())]  # a number may come again
+    busy = tmp_path / "in" / f".train.{os.getppid()}.unpacking"
+    for place in (*left, busy):
+        (place / "train").mkdir(parents=True)
+    folder = download.unpack(archive, tmp_path / "in" / "train")
+    assert sorted(folder.parent.iterdir()) == [busy, folder]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every study that comes with nclib, cut down by its `smoke` overrides, through the real notebooks.
+"""Every study that comes with nclib: its settings against the papers', and its smoke run through the real notebooks.
 
 The notebooks' cells run in this process, without kernels (the tests of the chain have those), on MNIST as it is
 where `NCLIB_DATA_ROOT` has it, and else on small files in the sources' own formats.
@@ -14,11 +14,141 @@ import nbformat
 import pandas as pd
 import pytest
 
+from nclib.params import WIDTHS, Run
 from nclib.sources import stand_ins
 from nclib.study import Study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+
+# What the two papers ran. Fields are unique to a section, so they stand without it; `d` is the width of the features.
+
+COMMON = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "decay_on": "parameters",
+    "batch_size": 128,
+    "epochs": 200,
+    "width": None,
+    "arch": "resnet18",
+    "head": "learned",
+    "d": 512,
+    "bias": True,
+    "random_labels": False,
+    "sample_size": None,
+    "pair_groups": (),
+    "seeds": (0,),
+}
+PAPER_1 = COMMON | {
+    "loss": "cross_entropy",
+    "label_mean": True,
+    "lr": 0.1,
+    "feature_decay": 1e-3,
+    "feature_decay_mean": False,
+    "schedule": "cosine",
+    "min_lr_ratio": 1e-3,
+    "checkpoint_every": 20,
+    "stem": "small",
+    "augment": False,
+    "normalization": "unit",
+}
+MLAB = PAPER_1 | {"train_counts": {1: 3100, 2: 200}, "test_counts": {1: 800, 2: 50}}
+MNIST, CIFAR10 = {"source": "mnist", "layout": "mnist"}, {"source": "cifar10", "layout": "cifar"}
+PLAIN = COMMON | {  # paper 2 without its "SOTA" option
+    "source": "cifar10",
+    "layout": None,
+    "normalization": "cifar10",
+    "feature_decay": 0,
+    "lr": 0.05,
+    "schedule": "step",
+    "step_size": 40,
+    "lr_drop": 0.1,
+    "checkpoint_every": 1,
+    "stem": "imagenet",
+    "augment": False,
+}
+SOTA = PLAIN | {"stem": "small", "augment": True}
+MINI_IMAGENET = SOTA | {"loss": "rescaled_mse", "lr": 0.01, "source": "image_folder", "image_size": 84}
+MINI_IMAGENET |= {"normalization": "dataset", "test_fraction": pytest.approx(100 / 600, abs=1e-4)}  # of 600 a class
+
+
+def networks(num_classes: int) -> dict:
+    archs = {
+        "resnet18": {},
+        "resnet50": {"d": 2048, "feature_decay": 1e-4},
+        "vgg16": {},
+        "vgg19": {},
+    }
+    learned = {f"{arch}_learned": {"arch": arch} | more for arch, more in archs.items()}
+    fixed = {f"{arch}_etf": {"arch": arch} | more | {"head": "etf", "d": num_classes} for arch, more in archs.items()}
+    return learned | fixed
+
+
+def two_sources(**more) -> dict:
+    kinds = {"mnist": MNIST, "cifar10": CIFAR10}
+    heads = {"learned": {}, "etf": {"head": "etf", "d": 10}}
+    return {f"{k}_{h}": kind | head | more for k, kind in kinds.items() for h, head in heads.items()}
+
+
+OPTIMIZERS = {
+    "sgd": {},
+    "adam": {"optimizer": "adam", "lr": 1e-3},
+    **{
+        f"lbfgs_{size}": {"optimizer": "lbfgs", "lr": 0.1, "history_size": 10, "batch_size": size}
+        for size in (512, 1024, 2048)
+    },
+}
+LAST_LAYERS = {f"{head}_d{d}": {"head": head, "d": d} for head in ("learned", "etf") for d in (512, 10)}
+DIMENSIONS = {f"d{d}": {"d": d} for d in (5, 8, 9, 10, 512)}
+MSE, CE = {"loss": "mse"}, {"loss": "cross_entropy"}
+EXPERIMENTS: dict[str, tuple[dict, dict[str, dict]]] = {
+    "mlab_mnist": (MLAB | MNIST, networks(10)),
+    "mlab_cifar10": (MLAB | CIFAR10, networks(10)),
+    "mlab_svhn": (
+        PAPER_1 | {"source": "svhn", "layout": None, "normalization": "imagenet", "label_mean": False},
+        networks(9),
+    ),
+    "mlab_imbalanced": (MLAB | {"train_counts": {1: 3100}}, two_sources(pair_groups=(500, 50, 5))),
+    "mlab_triples": (MLAB | {"test_counts": {1: 800, 2: 50, 3: 5}}, two_sources(train_counts={1: 3100, 2: 200, 3: 20})),
+    "mse_optimizers": (PLAIN | MSE, OPTIMIZERS),
+    "mse_etf": (SOTA | MSE, LAST_LAYERS),
+    "mse_feature_dim": (SOTA | MSE, DIMENSIONS),
+    "mse_rescaled_k": (MINI_IMAGENET | {"mse_M": 1}, {f"k{k}": {"mse_k": k} for k in (1, 5, 15, 20)}),
+    "mse_rescaled_M": (MINI_IMAGENET | {"mse_k": 1}, {f"M{M}": {"mse_M": M} for M in (1, 3, 5, 7, 10)}),
+    "ce_optimizers": (PLAIN | CE, OPTIMIZERS),
+    "ce_etf": (SOTA | CE, LAST_LAYERS),
+    "ce_feature_dim": (SOTA | CE, DIMENSIONS),
+    "mse_random_labels": (  # depth and widths: not in the paper's page
+        PLAIN | MSE | {"random_labels": True, "lr": 0.01, "batch_size": 64, "weight_decay": 1e-4},
+        {f"mlp_{w}": {"arch": "mlp", "depth": 4, "width": w, "d": w, "stem": "small"} for w in (256, 1024, 2048)}
+        | {f"resnet18_{w}": {"width": w, "d": 8 * w} for w in (8, 32, 64)},
+    ),
+    "mse_feature_decay": (  # the features' decay: not in the paper's page
+        PLAIN | MSE | {"batch_size": 64},
+        {"on_parameters": {}, "on_features": {"decay_on": "features", "feature_decay": 1e-5}},
+    ),
+}
+
+
+def settings_of(run: Run) -> dict:
+    width, factor = WIDTHS[run.model.arch]
+    d = run.model.feature_dim or factor * (run.model.width or width)
+    return {**dict(run.dataset), **dict(run.model), **dict(run.training), "d": d, "seeds": run.seeds}
+
+
+@pytest.mark.parametrize(("study", "run"), [(study, run) for study, (_, runs) in EXPERIMENTS.items() for run in runs])
+def test_studies_have_the_settings_of_the_papers(study, run):
+    common, runs = EXPERIMENTS[study]
+    expected = common | runs[run]
+    plan = Study.from_file(ROOT / f"params/{study}.yaml")
+    assert set(plan.runs) == set(runs)
+    found = settings_of(plan.resolve(run))
+    assert {field: found[field] for field in expected} == expected
+
+
+def test_every_study_is_of_a_paper_or_a_small_one():
+    assert {*EXPERIMENTS, "mlab_digits", "mlab_mnist_small", "mse_digits"} == set(STUDIES)
 
 
 def run_cells(stage: str, parameters: dict) -> dict:

@@ -4,9 +4,14 @@ import copy
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from nclib import dataset, params, sources
+from nclib.cluster import JOBS
+from nclib.models import build_model, vgg
 from nclib.params import Training
+from nclib.sources import stand_ins
 from nclib.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
@@ -51,13 +56,19 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"training": []}, r"training: should be a valid dictionary"),
         ({"model": {"arch": "alexnet"}}, r"model\.arch: should be 'resnet18', .*'alexnet'"),
         ({"dataset": {"source": "imagenet"}}, r"dataset\.source: should be 'digits', .*'imagenet'"),
-        ({"dataset": {**DIGITS["dataset"], "train_counts": {2: 5}}}, r"dataset: train_counts needs .* one label"),
-        ({"dataset": {"train_counts": {1: 5}}}, r"dataset: train_counts needs a layout"),
-        ({"dataset": {**DIGITS["dataset"], "sample_size": 5}}, r"dataset: sample_size is for single-label data"),
+        ({"dataset": {**DIGITS["dataset"], "train_counts": {2: 5}}}, r"dataset\.train_counts: .*one label \(key 1\)"),
+        ({"dataset": {**DIGITS["dataset"], "test_counts": {2: 2}}}, r"dataset\.test_counts: .*one label \(key 1\)"),
+        ({"dataset": {**DIGITS["dataset"], "test_counts": {1: 2, 4: 1}}}, r"dataset\.test_counts: .*at most 3 labels"),
+        ({"dataset": {"train_counts": {1: 5}}}, r"dataset\.train_counts: it needs a layout"),
+        ({"dataset": {**DIGITS["dataset"], "sample_size": 5}}, r"dataset\.sample_size: it is for single-label data"),
         ({"model": {"head": "etf", "feature_dim": 8}}, r"feature_dim >= num_classes - 1 = 9, but got 8"),
         ({"runs": {}}, r"runs: .*at least 1 item"),
         ({"runs": {"a/b": {}}}, r"runs\.a/b: should match pattern"),
         ({"runs": {"figures": {}}}, r"runs\.figures: this name is taken"),
+        ({"runs": {JOBS: {}}}, r"runs\.slurm: this name is taken"),
+        ({"study": "theory"}, r"study: the name 'theory' is taken"),
+        ({"study": "reference"}, r"study: the name 'reference' is taken"),
+        ({"training": {"lr": 10**400}}, r"training\.lr: should be a valid number"),
         ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
         ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
         ({"seeds": []}, r"seeds: .*at least 1 item"),
@@ -76,6 +87,91 @@ def test_faults_are_named(changes, message):
         Study.from_mapping(study(**changes))
 
 
+SINGLE = {"source": "digits"}
+PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_counts": {1: 3}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"dataset": PAIRS | {"pair_groups": [3, 0, 1]}}, r"dataset\.pair_groups\.1: .*greater than or equal to 1"),
+        ({"dataset": PAIRS | {"pair_groups": [3, 1, 3]}}, r"dataset\.pair_groups: expected different numbers"),
+        ({"dataset": PAIRS | {"pair_groups": [3, 1]}}, r"dataset\.pair_groups: it cannot cut the 45 pairs into 2"),
+        (
+            {"dataset": PAIRS | {"pair_groups": [3, 2, 1], "train_counts": {1: 9, 2: 4}}},
+            r"dataset\.pair_groups: .*take key 2 out of train_counts",
+        ),
+        ({"dataset": SINGLE | {"pair_groups": [3, 2, 1]}}, r"dataset\.pair_groups: it needs a layout"),
+        ({"dataset": PAIRS | {"source": "svhn"}}, r"dataset\.layout: the pictures of svhn have several labels already"),
+        ({"dataset": {"source": "svhn", "random_labels": True}}, r"dataset\.random_labels: .*single-label data"),
+        ({"dataset": SINGLE | {"normalization": "imagenet"}}, r"dataset\.normalization: 'imagenet' is for 3 channels"),
+        ({"dataset": {"source": "svhn", "normalization": "mnist"}}, r"'mnist' is for 1 channels, but 'svhn' has 3"),
+        ({"model": {"arch": "vgg16"}}, r"model\.arch: 'vgg16' needs pictures of 32 pixels .*, but they have 8"),
+        ({"dataset": PAIRS, "model": {"arch": "vgg19"}}, r"model\.arch: 'vgg19' needs .*, but they have 16"),
+        ({"model": {"depth": 4}}, r"model\.depth: arch 'resnet18' has no depth to choose, but got 4"),
+        ({"model": {"arch": "wide_resnet", "depth": 27}}, r"model\.depth: a wide_resnet has depth 8, .*, but got 27"),
+        ({"model": {"arch": "wide_resnet", "depth": 2}}, r"model\.depth: a wide_resnet has depth 8, .*, but got 2"),
+        ({"model": {"arch": "mlp", "stem": "imagenet"}}, r"model\.stem: 'imagenet' is for resnets, but .*'mlp'"),
+        ({"model": {"head": "etf", "width": 1}}, r"model\.feature_dim: .*num_classes - 1 = 9, but got 8"),
+        ({"training": {"mse_k": 5.0}}, r"training\.mse_k: it is for loss 'rescaled_mse', but .*'cross_entropy'"),
+        ({"training": {"loss": "mse", "mse_M": 5}}, r"training\.mse_M: it is for loss 'rescaled_mse', but .*'mse'"),
+        ({"training": {"gamma": 1}}, r"training\.gamma: it is for loss 'focal'"),
+        ({"training": {"loss": "focal", "smoothing": 0}}, r"training\.smoothing: it is for loss 'label_smoothing'"),
+        (
+            {"training": {"loss": "rescaled_mse", "label_mean": False}},
+            r"training\.label_mean: loss 'rescaled_mse' has multi-hot targets",
+        ),
+        ({"training": {"schedule": "multistep"}}, r"training\.milestones: .* increasing epochs, but got \(\)"),
+        (
+            {"training": {"schedule": "multistep", "milestones": [3, 2]}},
+            r"training\.milestones: .* increasing epochs, but got \(3, 2\)",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_refused_with_its_place(sections, message):
+    with pytest.raises(ParameterError, match=message):
+        Study.from_mapping({"study": "s", **sections, "runs": {"a": {}}})
+    with pytest.raises(ParameterError, match=r"^runs\.a\.|\(run 'a'\)$"):
+        Study.from_mapping({"study": "s", "runs": {"a": sections}})
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"dataset": PAIRS | {"pair_groups": [3, 2, 1]}},
+        {"dataset": {"source": "svhn", "sample_size": 2, "normalization": "imagenet"}, "model": {"arch": "vgg16"}},
+        {"dataset": SINGLE | {"image_size": 32}, "model": {"arch": "vgg16"}},
+        {"dataset": PAIRS | {"image_size": 16}, "model": {"arch": "vgg16"}},
+        {"dataset": {"source": "image_folder"}, "model": {"arch": "vgg16", "head": "etf", "feature_dim": 1}},
+        {"model": {"arch": "wide_resnet", "depth": 14, "stem": "imagenet"}},
+        {"model": {"arch": "mlp", "depth": 14}},
+        {"training": {"loss": "rescaled_mse", "mse_k": 5, "mse_M": 2}},
+        {"training": {"schedule": "multistep", "milestones": [3, 7]}},
+    ],
+)
+def test_what_goes_together_is_accepted(sections):
+    Study.from_mapping({"study": "s", **sections, "runs": {"a": {}}})
+
+
+def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCLIB_CACHE_ROOT", str(tmp_path / "cache"))
+    stand_ins.write_mnist(tmp_path, per_class=2)
+    stand_ins.write_cifar10(tmp_path, per_class=2)
+    stand_ins.write_svhn(tmp_path, per_set=1)
+    for name, known in params.SOURCES.items():
+        if name != "image_folder":
+            read = sources.load(name, root=tmp_path, train=False)
+            assert known == (read.num_classes, *read.images.shape[1:3])
+    normalizations = {name: len(mean) for name, (mean, _) in dataset.NORMALIZATIONS.items()}
+    assert normalizations == params.NORMALIZED_CHANNELS
+    assert params.SMALLEST_VGG_PICTURE == vgg.SMALLEST_PICTURE
+    with torch.device("meta"):
+        for arch, (width, factor) in params.WIDTHS.items():
+            for given in (None, 16):
+                model = build_model(arch, in_channels=1, num_classes=2, width=given, image_size=32)
+                assert model.backbone.feature_dim == factor * (given or width)
+
+
 def test_unknown_run_and_seed_are_named():
     plan = Study.from_mapping(study())
     with pytest.raises(ParameterError, match=r"run: study 'mlab_digits' has no run 'eft'; it has learned, etf"):
@@ -89,7 +185,7 @@ def test_unknown_run_and_seed_are_named():
 @pytest.mark.parametrize("text", ["5e-4", "1E+2", "-3e0"])
 def test_numbers_that_yaml_reads_as_text_are_numbers(text):
     assert isinstance(yaml.safe_load(text), str), "PyYAML has learned to read it: the conversion can go"
-    plan = Study.from_mapping(study(training={"mse_M": text.removeprefix("-")}))
+    plan = Study.from_mapping(study(training={"loss": "rescaled_mse", "mse_M": text.removeprefix("-")}))
     assert plan.resolve("etf").training.mse_M == abs(float(text))
 
 
@@ -109,6 +205,18 @@ def test_sweep_multiplies_runs_and_seeds():
     assert len(plan.runs) == 8
     chosen = plan.resolve("etf-lr=0.001-width=8")
     assert (chosen.training.lr, chosen.model.width, chosen.model.head) == (0.001, 8, "etf")
+
+
+def test_labels_of_a_sweep_tell_its_values_apart():
+    plan = Study.from_mapping(study(runs={"a": {}}, sweep={"training.lr": [0.1, 0.1000001, 5.0e-4, 1.0e-5, 2]}))
+    assert list(plan.runs) == ["a-lr=0.1", "a-lr=0.1000001", "a-lr=0.0005", "a-lr=1e-05", "a-lr=2"]
+    assert [plan.resolve(run).training.lr for run in plan.runs] == [0.1, 0.1000001, 5e-4, 1e-5, 2]
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.2, 0.1], [1, 1.0], ["1e-3", 0.001]])
+def test_a_sweep_that_would_drop_a_run_is_refused(values):
+    with pytest.raises(ParameterError, match=r"sweep: two runs would get the name 'etf-lr=\S+'"):
+        Study.from_mapping(study(runs={"etf": {}}, sweep={"training.lr": values}))
 
 
 def test_sweep_over_the_data_makes_data_sets_of_their_own():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nclib import dataset, sources
 from nclib.labels import select_svhn
-from nclib.sources import SourceError, stand_ins, svhn
+from nclib.sources import SourceError, pictures, stand_ins, svhn
 from nclib.sources.digit_struct import Annotation, read_digit_struct
 
 
@@ -277,10 +277,34 @@ def test_svhn_becomes_a_data_set(tmp_path: Path) -> None:
     assert splits.train.num_classes == 9 and splits.mean == dataset.NORMALIZATIONS["imagenet"][0]
     dataset.save(splits, tmp_path / "out")
     assert torch.equal(dataset.load(tmp_path / "out").train.images, splits.train.images)
-    with pytest.raises(ValueError, match="only for single-label sources"):
-        dataset.build(source="svhn", sample_size=3)
+    with pytest.raises(ValueError, match="random_labels only for single-label sources"):
+        dataset.build(source="svhn", random_labels=True)
     with pytest.raises(ValueError, match=r"train_counts: .*multi-hot labels"):
         dataset.build(source="svhn", layout="mnist", train_counts={1: 1}, test_counts={1: 1})
+
+
+def test_a_sample_of_each_label_set_is_taken_before_pictures_are_decoded(tmp_path: Path, monkeypatch) -> None:
+    stand_ins.write_svhn(tmp_path / "root", per_set=3)
+    everything = dataset.build(source="svhn")
+    decoded = []
+    decode = pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda path, change: decoded.append(path) or decode(path, change))
+    sampled = dataset.build(source="svhn", sample_size=2)
+    assert {path.parent.name for path in decoded} == {"train"}, "the test split stays as it is, from the cache"
+    assert set(map(str, decoded)) <= {
+        str(tmp_path / f"root/svhn/train/{place + 1}.png") for place in sampled.train.source_index[:, 0].tolist()
+    }
+    counts = everything.train.label_set_counts()
+    assert sampled.train.label_set_counts() == {s: min(number, 2) for s, number in counts.items()}
+    assert max(counts.values()) > 2
+    seen: Counter = Counter()
+    rows = []
+    for row, labels in enumerate(everything.train.labels.tolist()):
+        seen[tuple(labels)] += 1
+        rows += [row] if seen[tuple(labels)] <= 2 else []
+    assert torch.equal(sampled.train.images, everything.train.images[rows])
+    assert torch.equal(sampled.train.source_index, everything.train.source_index[rows])
+    assert torch.equal(sampled.test.images, everything.test.images)
 
 
 def test_missing_and_damaged_pictures_are_named(tmp_path: Path) -> None:

@@ -316,13 +316,14 @@ def minimise_features(problem, W, *, nonnegative):
     return closure().item(), features().detach()
 
 
+@pytest.mark.parametrize("d", [5, 8])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_fixed_etf_head(loss, nonnegative):
+def test_fixed_etf_head(loss, nonnegative, d):
     K, counts = 5, {1: 2, 2: 1, 3: 1}
     kwargs = {"feature_decay": 2e-3, "bias_decay": 1e-2, "loss": loss}
     problem = Problem(num_classes=K, counts=counts, weight_decay=1.0, **kwargs)
-    value, features = minimise_features(problem, simplex_etf(K, K).double(), nonnegative=nonnegative)
+    value, features = minimise_features(problem, simplex_etf(K, d).double(), nonnegative=nonnegative)
     minimum = fixed_head_minimum(K, counts, nonnegative=nonnegative, **kwargs)
     assert minimum.value == pytest.approx(value, rel=1e-7)  # the frame is rounded to float32
     assert minimum.etf_scale**2 == pytest.approx(K / (K - 1), rel=1e-14)
@@ -332,7 +333,7 @@ def test_fixed_etf_head(loss, nonnegative):
     tags = features[0:2].mean(0) + features[2:4].mean(0)  # classes 0 and 1
     pair = features[10]
     assert minimum.scales[2] == pytest.approx((pair @ tags / (tags @ tags)).item(), rel=1e-4)
-    assert torch.dist(pair, minimum.scales[2] * tags) < 1e-4 * pair.norm()
+    assert torch.dist(pair, minimum.scales[2] * tags) < 1e-3 * pair.norm()  # squares near 0 move slowly
 
 
 def test_row_norm_of_a_fixed_head_trades_against_the_feature_decay():

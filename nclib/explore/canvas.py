@@ -53,6 +53,16 @@ class State:
     log_values: bool = True
     log_epochs: bool = False
 
+    @property
+    def known(self) -> tuple[RunData, ...]:
+        """The runs whose geometry is there."""
+        return tuple(data for data in self.runs if data.geometry is not None)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that all of these have; 0 if there is none."""
+        return min((data.num_classes for data in self.known), default=0)
+
 
 class View(ABC):
     """One picture of a state; subclasses say what stands still (`build`) and what an epoch changes (`move`).

@@ -42,7 +42,6 @@ class FeaturesView(View):
 
     def build(self, state: State) -> None:
         self._clouds: list[_Cloud] = []
-        known = [data.num_classes for data in state.runs if data.geometry is not None]
         for place, (data, color) in enumerate(zip(state.runs, RUN_COLORS, strict=False)):
             left = 8 + place * (PANEL + 20)
             self.text(left, 6, data.label, color=color, weight="bold")
@@ -50,7 +49,7 @@ class FeaturesView(View):
                 self.explain_missing(left, TOP, PANEL - 20, data)
             else:
                 ax = self.axes(left, TOP, PANEL, PANEL)
-                edge = reach(state.plane, min(known))
+                edge = reach(state.plane, state.num_classes)
                 ax.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[])
                 ax.spines[:].set(visible=True, color=FAINT)
                 self._clouds.append(_Cloud(self, ax, data, project(data, state.plane)))
@@ -102,7 +101,7 @@ class FeaturesView(View):
 
     def caption(self, state: State) -> str:
         told = []
-        for data in (data for data in state.runs if data.geometry is not None and data.margins.size):
+        for data in (data for data in state.known if data.margins.size):
             margins = data.geometry.margins[data.position(state.epoch)]
             told.append(f"{data.label}: lowest {margins.min():.2f}, mean {margins.mean():.2f}")
         return "Cosine margin: " + "; ".join(told) + "." if told else ""

@@ -1,5 +1,6 @@
 """Metrics against the epoch, one panel each, with a cursor at the epoch that the other views show."""
 
+import textwrap
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,23 +14,20 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from nclib.explore.canvas import State, View
 from nclib.explore.data import RunData
 from nclib.explore.theme import FAINT, GREY, INK, RUN_COLORS
+from nclib.figures.panels import Panel, panel
 
-SCORES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5", "cosine_margin_mean")
 Points = Float[np.ndarray, "n 2"]
 STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)))
 LEFT, TOP, PANEL, HEIGHT, STEP = 52, 46, 150, 132, 221  # pixels
+TITLE_FITS = 24  # letters above a panel
 
 
 @dataclass(frozen=True)
-class Panel:
-    """What one panel shows: a title and lines of (column, split, name in the legend)."""
+class Curves:
+    """What one panel shows: its first quantity, whose title and axis it has, and lines of (column, split, name)."""
 
-    title: str
+    shown: Panel
     lines: tuple[tuple[str, str, str], ...]
-
-    @property
-    def falls_to_zero(self) -> bool:
-        return not any(column.endswith(SCORES) for column, *_ in self.lines)
 
 
 def usual_score(tables: Sequence[pd.DataFrame]) -> str:
@@ -38,22 +36,22 @@ def usual_score(tables: Sequence[pd.DataFrame]) -> str:
     return "soft_iou" if several else "top1"
 
 
-def panels(tables: Sequence[pd.DataFrame], metric: str | None) -> list[Panel]:
+def panels(tables: Sequence[pd.DataFrame], metric: str | None) -> list[Curves]:
     """The panels that suit some tables of metrics; the last one shows `metric`."""
-    found = [
-        Panel("variability NC1", (("nc1", "train", ""),)),
-        Panel("simplex ETF NC2", (("nc2_w_centered", "train", "W"), ("nc2_h_centered", "train", "means"))),
-        Panel("self-duality NC3", (("nc3_centered", "train", ""),)),
-    ]
+
+    def one(column: str) -> Curves:
+        return Curves(panel(column), ((column, "train", ""),))
+
+    classifier_and_means = (("nc2_w_centered", "train", "W"), ("nc2_h_centered", "train", "means"))
+    found = [one("nc1"), Curves(panel("nc2_w_centered", "NC2: simplex ETF"), classifier_and_means), one("nc3_centered")]
     sizes = sorted({int(c.rsplit("_", 1)[1]) for table in tables for c in table if c.startswith("tag_wise_ratio_")})
-    if sizes:
-        lines = tuple((f"tag_wise_ratio_{m}", "train", f"m = {m}" if len(sizes) > 1 else "") for m in sizes)
-        found.append(Panel("tag-wise ratio NCm", lines))
+    if len(sizes) > 1:
+        lines = tuple((f"tag_wise_ratio_{m}", "train", f"m = {m}") for m in sizes)
+        found.append(Curves(panel("tag_wise_ratio_2", "tag-wise ratio, m labels"), lines))
     else:
-        found.append(Panel("nearest mean NC4", (("nc4", "train", ""),)))
+        found.append(one(f"tag_wise_ratio_{sizes[0]}" if sizes else "nc4"))
     column = metric or usual_score(tables)
-    found.append(Panel(column, ((column, "train", "train"), (column, "test", "test"))))
-    return found
+    return [*found, Curves(panel(column), ((column, "train", "train"), (column, "test", "test")))]
 
 
 class MetricsView(View):
@@ -77,12 +75,12 @@ class MetricsView(View):
             self.explain_missing(LEFT, TOP, 900, state.runs[0])
             return
         shown = panels([data.metrics for data, _ in runs], state.metric)
-        for place, panel in enumerate(shown):
+        for place, curves in enumerate(shown):
             ax = self.axes(LEFT + place * STEP, TOP, PANEL, HEIGHT)
             for data, color in runs:
-                for rows, style in zip(_series(data, panel), STYLES, strict=False):
+                for rows, style in zip(_series(data, curves), STYLES, strict=False):
                     ax.plot(rows.index, rows, color=color, ls=style, lw=1.4)
-            self._finish(ax, panel, state)
+            self._finish(ax, curves, state)
             self._panels.append(ax)
         glass = self.glass()
         self._cursor = self.moving(glass.plot([], [], color=GREY, lw=1)[0])
@@ -90,25 +88,26 @@ class MetricsView(View):
             mark = self.moving(glass.plot([], [], "o", color=color, ms=4.5)[0])
             self._marks.append((mark, data, self._points(data, shown)))
 
-    def _points(self, data: RunData, shown: Sequence[Panel]) -> dict[int, Points]:
+    def _points(self, data: RunData, shown: Sequence[Curves]) -> dict[int, Points]:
         """Where each line of a run is at each epoch, on the glass."""
         found: dict[int, list[Points]] = {}
-        for panel, ax in zip(shown, self._panels, strict=True):
-            for rows in _series(data, panel):
+        for curves, ax in zip(shown, self._panels, strict=True):
+            for rows in _series(data, curves):
                 points = self.on_glass(ax, np.column_stack([rows.index, rows]).astype(float))
                 for epoch, point in zip(rows.index, points, strict=True):
                     if np.isfinite(point).all():
                         found.setdefault(int(epoch), []).append(point[None])
         return {epoch: np.concatenate(points) for epoch, points in found.items()}
 
-    def _finish(self, ax: Axes, panel: Panel, state: State) -> None:
-        ax.set_title(panel.title, loc="left", pad=6)
+    def _finish(self, ax: Axes, curves: Curves, state: State) -> None:
+        title = curves.shown.title
+        ax.set_title(title if "$" in title else textwrap.fill(title, TITLE_FITS), loc="left", pad=6)
         ax.set_xlabel("epoch", labelpad=1)
         ax.grid(color=FAINT, lw=0.5)
         ax.set_axisbelow(True)
         if not any(line.get_xdata().size for line in ax.lines):
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
-        elif state.log_values and panel.falls_to_zero:
+        elif state.log_values and curves.shown.may_be_log:
             ax.set_yscale("log", nonpositive="mask")
             ax.yaxis.set_minor_formatter(NullFormatter())
         else:
@@ -117,10 +116,10 @@ class MetricsView(View):
             ax.set_xscale("symlog", linthresh=1, linscale=0.5)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        if any(name for *_, name in panel.lines):
+        if any(name for *_, name in curves.lines):
             handles = [
                 Line2D([], [], color=INK, ls=style, lw=1.2, label=name)
-                for (*_, name), style in zip(panel.lines, STYLES, strict=False)
+                for (*_, name), style in zip(curves.lines, STYLES, strict=False)
             ]
             ax.legend(handles=handles, frameon=False, loc="best", handlelength=1.8, borderpad=0.1, labelspacing=0.2)
 
@@ -136,9 +135,9 @@ class MetricsView(View):
             mark.set_data(*points.get(epoch, gap).T)
 
 
-def _series(data: RunData, panel: Panel) -> Iterator[pd.Series]:
+def _series(data: RunData, curves: Curves) -> Iterator[pd.Series]:
     """The lines of a panel that a run has, by epoch."""
-    for column, split, _ in panel.lines:
+    for column, split, _ in curves.lines:
         rows = data.metrics[data.metrics["split"] == split].set_index("epoch")
         yield rows[column].dropna() if column in rows else pd.Series(dtype=float)
 

@@ -118,19 +118,17 @@ class RunData:
         centred classifier row. NaN where the training data have no such pair.
         """
         g, K = self.geometry, self.num_classes
-        means = unit(g.class_means.numpy() - g.global_mean.numpy()[:, None])
-        rows = g.weight.numpy()
-        rows = unit(rows - rows.mean(1, keepdims=True))
         found = np.full((len(self.epochs), K, K), np.nan)
-        if self.is_multi_label:
-            for place, labels in enumerate(self.label_sets):
-                if len(labels) == 2:
-                    i, j = labels
-                    found[:, i, j] = found[:, j, i] = g.angles[:, place].numpy()
-        else:
-            ideal = np.degrees(np.arccos(-1 / (K - 1)))
-            found[:] = np.abs(degrees(means[:, :, None], means[:, None]) - ideal)
-        found[:, np.arange(K), np.arange(K)] = degrees(means, rows)
+        for place, labels in enumerate(self.label_sets):
+            if len(labels) == 2:
+                i, j = labels
+                found[:, i, j] = found[:, j, i] = g.angles[:, place].numpy()
+        ideal = np.degrees(np.arccos(-1 / (K - 1)))
+        for e, of_epoch in enumerate(found):  # all epochs at once would take gigabytes for a hundred classes
+            means, rows = (unit((a - a.mean(0)).numpy()) for a in (g.class_means[e].double(), g.weight[e].double()))
+            if not self.is_multi_label:
+                of_epoch[:] = np.abs(np.degrees(np.arccos((means @ means.T).clip(-1, 1))) - ideal)
+            np.fill_diagonal(of_epoch, degrees(means, rows))
         return found
 
     def pictures(self, labels: LabelSet, *, limit: int) -> UInt8[np.ndarray, "n c h w"]:

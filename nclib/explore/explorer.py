@@ -1,4 +1,4 @@
-"""The widgets around the views: what is chosen, how it is laid out, and what happens when it changes.
+"""The widgets around the views, and what happens when one of them changes.
 
 What stands still goes into an `ipywidgets.Image`, what moves into an HTML widget over it, as SVG; nothing goes into an
 Output, which is slow and can stall the execution of a notebook. Clicks on the K x K maps come from one ToggleButtons
@@ -8,10 +8,9 @@ ipywidgets do, keyboard included.
 
 import base64
 import html
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,11 @@ from nclib.explore import controls, details
 from nclib.explore.canvas import State, View, stack
 from nclib.explore.cloud import FeaturesView
 from nclib.explore.curves import MetricsView
-from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.matrices import MatricesView
 from nclib.explore.pairs import PairsView
-from nclib.explore.plane import CIRCLE, PRINCIPAL
 from nclib.explore.png import encode
+from nclib.explore.selection import Selection
 from nclib.storage import StageError
-
-THREE = "three"
-NO_RUN = ""
-LISTED_CLASSES = 40  # beyond, the pairs of single-label data are too many for a list
 
 
 class Explorer:
@@ -43,42 +37,21 @@ class Explorer:
     """
 
     def __init__(self, study: str | Path, *, run: str = "", seed: int = 0, sharpness: float = 1.0) -> None:
-        study = Path(study)
-        self._outputs, self._updating = study.parent, False
-        self._loaded: dict[tuple[str, str, int], RunData] = {}
+        self._updating = False
         self._drawn: dict[str, Hashable] = {}  # key of the still picture that each widget holds
         kinds = (MetricsView, MatricesView, FeaturesView, PairsView)
         self.views: dict[str, View] = {kind.name: kind(sharpness=sharpness) for kind in kinds}
         self.controls = controls.Controls([(view.name, view.title) for view in self.views.values()])
+        self._selection = Selection(self.controls, Path(study).parent)
         self._wire()
         with self._quiet():
-            known = studies(self._outputs)
-            self.controls.study.options = known if study.name in known else [study.name, *known]
-            self.controls.study.value = study.name
-            self._choose_study(run, seed)
+            self._selection.start(Path(study).name, run, seed)
         self.redraw()
-
-    # What is shown ----------------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State | None:
         """What the controls say; None if the study has no run."""
-        c = self.controls
-        if not c.first.value:
-            return None
-        chosen = [(c.first.value, c.first_seed.value)]
-        if c.second.value != NO_RUN:
-            chosen.append((c.second.value, c.second_seed.value))
-        plane = tuple(corner.value for corner in c.corners) if c.plane.value == THREE else c.plane.value or CIRCLE
-        return State(
-            runs=tuple(self._run(*which) for which in chosen),
-            epoch=c.epoch.value or 0,
-            plane=plane,
-            labels=c.labels.value or (),
-            metric=c.metric.value or None,
-            log_values=c.log_values.value,
-            log_epochs=c.log_epochs.value,
-        )
+        return self._selection.state
 
     def picture(self, *names: str, **changes: Any) -> bytes:
         """Views one below the other, as PNG.
@@ -96,7 +69,7 @@ class Explorer:
                 raise ValueError(f"Expected a view of {', '.join(self.views)}, but got {name!r}.")
         state = self.state
         if state is None:
-            raise StageError(self._nothing())
+            raise StageError(self._selection.nothing)
         state = replace(state, **changes)
         return stack([self.views[name].pixels(state).copy() for name in names or self._shown() or self.views])
 
@@ -107,7 +80,7 @@ class Explorer:
             state = self.state
             c.body.layout.display = "none" if state is None else ""
             if state is None:
-                c.say(self._nothing())
+                c.say(self._selection.nothing)
                 return
             for name in self._shown():
                 if self._drawn.get(name) != self.views[name].key(state):
@@ -134,25 +107,16 @@ class Explorer:
     def _shown(self) -> list[str]:
         return [name for name, switch in self.controls.switches.items() if switch.value]
 
-    def _nothing(self) -> str:
-        study = self.controls.study.value
-        return (
-            f"{self._outputs / study} holds no training run yet: run the study first, "
-            f"e.g. make reproduce STUDY=params/{study}.yaml."
-        )
-
-    # What changes it --------------------------------------------------------------------------------------------
-
     def _wire(self) -> None:
-        c = self.controls
+        c, chosen = self.controls, self._selection
         for box, action in (
-            (c.study, self._choose_study),
-            (c.first, self._choose_runs),
-            (c.second, self._choose_runs),
-            (c.first_seed, self._choose_seed),
-            (c.second_seed, self._choose_seed),
-            (c.plane, self._choose_plane),
-            (c.labels, self._choose_labels),
+            (c.study, chosen.choose_study),
+            (c.first, chosen.choose_runs),
+            (c.second, chosen.choose_runs),
+            (c.first_seed, chosen.choose_seed),
+            (c.second_seed, chosen.choose_seed),
+            (c.plane, chosen.choose_plane),
+            (c.labels, chosen.choose_labels),
             # Not linked in the browser: there, a link answers each change from here with one of its own.
             (c.epoch, lambda: setattr(c.play, "value", c.epoch.index)),
             (c.play, lambda: setattr(c.epoch, "index", c.play.value)),
@@ -162,13 +126,13 @@ class Explorer:
         for name, switch in c.switches.items():
             switch.observe(self._on_change(lambda name=name: c.show(name)), "value")
         for place, corner in enumerate(c.corners):
-            corner.observe(lambda change, place=place: self._swap_corner(place, change["old"]), "value")
+            corner.observe(lambda change, place=place: self._corner_changed(place, change["old"]), "value")
         for cells in c.cells:
             cells.observe(self._click, "value")
-        c.reload.on_click(lambda _: self._reload())
+        c.reload.on_click(self._on_change(chosen.reload))
 
     def _on_change(self, action: Any) -> Any:
-        def changed(_: dict) -> None:
+        def changed(_: object) -> None:
             if self._updating:
                 return
             try:
@@ -192,101 +156,8 @@ class Explorer:
         finally:
             self._updating = before
 
-    def _run(self, run: str, seed: int) -> RunData:
-        key = (self.controls.study.value, run, seed)
-        if key not in self._loaded:
-            self._loaded[key] = load_run(self._outputs / key[0], run, seed)
-        return self._loaded[key]
-
-    def _reload(self) -> None:
-        """Read the outputs again: a training may have gone on."""
-        self._loaded.clear()
-        with self._quiet():
-            self.controls.study.options = studies(self._outputs) or [self.controls.study.value]
-        self._on_change(self._choose_study)({})
-
-    def _choose_study(self, run: str = "", seed: int = 0) -> None:
-        c = self.controls
-        self._seeds = runs(self._outputs / c.study.value)
-        names = list(self._seeds)
-        _offer(c.first, names, otherwise=names.index(run) if run in names else 0)
-        _offer(c.second, [("none", NO_RUN), *((name, name) for name in names)])
-        seeds = self._seeds.get(c.first.value, ())
-        _offer(c.first_seed, seeds, otherwise=seeds.index(seed) if seed in seeds else 0)
-        if len(names) > 1:
-            c.second.value = next(name for name in names if name != c.first.value)
-        elif len(seeds) > 1:
-            c.second.value = c.first.value
-        else:
-            c.second.value = NO_RUN
-        _offer(c.second_seed, self._seeds.get(c.second.value, ()))
-        if c.second.value == c.first.value:
-            c.second_seed.value = next(other for other in seeds if other != c.first_seed.value)
-        self._choose_seed(last=True)
-
-    def _choose_runs(self) -> None:
-        c = self.controls
-        _offer(c.first_seed, self._seeds.get(c.first.value, ()), keep=True)
-        _offer(c.second_seed, self._seeds.get(c.second.value, ()), keep=True)
-        self._choose_seed()
-
-    def _choose_seed(self, *, last: bool = False) -> None:
-        """Offer the epochs, classes, label sets and metrics that the chosen runs have."""
-        c, state = self.controls, self.state
-        if state is None:
-            return
-        epochs = sorted({int(epoch) for data in state.runs for epoch in data.epochs}) or [0]
-        wanted = epochs[-1] if last or c.epoch.value is None else c.epoch.value
-        c.set_epochs(epochs, max((e for e in epochs if e <= wanted), default=epochs[0]))
-        columns = dict.fromkeys(column for data in state.runs if data.metrics is not None for column in data.metrics)
-        _offer(c.metric, [("score", ""), *((k, k) for k in columns if k not in ("epoch", "split"))], keep=True)
-        known = [data for data in state.runs if data.geometry is not None]
-        c.set_maps([data.geometry.class_names if data.geometry is not None else () for data in state.runs])
-        if not known:
-            return
-        names = min((data.geometry.class_names for data in known), key=len)
-        planes = [("all classes, as a circle", CIRCLE), ("principal axes of the class means", PRINCIPAL)]
-        _offer(c.plane, planes + [("three classes", THREE)] * (len(names) > 2), keep=True)
-        for place, corner in enumerate(c.corners):
-            _offer(corner, [(name, k) for k, name in enumerate(names)], keep=True, otherwise=min(place, len(names) - 1))
-        sets = _listed_sets(known)
-        pair = next((labels for labels in sets if len(labels) == 2), sets[0])
-        _offer(c.labels, [(known[0].name(labels), labels) for labels in sets], keep=True, otherwise=sets.index(pair))
-        c.set_title(
-            "pairs", PairsView.title if known[0].is_multi_label else "Angles of class means, less those of the ETF"
-        )
-        self._choose_plane()
-        self._choose_labels()
-
-    def _choose_plane(self) -> None:
-        for corner in self.controls.corners:
-            corner.disabled = self.controls.plane.value != THREE
-
-    def _swap_corner(self, place: int, old: int | None) -> None:
-        """The corners stay three different classes: one that is taken swaps places."""
-        if self._updating:
-            return
-        corners = self.controls.corners
-        with self._quiet():
-            for other, corner in enumerate(corners):
-                if other != place and corner.value == corners[place].value:
-                    corner.value = old
-        self.redraw()
-
-    def _choose_labels(self) -> None:
-        """Show pictures of the chosen label set; they are the same at each epoch."""
-        c, state = self.controls, self.state
-        data = next((data for data in state.runs if data.geometry is not None), None)
-        if data is None or not c.labels.value:
-            return
-        try:
-            images = details.sample_pictures(data, c.labels.value)
-            c.show_samples(
-                details.contact_sheet(images) if len(images) else b"",
-                f"Training pictures of {data.name(c.labels.value)}",
-            )
-        except StageError as error:
-            c.show_samples(b"", str(error))
+    def _corner_changed(self, place: int, before: int | None) -> None:
+        self._on_change(lambda: self._selection.choose_corner(place, before))(None)
 
     def _click(self, change: dict) -> None:
         """A cell of a map was clicked: choose its pair, and let go of the button, so that it can be clicked again."""
@@ -299,28 +170,6 @@ class Explorer:
             c.labels.value = labels
         else:
             c.say("The training data have no picture with exactly these labels.")
-
-
-def _listed_sets(known: Sequence[RunData]) -> list[LabelSet]:
-    """The label sets to choose from: those of the training data, and all pairs of single-label data."""
-    found = {labels for data in known for labels in data.label_sets}
-    K = min(data.num_classes for data in known)
-    if not any(data.is_multi_label for data in known) and K <= LISTED_CLASSES:
-        found |= set(combinations(range(K), 2))
-    return sorted((labels for labels in found if max(labels) < K), key=lambda labels: (len(labels), labels))
-
-
-def _offer(box: Any, options: Sequence[Any], *, keep: bool = False, otherwise: int = 0) -> None:
-    """Set the options of a selection; its value stays if asked for and possible."""
-    before, options = box.value, list(options)
-    if list(box.options) != options:
-        box.options = options
-    values = [
-        option[1] if isinstance(option, tuple) and len(option) == 2 and isinstance(option[0], str) else option
-        for option in options
-    ]
-    box.value = before if keep and before in values else values[otherwise] if values else None
-    box.disabled = len(options) < 2
 
 
 def _words(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -11,16 +10,11 @@ from matplotlib.colors import Normalize
 from nclib.explore.canvas import Cells, State, View
 from nclib.explore.data import RunData
 from nclib.explore.theme import RUN_COLORS
+from nclib.figures.gram import simplex_cosines
 
 LEFT, TOP, PANEL, STEP = 52, 46, 164, 204  # pixels
 LABELLED_CLASSES = 12  # more, or longer, names do not fit beside the cells
 NAMES = {"gram_features": "class means", "gram_weight": "classifier"}
-
-
-def ideal_gram(num_classes: int) -> Float[np.ndarray, "k k"]:
-    """Cosines between the vertices of the simplex ETF: 1 and -1/(K-1)."""
-    K = num_classes
-    return (K * np.eye(K) - 1) / (K - 1)
 
 
 def prepare_cells(ax: Axes, names: Sequence[str]) -> None:
@@ -48,11 +42,11 @@ class MatricesView(View):
         self._draw_run(state.runs[0], 0, RUN_COLORS[0], ("gram_features", "gram_weight"))
         if len(state.runs) > 1:
             self._draw_run(state.runs[1], 3, RUN_COLORS[1], ("gram_weight", "gram_features"))
-        known = next((data for data in state.runs if data.geometry is not None), None)
-        if known is None:
+        if not state.known:
             return
-        ax = self._axes(2, known, "simplex ETF")
-        ax.imshow(ideal_gram(known.num_classes), cmap=self._mapping.cmap, norm=self._mapping.norm, aspect="auto")
+        ax = self._axes(2, state.known[0], "simplex ETF")
+        ideal = simplex_cosines(state.known[0].num_classes).numpy()
+        ax.imshow(ideal, cmap=self._mapping.cmap, norm=self._mapping.norm, aspect="auto")
         end = 5 if len(state.runs) > 1 else 3
         place = self.axes(LEFT + end * STEP - 26, TOP, 8, PANEL)
         bar = self.figure.colorbar(self._mapping, cax=place, ticks=[-1, 0, 1])
@@ -80,8 +74,8 @@ class MatricesView(View):
 
     def caption(self, state: State) -> str:
         told = []
-        for data in (data for data in state.runs if data.geometry is not None):
-            e, ideal = data.position(state.epoch), ideal_gram(data.num_classes)
-            away = [np.abs(getattr(data.geometry, name)[e].numpy() - ideal).max() for name in NAMES]
+        for data in state.known:
+            e, ideal = data.position(state.epoch), simplex_cosines(data.num_classes)
+            away = [(getattr(data.geometry, name)[e] - ideal).abs().max() for name in NAMES]
             told.append(f"{data.label}: class means {away[0]:.3f}, classifier {away[1]:.3f}")
         return "Largest distance of a cosine from its ideal: " + "; ".join(told) + "." if told else ""

@@ -61,7 +61,7 @@ class PairsView(View):
 
     def caption(self, state: State) -> str:
         told = []
-        for data in (data for data in state.runs if data.geometry is not None):
+        for data in state.known:
             angles = data.angles[data.position(state.epoch)]
             beside = angles[~np.eye(len(angles), dtype=bool)]
             pairs = f"pairs {np.nanmean(beside):.2f}°" if np.isfinite(beside).any() else "no pairs in its training data"

@@ -67,7 +67,8 @@ def project(data: RunData, plane: Plane) -> Projection:
         frame = _frame_of_three(means[:, list(plane)])
 
     def seen(vectors: np.ndarray) -> np.ndarray:
-        return (vectors - origin) @ frame / size
+        each = zip(vectors, origin, frame, size, strict=True)  # all epochs' features at once can be gigabytes
+        return np.stack([(own - o) @ axes / length for own, o, axes, length in each])
 
     rows = g.weight.numpy().astype(np.float64)
     rows = rows - rows.mean(1, keepdims=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
 from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 1  # pixels between two pictures
 COLUMNS = 20
+LARGEST = 0.4  # inches: side of a picture where there are few
+NAMES_TAKE = 3  # pictures' widths, left of the rows
+TITLE_TAKES = 2.7  # inches, with the names
 NAME_FITS = 5  # letters below a picture
 
 
@@ -30,6 +34,7 @@ class ContactSheet:
         predicted: what the network says.
         class_names: name of each class.
         columns: largest number of pictures of a class that are shown; the title of a row counts them all.
+        index: place of each picture in its split; None: they are the whole split.
 
     Attributes:
         figure_: the figure drawn on.
@@ -44,6 +49,7 @@ class ContactSheet:
     predicted: Int[Tensor, " n"]
     class_names: Sequence[str]
     columns: int = COLUMNS
+    index: Int[Tensor, " n"] | None = None
 
     figure_: Figure = field(init=False, repr=False)
     axes_: np.ndarray = field(init=False, repr=False)
@@ -71,8 +77,14 @@ class ContactSheet:
             class_names: name of each class.
             columns: largest number of pictures of a class that are shown.
         """
-        wrong = labels != predicted
-        return cls(images[wrong], labels[wrong], predicted[wrong], class_names, columns)
+        wrong = (labels != predicted).nonzero().flatten()
+        return cls(images[wrong], labels[wrong], predicted[wrong], class_names, columns, wrong)
+
+    def table(self) -> pd.DataFrame:
+        """Every picture, by class: `index` (its place in the split), `label` and `predicted` (class numbers)."""
+        index = torch.arange(len(self.labels)) if self.index is None else self.index
+        columns = {"index": index, "label": self.labels, "predicted": self.predicted}
+        return pd.DataFrame(columns).sort_values(["label", "index"], ignore_index=True)
 
     def plot(self, ax: SomeAxes = None) -> "ContactSheet":
         """Draw.
@@ -83,29 +95,31 @@ class ContactSheet:
         Returns:
             The display itself.
         """
-        classes = self.labels.unique().tolist()
+        classes, numbers = self.labels.unique(return_counts=True)
+        columns = min(self.columns, numbers.max().item()) if len(classes) else 0
         with style():
-            height = 0.6 if not classes else max(0.6, len(classes) * (TEXT_WIDTH / (self.columns + 3) * 1.45) + 0.3)
-            self.figure_, self.axes_ = panels(ax, 1, 1, size=(TEXT_WIDTH, height))
+            side = min(LARGEST, TEXT_WIDTH / (columns + NAMES_TAKE))
+            size = (max(TITLE_TAKES, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
+            self.figure_, self.axes_ = panels(ax, 1, 1, size=size)
             axes = self.axes_[0]
             axes.grid(False)
             axes.spines[:].set_visible(False)
             axes.set(xticks=[], yticks=[])
-            says = "number of the class predicted" if self._numbered else "class predicted"
-            axes.set_title(f"{len(self.labels)} misclassified, by class; below each: the {says}")
-            if classes:
-                self._draw(axes, classes)
+            says = "number predicted" if self._numbered else "class predicted"
+            axes.set_title(f"{len(self.labels)} misclassified, by class\nbelow each: the {says}")
+            if columns:
+                self._draw(axes, classes.tolist(), columns)
         return self
 
     @property
     def _numbered(self) -> bool:
         return max(map(len, self.class_names)) > NAME_FITS
 
-    def _draw(self, axes: Axes, classes: list[int]) -> None:
+    def _draw(self, axes: Axes, classes: list[int], columns: int) -> None:
         channels, height, width = self.images.shape[1:]
         cell, tall = width + GAP, round(height * 1.45) + GAP
         paper = 0 if channels == 1 else 255
-        sheet = torch.full((channels, tall * len(classes), cell * self.columns), paper, dtype=torch.uint8)
+        sheet = torch.full((channels, tall * len(classes), cell * columns), paper, dtype=torch.uint8)
         texts = []
         for row, label in enumerate(classes):
             places = (self.labels == label).nonzero().flatten().tolist()
@@ -118,6 +132,7 @@ class ContactSheet:
             axes.text(-width * 0.2, row * tall + height / 2, name, ha="right", va="center", fontsize=7)
         pixels = sheet.permute(1, 2, 0).numpy()
         colours = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if channels == 1 else {}
+        axes.set_anchor("W")
         axes.imshow(pixels[..., 0] if channels == 1 else pixels, interpolation="nearest", **colours)
         for x, y, text in texts:
             axes.text(x, y, text, ha="center", va="top", fontsize=5.5)

@@ -1,5 +1,6 @@
 """Quantities against epoch, one line a run, with bands over seeds."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nclib.figures.layout import SomeAxes, legend_beside, panels, seeds_note
+from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
 from nclib.figures.lines import draw_lines, scale_axis
 from nclib.figures.panels import Panel, panel
 from nclib.figures.style import TEXT_WIDTH, RunStyles, style
@@ -126,7 +127,7 @@ class MetricCurves:
             axes.set_xlabel("epoch")
         handles = [styles.line(run) for run in runs] + self._reference_handle()
         if ax is None:
-            width = _legend_columns(styles, handles)
+            width = legend_columns(styles, handles)
             legend_beside(self.figure_, handles, used=len(self.panels), columns=width, title=self._seeds_note())
         else:
             self.axes_[-1].legend(handles=handles)
@@ -143,7 +144,7 @@ class MetricCurves:
                 self._draw(axes, shown, members, RunStyles.from_runs(members))
                 axes.set(xlabel="", ylabel="", title=group if shown is self.panels[0] else "")
             scale_axis(row[0], shown)
-            row[0].set_ylabel(shown.title.replace(": ", ":\n").replace(", ", ",\n"))
+            row[0].set_ylabel(_narrow(shown.title))
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
         first = [run for run in runs if styles.groups[run][0] == groups[0]]
@@ -221,6 +222,12 @@ _SPLITS = {"train": "training", "test": "test"}
 _TITLES = {"train_accuracy": "training accuracy", "test_accuracy": "test accuracy"}
 
 
+def _narrow(title: str) -> str:
+    """A title in lines short enough to stand beside a low panel; formulas stay whole."""
+    parts = title.replace(": ", ":\n").replace(", ", ",\n").split("\n")
+    return "\n".join(part if "$" in part else textwrap.fill(part, 16) for part in parts)
+
+
 def _with_accuracies(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
     """The table of checkpoints with the accuracies of training and test pictures, both at the checkpoint."""
     keys = ["run", "seed", "epoch"]
@@ -228,10 +235,3 @@ def _with_accuracies(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame
         chosen = results.metrics.loc[results.metrics["split"] == split, [*keys, "top1"]]
         table = table.merge(chosen.rename(columns={"top1": f"{split}_accuracy"}), on=keys, how="left")
     return table
-
-
-def _legend_columns(styles: RunStyles, handles: Sequence[Line2D]) -> int:
-    """Columns of the legend: one a group where the runs form groups, since a legend fills its columns first."""
-    if styles.groups:
-        return min(6, len({group for group, _ in styles.groups.values()}))
-    return min(4, len(handles))

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nclib.figures.style import RunStyles
+
 SomeAxes = Axes | Sequence[Axes] | np.ndarray | None  # what every `.plot(ax)` takes
 BLANK_HOLDS = 8  # legend entries
 
@@ -70,6 +72,14 @@ def legend_beside(
         blank[0].legend(**options, loc="center", borderaxespad=0)
     else:
         figure.legend(**options, loc="outside lower center", ncols=columns, columnspacing=1.6)
+
+
+def legend_columns(styles: RunStyles, handles: Sequence[Artist]) -> int:
+    """Columns of a legend below: one a group where the runs form groups, since a legend fills its columns first."""
+    if styles.groups:
+        return min(6, len({group for group, _ in styles.groups.values()}))
+    rows = -(-len(handles) // 4)
+    return -(-len(handles) // rows)
 
 
 def seeds_note(seeds: int) -> str | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nclib.figures.layout import SomeAxes, legend_beside, panels, seeds_note
+from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
 from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
 
@@ -17,8 +17,10 @@ from nclib.results import StudyResults
 class MarginDistribution:
     """Cosine margins at the last checkpoint in ascending order: all samples, and the smallest 1,000.
 
-    A negative margin is a sample on the wrong side. At exact collapse all are K/(K-1), the dotted line. The line is the
-    mean over seeds at each rank, the band goes from the smallest to the largest.
+    Below 0 a feature points more along another class's row of the classifier than along its own. That is nearly, but
+    not exactly, to be misclassified, since the margin leaves out the bias and the rows' lengths. At exact collapse all
+    are K/(K-1), the dotted line. The line is the mean over seeds at each rank, the band goes from the smallest to the
+    largest.
 
     Args:
         margins: run -> one ascending row for each seed.
@@ -75,7 +77,8 @@ class MarginDistribution:
             note = seeds_note(seeds)
             handles = [styles.line(run) for run in self.margins]
             if ax is None:
-                legend_beside(self.figure_, handles, used=len(numbers), columns=min(4, len(handles)), title=note)
+                columns = legend_columns(styles, handles)
+                legend_beside(self.figure_, handles, used=len(numbers), columns=columns, title=note)
             else:
                 self.axes_[-1].legend(handles=handles)
         return self

@@ -22,6 +22,11 @@ class Panel:
     floor: float | None = 0.0
     ceiling: float | None = None
 
+    @property
+    def may_be_log(self) -> bool:
+        """Whether it falls towards 0, so that a logarithmic axis tells more of its end."""
+        return self.log or self.floor == 0.0
+
 
 NC1 = r"NC1: $\mathrm{tr}(\Sigma_W\Sigma_B^{+})/K$"
 _METRICS = [
@@ -38,6 +43,10 @@ _METRICS = [
     Panel("released_nc3", "released NC3"),
     Panel("nc1_quotient", r"$\mathrm{tr}\,\Sigma_W/\mathrm{tr}\,\Sigma_B$", log=True, floor=None),
     Panel("nc1_cdnv", "NC1: class-distance variance", log=True, floor=None),
+    Panel("equinorm_w", "NC2 (W): unequal norms"),
+    Panel("equinorm_h", "NC2 (H): unequal norms"),
+    Panel("equiangle_w", "NC2 (W): unequal angles"),
+    Panel("equiangle_h", "NC2 (H): unequal angles"),
     Panel("nc4", "NC4: disagreement with nearest mean"),
     Panel("bias_residual", r"bias: $\|W\mu_G+b\|_2$"),
     Panel("nuclear_over_frobenius", "nuclear / Frobenius norm", floor=1.0),
@@ -47,6 +56,10 @@ _METRICS = [
     Panel("subset_accuracy", "subset accuracy", floor=None, ceiling=1.0),
     Panel("top1", "accuracy", floor=None, ceiling=1.0),
     Panel("top5", "top-5 accuracy", floor=None, ceiling=1.0),
+    Panel("onn_jaccard", "Jaccard index, nearest tag average", floor=None, ceiling=1.0),
+    Panel("onn_subset_accuracy", "subset accuracy, nearest tag average", floor=None, ceiling=1.0),
+    Panel("threshold_jaccard", "Jaccard index, threshold", floor=None, ceiling=1.0),
+    Panel("threshold_subset_accuracy", "subset accuracy, threshold", floor=None, ceiling=1.0),
     Panel("lr", "learning rate", log=True, floor=None),
     Panel("train_loss", "training loss", log=True, floor=None),
     Panel("test_loss", "test loss", log=True, floor=None),
@@ -59,6 +72,7 @@ _BY_MULTIPLICITY = {
     "tag_wise_angle_max": ("largest tag-wise angle, {m} labels [°]", 0.0),
     "tag_wise_residual": ("tag-wise residual, {m} labels", 0.0),
     "tag_wise_scale": ("tag-wise scale $C_{m}$", None),
+    "imbalance_ratio": ("tag-wise ratio of pairs with {m} pictures", 0.0),
 }
 
 

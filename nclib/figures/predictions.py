@@ -52,7 +52,7 @@ def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
     """The minimum that the theory predicts for one run; None where it does not apply.
 
     Each multiplicity's label sets must all occur equally often, and the features have at least K - 1 dimensions. All
-    networks here end in a ReLU; with an ETF head and d = K the minimum over features that are not negative is known.
+    networks here end in a ReLU; with an ETF head and d >= K the minimum over features that are not negative is known.
 
     Args:
         run: its parameters.
@@ -61,7 +61,6 @@ def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
     counts, K, d = balanced_counts(geometry), len(geometry.class_names), geometry.weight.shape[-1]
     if counts is None or d < K - 1 or not may_predict(run):
         return None
-    etf = run.model.head == "etf"
     return predict_training(
         K,
         counts,
@@ -73,7 +72,7 @@ def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
         bias=run.model.bias,
         label_mean=run.training.label_mean,
         loss=run.training.loss,
-        nonnegative=etf and d == K,
+        nonnegative=run.model.head == "etf" and d >= K,
     )
 
 

@@ -6,8 +6,9 @@ They use only the samples with exactly one label: of several equally right class
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from nclib.metrics.samples import Classifier, SampleMeans, sample_means
-from nclib.metrics.statistics import collapse_statistics, working_dtype
+from nclib.metrics.classifier import statistics_and_classifier
+from nclib.metrics.samples import SampleMeans, sample_means
+from nclib.metrics.statistics import working_dtype
 
 
 def nc4(
@@ -73,33 +74,10 @@ def cosine_margin_mean(
     return cosine_margins(features, labels, weight, bias).mean()
 
 
-def check_classifier(features: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor | None = None) -> Classifier:
-    """The last layer in float64, its shapes checked against the features.
-
-    Raises:
-        ValueError: If shapes do not fit or values are not finite.
-    """
-    fits = weight.ndim == 2 and weight.shape[1] == features.shape[1]
-    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
-        shape = None if bias is None else tuple(bias.shape)
-        raise ValueError(
-            f"Expected weight (k, {features.shape[1]}) and bias (k,), but got {tuple(weight.shape)} and {shape}."
-        )
-    if logits is not None and logits.shape != (len(features), len(weight)):
-        raise ValueError(f"Expected logits {(len(features), len(weight))}, but got {tuple(logits.shape)}.")
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    classifier = Classifier(weight.detach().double(), bias.detach().double(), logits)
-    if not bool(classifier.weight.isfinite().all() & classifier.bias.isfinite().all()):
-        raise ValueError("Expected a finite weight and bias, but got NaN or infinity.")
-    return classifier
-
-
 def _sample_means(
     features: Float[Tensor, "n d"],
     labels: Shaped[Tensor, "n *k"],
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None,
 ) -> SampleMeans:
-    classifier = check_classifier(features, weight, bias)
-    statistics = collapse_statistics(features, labels, num_classes=len(weight))
-    return sample_means(features, statistics, classifier)
+    return sample_means(features, *statistics_and_classifier(features, labels, weight, bias))

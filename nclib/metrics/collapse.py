@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from nclib.metrics.classifier import Classifier, statistics_and_classifier
 from nclib.metrics.geometry import angle_deviation, centered, norm_variation, simplex_distance
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 from nclib.metrics.within import class_variances, within_trace
@@ -143,13 +144,13 @@ def nc3(
         The metric, in the dtype of the features but at least float32.
 
     Raises:
-        ValueError: As `collapse_statistics` does, or if `weight` does not fit.
+        ValueError: As `collapse_statistics` does, or if the classifier does not fit.
 
     >>> nc3(torch.tensor([[3.0], [1.0]]), torch.tensor([0, 1]), torch.tensor([[5.0], [-5.0]]))
     tensor(0.)
     """
-    means = _means(features, labels, num_classes=len(weight))
-    return duality_distance(weight.double(), centered(means)).to(working_dtype(features))
+    statistics, classifier = statistics_and_classifier(features, labels, weight)
+    return duality_distance(classifier.weight, statistics.centered_class_means).to(working_dtype(features))
 
 
 def nc3_centered(
@@ -162,8 +163,8 @@ def nc3_centered(
     >>> nc3_centered(torch.tensor([[3.0], [1.0]]), torch.tensor([0, 1]), torch.tensor([[5.0], [1.0]]))
     tensor(0.)
     """
-    means = _means(features, labels, num_classes=len(weight))
-    return duality_distance(centered(weight.double()), centered(means)).to(working_dtype(features))
+    statistics, classifier = statistics_and_classifier(features, labels, weight)
+    return duality_distance(centered(classifier.weight), statistics.centered_class_means).to(working_dtype(features))
 
 
 def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
@@ -219,8 +220,8 @@ def bias_residual(
     >>> bias_residual(torch.eye(2), torch.arange(2), torch.eye(2), torch.tensor([-0.5, -0.5]))
     tensor(0.)
     """
-    means = _means(features, labels, num_classes=len(weight))
-    return mean_logit_norm(means.mean(dim=0), weight, bias).to(working_dtype(features))
+    statistics, classifier = statistics_and_classifier(features, labels, weight, bias)
+    return mean_logit_norm(statistics.global_mean, classifier).to(working_dtype(features))
 
 
 def between_whitening(deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, "r d"]:
@@ -266,12 +267,9 @@ def duality_distance(weight: Float64[Tensor, "k d"], centered_means: Float64[Ten
     return simplex_distance(weight @ centered_means.T)
 
 
-def mean_logit_norm(
-    mean: Float64[Tensor, " d"], weight: Float[Tensor, "k d"], bias: Float[Tensor, " k"] | None
-) -> Float64[Tensor, ""]:
+def mean_logit_norm(mean: Float64[Tensor, " d"], classifier: Classifier) -> Float64[Tensor, ""]:
     """`bias_residual` from the global mean."""
-    logits = weight.double() @ mean
-    return torch.linalg.vector_norm(logits if bias is None else logits + bias.double())
+    return torch.linalg.vector_norm(classifier.weight @ mean + classifier.bias)
 
 
 def _rows(weight: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
@@ -280,7 +278,5 @@ def _rows(weight: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
     return weight.to(working_dtype(weight))
 
 
-def _means(
-    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
-) -> Float64[Tensor, "k d"]:
-    return collapse_statistics(features, labels, num_classes=num_classes).class_means
+def _means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float64[Tensor, "k d"]:
+    return collapse_statistics(features, labels).class_means

@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.classifier_metrics import check_classifier
+from nclib.metrics.classifier import Classifier, statistics_and_classifier
 from nclib.metrics.collapse import between_whitening
+from nclib.metrics.prediction import check_logits
 from nclib.metrics.released import released_deviations
-from nclib.metrics.samples import Classifier, SampleMeans, sample_means
+from nclib.metrics.samples import SampleMeans, sample_means
 from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
 from nclib.metrics.spectrum import nuclear_ratios
-from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
+from nclib.metrics.statistics import CollapseStatistics
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Measurement:
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
-        samples, classifier = self.samples, self.classifier
+        samples = self.samples
         values = {
             "nc1": samples.within_traces[0],
             "released_nc1": samples.within_traces[1],
@@ -46,7 +47,7 @@ class Measurement:
             "top5": samples.top5,
         }
         values |= mean_scalars(self.statistics, samples.class_variances)
-        values |= classifier_scalars(self.statistics, classifier.weight, classifier.bias)
+        values |= classifier_scalars(self.statistics, self.classifier)
         values |= tag_wise_scalars(self.statistics)
         if self.nuclear_ratios is not None:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
@@ -64,8 +65,9 @@ def take_measurement(
     nuclear_norm: bool = True,
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
-    classifier = check_classifier(features, weight, bias, logits)
-    statistics = collapse_statistics(features, labels, num_classes=len(weight))
+    statistics, classifier = statistics_and_classifier(features, labels, weight, bias)
+    if logits is not None:
+        check_logits(logits, labels, num_classes=len(weight))
     whitenings = [
         between_whitening(statistics.centered_class_means),
         between_whitening(released_deviations(statistics)),
@@ -73,7 +75,7 @@ def take_measurement(
     return Measurement(
         statistics,
         classifier,
-        sample_means(features, statistics, classifier, whitenings=whitenings),
+        sample_means(features, statistics, classifier, logits=logits, whitenings=whitenings),
         nuclear_ratios(features, statistics.sets) if nuclear_norm else None,
     )
 

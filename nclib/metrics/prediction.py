@@ -1,13 +1,35 @@
 """How well the logits name the labels: soft IoU, Jaccard index, subset and top-k accuracy.
 
-All lie in [0, 1], 1 is best, and none waits for the device: labels are not checked, so a training loop can call them.
-A sample without labels counts as 0. A class belongs to the top m where fewer than m other classes have a logit at least
-as large; so ties count against a prediction and NaN is never right.
+All lie in [0, 1], 1 is best, and none waits for the device: shapes are checked, labels are not, so a training loop can
+call them. Samples without labels are left out, as in `measure`; without any labelled sample the value is NaN. A class
+belongs to the top m where fewer than m other classes have a logit at least as large; so ties count against a
+prediction and NaN is never right. Predicted label sets have scores of their own in `nclib.decode`.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float, Int64, Integer, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Integer, Shaped
 from torch import Tensor
+
+MAX_COMPARED = 8
+"""Labels a sample up to which their ranks are counted one by one; for more, a sort of the logits is faster."""
+
+
+class LabelScores(NamedTuple):
+    """Scores of each sample; without meaning for one without labels.
+
+    Attributes:
+        soft_iou: Softmax probability of the labels.
+        jaccard: Jaccard index of the top m classes and the m labels.
+        subset_accuracy: Whether those are the same.
+        rank: Number of other classes with a logit at least as large as that of the first label.
+    """
+
+    soft_iou: Float[Tensor, " n"]
+    jaccard: Float64[Tensor, " n"]
+    subset_accuracy: Bool[Tensor, " n"]
+    rank: Int64[Tensor, " n"]
 
 
 def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -22,19 +44,21 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     Returns:
         The share, in the dtype of the logits but at least float32.
 
+    Raises:
+        ValueError: If shapes do not fit, or the logits are not of a floating dtype.
+
     >>> soft_iou(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]]))
     tensor(0.5000)
     """
-    probabilities = torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
-    return (probabilities * multi_hot(labels, num_classes=logits.shape[1])).sum(dim=1).mean()
+    slots = _checked_slots(logits, labels)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return mean_of_labelled(_label_probabilities(logits, slots), (slots >= 0).any(dim=1))
 
 
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose top m classes are exactly their m labels (m known); single-label: top-1 accuracy.
 
-    Args:
-        logits: Scores (n, k).
-        labels: Multi-hot (n, k) or class ids (n,).
+    Args, Raises: as `soft_iou`.
 
     Returns:
         The share, float32.
@@ -42,20 +66,20 @@ def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]
     >>> subset_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 1, 0]]))
     tensor(1.)
     """
-    hits, sizes = _top_m_hits(logits, labels)
-    return ((hits == sizes) & (sizes > 0)).float().mean()
+    slots = _checked_slots(logits, labels)
+    return mean_of_labelled(label_scores(logits, slots).subset_accuracy.float(), (slots >= 0).any(dim=1))
 
 
 def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Mean Jaccard index of the top m classes and the m labels (m known), `hits / (2m - hits)`.
 
-    Args, Returns: as `subset_accuracy`.
+    Args, Returns, Raises: as `subset_accuracy`.
 
     >>> jaccard(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]]))
     tensor(0.3333)
     """
-    hits, sizes = _top_m_hits(logits, labels)
-    return (hits / (2 * sizes - hits).clamp(min=1)).mean()
+    slots = _checked_slots(logits, labels)
+    return mean_of_labelled(label_scores(logits, slots).jaccard, (slots >= 0).any(dim=1)).float()
 
 
 def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
@@ -69,11 +93,32 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
     Returns:
         The share, float32.
 
+    Raises:
+        ValueError: As `soft_iou` does, or if the labels are not class ids.
+
     >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), top_k=2)
     tensor(1.)
     """
-    ranks = label_ranks(logits, labels.long().unsqueeze(1)).squeeze(1)
-    return (ranks < top_k).float().mean()
+    if labels.ndim != 1:
+        raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
+    slots = _checked_slots(logits, labels)
+    return (label_ranks(logits, slots) < top_k).float().mean()
+
+
+def label_scores(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> LabelScores:
+    """The scores of each sample.
+
+    Args:
+        logits: Scores (n, k).
+        slots: Class ids of the labels (n, m), -1 in slots without a label.
+    """
+    filled = slots >= 0
+    sizes = filled.sum(dim=1)
+    ranks = label_ranks(logits, slots)
+    hits = ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1)
+    return LabelScores(
+        _label_probabilities(logits, slots), hits.double() / (2 * sizes - hits), hits == sizes, ranks[:, 0]
+    )
 
 
 def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
@@ -81,28 +126,15 @@ def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> In
 
     Args:
         logits: Scores (n, k).
-        slots: Class ids (n, m).
+        slots: Class ids (n, m); anything stands for a slot of -1.
     """
-    own = logits.gather(1, slots)
-    below = [(logits < own[:, slot : slot + 1]).sum(dim=1) for slot in range(slots.shape[1])]
-    return logits.shape[1] - 1 - torch.stack(below, dim=1)
-
-
-def label_scores(
-    logits: Float[Tensor, "n k"], ranks: Int64[Tensor, "n m"], slots: Int64[Tensor, "n m"]
-) -> list[Tensor]:
-    """Soft IoU, Jaccard index and whether the top m are the labels, of each sample.
-
-    Args:
-        logits: Scores (n, k).
-        ranks: `label_ranks` of the labels.
-        slots: Class ids of the labels (n, m), -1 behind the last.
-    """
-    filled = slots >= 0
-    sizes = filled.sum(dim=1)
-    hits = ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1)
-    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
-    return [(own.exp() * filled).sum(dim=1), hits.double() / (2 * sizes - hits), hits == sizes]
+    own = logits.gather(1, slots.clamp(min=0))
+    if slots.shape[1] <= MAX_COMPARED:
+        below = torch.stack([(logits < column.unsqueeze(1)).sum(dim=1) for column in own.unbind(dim=1)], dim=1)
+    else:
+        ordered = logits.where(~logits.isnan(), torch.inf).sort(dim=1).values
+        below = torch.searchsorted(ordered, own.where(~own.isnan(), -torch.inf))
+    return logits.shape[1] - 1 - below
 
 
 def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tensor, "n k"]:
@@ -112,15 +144,47 @@ def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tenso
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
 
-def _top_m_hits(
-    logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Number of labels among the top m of each sample, and m."""
-    member = multi_hot(labels, num_classes=logits.shape[1])
-    sizes = member.sum(dim=1)
+def mean_of_labelled(values: Float[Tensor, " n"], labelled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Mean over the samples that have labels, NaN where none has."""
+    return values.where(labelled, 0).sum() / labelled.sum()
+
+
+def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = None) -> None:
+    """Shapes and dtype, which cost no wait for the device.
+
+    Raises:
+        ValueError: If they are no logits, or not those of these samples (and of so many classes).
+    """
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"Expected labels that are multi-hot (n, k) or class ids (n,), but got {tuple(labels.shape)}.")
+    n, k = len(labels), labels.shape[1] if labels.ndim == 2 else num_classes
+    if logits.ndim != 2 or len(logits) != n or k not in (None, logits.shape[1]):
+        raise ValueError(f"Expected logits ({n}, {'k' if k is None else k}), but got {tuple(logits.shape)}.")
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"Expected logits of a floating dtype, but got {logits.dtype}: "
+            "predicted label sets are scored by nclib.decode.set_jaccard and set_subset_accuracy."
+        )
+
+
+def check_not_nan(score_sums: Float[Tensor, " q"]) -> None:
+    """Logits that are NaN show in sums of `LabelScores`, which costs less than to look at each of them.
+
+    Raises:
+        ValueError: If one is NaN.
+    """
+    if bool(score_sums.isnan().any()):
+        raise ValueError("Expected logits without NaN or positive infinity, but got some.")
+
+
+def _label_probabilities(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
+    return own.exp().where(slots >= 0, 0).sum(dim=1)
+
+
+def _checked_slots(logits: Tensor, labels: Tensor) -> Int64[Tensor, "n m"]:
+    """The class ids of the labels: one slot for class ids, one for each class for multi-hot labels."""
+    check_logits(logits, labels)
     if labels.ndim == 1:
-        return (label_ranks(logits, labels.long().unsqueeze(1)) == 0).long().squeeze(1), sizes
-    # in the top m: above the logit that comes m-th when counted from 0
-    ordered = torch.nn.functional.pad(logits.sort(dim=1, descending=True).values, (0, 1), value=-torch.inf)
-    best_outside = ordered.gather(1, sizes.unsqueeze(1))
-    return ((logits > best_outside) & member).sum(dim=1), sizes
+        return labels.long().unsqueeze(1)
+    return torch.where(labels != 0, torch.arange(labels.shape[1], device=labels.device), -1)

@@ -8,6 +8,7 @@ and `nc3`; its nc2 is `nc2_w` and `nc2_h`, not centred.
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from nclib.metrics.classifier import statistics_and_classifier
 from nclib.metrics.collapse import between_whitening, duality_distance
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 from nclib.metrics.within import within_trace
@@ -42,7 +43,7 @@ def released_nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"])
 def released_nc3(
     features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
 ) -> Float[Tensor, ""]:
-    """`nc3` with the released `mu_G`; in [0, 2]. Not 0 at collapse where multi-label samples exist.
+    """`nc3` with the released `mu_G`; in [0, 2]. 0 at collapse if `mu_G = 0`, or for balanced single-label data.
 
     Source: paper 1's released code.
 
@@ -61,8 +62,8 @@ def released_nc3(
     >>> released_nc3(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]), torch.tensor([[5.0], [-5.0]]))
     tensor(0.)
     """
-    statistics = collapse_statistics(features, labels, num_classes=len(weight))
-    return duality_distance(weight.double(), released_deviations(statistics)).to(working_dtype(features))
+    statistics, classifier = statistics_and_classifier(features, labels, weight)
+    return duality_distance(classifier.weight, released_deviations(statistics)).to(working_dtype(features))
 
 
 def released_deviations(statistics: CollapseStatistics) -> Float64[Tensor, "k d"]:

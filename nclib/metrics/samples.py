@@ -7,26 +7,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from nclib.metrics.classifier import Classifier
 from nclib.metrics.geometry import centered
-from nclib.metrics.prediction import label_ranks, label_scores
+from nclib.metrics.prediction import check_not_nan, label_scores
 from nclib.metrics.projection import project
 from nclib.metrics.statistics import CollapseStatistics, working_dtype
 from nclib.metrics.within import deviation_blocks
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Last layer `z = W h + b` in float64, and the logits where the model's own shall count.
-
-    Attributes:
-        weight: W.
-        bias: b, zeros for a layer without bias.
-        logits: Logits of the samples, or None for `W h + b`.
-    """
-
-    weight: Float64[Tensor, "k d"]
-    bias: Float64[Tensor, " k"]
-    logits: Float[Tensor, "n k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +88,7 @@ def sample_means(
     statistics: CollapseStatistics,
     classifier: Classifier,
     *,
+    logits: Float[Tensor, "n k"] | None = None,
     whitenings: Sequence[Float64[Tensor, "_ d"]] = (),
 ) -> SampleMeans:
     """All of `SampleMeans` in one read of the features.
@@ -110,6 +97,7 @@ def sample_means(
         features: Last-layer features (n, d).
         statistics: Their `collapse_statistics`.
         classifier: Last layer.
+        logits: Logits of the model, where they are not `W h + b`.
         whitenings: Matrices A of `within_traces`.
 
     Returns:
@@ -133,18 +121,16 @@ def sample_means(
         squares = torch.linalg.vector_norm(deviations, dim=1).square_()
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labelled, minlength=len(sets.counts))
         products = project(deviations, directions)
-        *projections, mean_products, logits = products.split([len(part) for part in parts], dim=1)
-        given = classifier.logits
-        logits = logits + tables.set_logits[ids] if given is None else given[rows].to(dtype)
-        ranks = label_ranks(logits, sets.slots[ids].clamp(min=0))
+        *projections, mean_products, products = products.split([len(part) for part in parts], dim=1)
+        z = products + tables.set_logits[ids] if logits is None else logits[rows].to(dtype)
+        scores = label_scores(z, sets.slots[ids])
         single_values = [projection.square().sum(dim=1) for projection in projections]
-        single_values += [tables.disagreement(logits, mean_products, classes), ranks[:, 0] < 1, ranks[:, 0] < 5]
+        single_values += [tables.disagreement(z, mean_products, classes), scores.rank < 1, scores.rank < 5]
         single_sums += _masked_sums(single_values, single)
-        labelled_sums += _masked_sums(label_scores(logits, ranks, sets.slots[ids]), labelled)
-        block_margins = tables.margins(logits, mean_products, squares, classes)
+        labelled_sums += _masked_sums([scores.soft_iou, scores.jaccard, scores.subset_accuracy], labelled)
+        block_margins = tables.margins(z, mean_products, squares, classes)
         margins[rows] = torch.where(single, block_margins, torch.nan)
-    if bool(labelled_sums.isnan().any()):
-        raise ValueError("Expected logits without NaN, but some are NaN.")
+    check_not_nan(labelled_sums)
     num_single = statistics.class_counts.sum()
     *traces, nc4, top1, top5 = single_sums / num_single
     soft_iou, jaccard, subset_accuracy = labelled_sums / sets.counts.sum()

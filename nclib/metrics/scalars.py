@@ -4,6 +4,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from nclib.metrics import tag_wise
+from nclib.metrics.classifier import Classifier
 from nclib.metrics.collapse import (
     duality_distance,
     equiangle_w,
@@ -35,10 +36,9 @@ def mean_scalars(
     }
 
 
-def classifier_scalars(
-    statistics: CollapseStatistics, weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
-) -> dict[str, Float64[Tensor, ""]]:
+def classifier_scalars(statistics: CollapseStatistics, classifier: Classifier) -> dict[str, Float64[Tensor, ""]]:
     """Metrics of the last layer, and of it against the class means."""
+    weight = classifier.weight
     deviations = statistics.centered_class_means
     return {
         "nc2_w": nc2_w(weight),
@@ -47,7 +47,7 @@ def classifier_scalars(
         "nc3_centered": duality_distance(centered(weight), deviations),
         "equinorm_w": equinorm_w(weight),
         "equiangle_w": equiangle_w(weight),
-        "bias_residual": mean_logit_norm(statistics.global_mean, weight, bias),
+        "bias_residual": mean_logit_norm(statistics.global_mean, classifier),
         "released_nc2_w": nc2_w(weight),
         "released_nc3": duality_distance(weight, released_deviations(statistics)),
     }

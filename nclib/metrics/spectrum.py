@@ -7,6 +7,9 @@ from torch import Tensor
 from nclib.metrics.label_sets import LabelSets, label_sets
 from nclib.metrics.statistics import check_features, row_blocks, working_dtype
 
+MIN_STRIP = 128
+"""Fewest rows of a Gram matrix computed at a time; strips up to its diagonal took 0.6 of the time of all of it."""
+
 
 def nuclear_over_frobenius(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Mean over classes of `|H_k|_* / |H_k|_F`, the features of a class **not** centred; in [1, sqrt(rank)].
@@ -54,20 +57,22 @@ def nuclear_ratios(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[T
 def _singular_values(features: Float[Tensor, "n d"], rows: Int64[Tensor, " m"]) -> Float64[Tensor, " r"]:
     if features.dtype == torch.float64:
         return torch.linalg.svdvals(features[rows])
-    gram = _gram(features, rows)
-    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    # eigvalsh reads the lower triangle
+    return torch.linalg.eigvalsh(_gram(features, rows)).clamp(min=0).sqrt()
 
 
 def _gram(features: Float[Tensor, "n d"], rows: Int64[Tensor, " m"]) -> Float64[Tensor, "r r"]:
-    """The smaller of `H Hᵀ` and `Hᵀ H` in float64, H the given rows."""
-    dim = features.shape[1]
-    if len(rows) <= dim:
-        block = features[rows].double()
-        return block @ block.T
-    gram = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
-    for part in row_blocks(features):
-        if part.start >= len(rows):
-            break
-        block = features[rows[part]].double()
-        gram.addmm_(block.T, block)
+    """The lower triangle of the smaller of `H Hᵀ` and `Hᵀ H` in float64, H the given rows; above it partly zeros."""
+    size = min(len(rows), features.shape[1])
+    strip = max(MIN_STRIP, size // 8)
+    if len(rows) == size:
+        factors = [features[rows].double().T]
+    else:
+        parts = (rows[part] for part in row_blocks(features) if part.start < len(rows))
+        factors = (features[part].double() for part in parts)
+    gram = torch.zeros(size, size, dtype=torch.float64, device=features.device)
+    for factor in factors:
+        for start in range(0, size, strip):
+            stop = start + strip
+            gram[start:stop, :stop].addmm_(factor[:, start:stop].T, factor[:, :stop])
     return gram

@@ -168,7 +168,7 @@ def block_buffer(features: Float[Tensor, "n d"], blocks: list[slice]) -> Float[T
 
 
 def check_features(features: Tensor, labels: Tensor) -> None:
-    if features.ndim != 2 or len(features) != len(labels) or features.numel() == 0:
+    if features.ndim != 2 or features.shape[:1] != labels.shape[:1] or features.numel() == 0:
         raise ValueError(
             "Expected features (n, d) and labels of as many samples, n >= 1, "
             f"but got {tuple(features.shape)} and {tuple(labels.shape)}."

@@ -1,13 +1,14 @@
 """Streaming metrics: collapse of features that come in batches and are not stored."""
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
+from nclib.metrics.classifier import check_classifier
 from nclib.metrics.collapse import between_whitening
 from nclib.metrics.label_sets import LabelSets, label_sets
-from nclib.metrics.prediction import label_ranks, label_scores
+from nclib.metrics.prediction import check_logits, check_not_nan, label_scores
 from nclib.metrics.released import released_deviations
 from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
 from nclib.metrics.statistics import (
@@ -25,10 +26,11 @@ PREDICTION_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
 class CollapseMetrics(Metric):
     """Collapse metrics over batches of any size, synchronised across ranks: as `measure`, without storing features.
 
-    Keeps sums in float64: of features and counts for each label set seen, and of `h hᵀ` over the samples with one
-    label (d x d). float32 features of mean 1e4 and spread 1 lose nothing that shows in 1e-6. What needs another look
-    at each sample once the means are known, or the features of each class, has no key here: `nc4`,
-    `cosine_margin_mean` and `nuclear_over_frobenius`.
+    Keeps in float64 the mean and count of each label set seen, and of the samples with one label the sum of
+    `(h - mu_k)(h - mu_k)ᵀ` (d x d) and the squares `|h - mu_k|²` of each class. Batches and ranks are merged by the
+    parallel formula of Chan et al. (1979), a sum of squares, so that spreads far below the means keep their digits.
+    What needs another look at each sample once the means are known, or the features of each class, has no key here:
+    `nc4`, `cosine_margin_mean` and `nuclear_over_frobenius`.
 
     Calling the metric updates it and returns nothing, since the collapse of a single batch has no meaning.
 
@@ -58,11 +60,22 @@ class CollapseMetrics(Metric):
         self._add_sum("class_squares", num_classes)
         self._add_sum("prediction_sums", len(PREDICTION_NAMES))
         self._add_sum("prediction_counts", len(PREDICTION_NAMES))
-        for name in ("set_members", "set_counts", "set_sums"):
+        for name in ("set_members", "set_counts", "set_means"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
+        self._start_sets()
 
     def _add_sum(self, name: str, *shape: int) -> None:
         self.add_state(name, default=torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def _start_sets(self) -> None:
+        # no rows rather than no tensors, so that a rank without samples fits the others in a synchronisation
+        self.set_members = [torch.zeros(0, self.num_classes, dtype=torch.uint8, device=self.device)]
+        self.set_counts = [torch.zeros(0, dtype=torch.int64, device=self.device)]
+        self.set_means = [torch.zeros(0, self.feature_dim, dtype=torch.float64, device=self.device)]
+
+    def reset(self) -> None:
+        super().reset()
+        self._start_sets()
 
     def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
         self.update(*args, **kwargs)
@@ -83,19 +96,24 @@ class CollapseMetrics(Metric):
             logits: Logits (n, k); without them in any batch there are no accuracies.
 
         Raises:
-            ValueError: If shapes do not fit or labels are invalid.
+            ValueError: If shapes do not fit, labels are invalid, or logits are NaN; nothing is taken in then.
         """
         check_features(features, labels)
         if features.shape[1] != self.feature_dim:
             raise ValueError(f"Expected features of {self.feature_dim} columns, but got {features.shape[1]}.")
+        if logits is not None:
+            check_logits(logits, labels, num_classes=self.num_classes)
         if labels.ndim == 2 and not bool(labels.any()):
             return
         sets = label_sets(labels, num_classes=self.num_classes)
-        sums = set_means(features, sets) * sets.counts.unsqueeze(1)
-        self._add_sets(sets.members.to(torch.uint8), sets.counts, sums)
-        self._add_squares(features, sets)
         if logits is not None:
             self._add_predictions(logits, sets)
+        means = set_means(features, sets)
+        self._add_deviations(features, sets, means)
+        self.set_members.append(sets.members.to(torch.uint8))
+        self.set_counts.append(sets.counts)
+        self.set_means.append(means)
+        self._merge_sets()
 
     def compute(
         self, weight: Float[Tensor, "k d"] | None = None, bias: Float[Tensor, " k"] | None = None
@@ -110,76 +128,81 @@ class CollapseMetrics(Metric):
             Name to value, the names of `measure`.
 
         Raises:
-            ValueError: If a class was never seen alone, or features were not finite.
+            ValueError: If a class was never seen alone, features were not finite, or the classifier does not fit.
         """
         statistics = self._statistics()
-        counts = statistics.class_counts.double()
-        means = statistics.class_means
-        within = (self.scatter - (means.T * counts) @ means) / counts.sum()
-        variances = (self.class_squares / counts - means.square().sum(dim=1)).clamp(min=0)
+        within = self.scatter / statistics.class_counts.sum()
         values = {
             "nc1": _trace(between_whitening(statistics.centered_class_means), within),
             "released_nc1": _trace(between_whitening(released_deviations(statistics)), within),
         }
-        values |= mean_scalars(statistics, variances) | tag_wise_scalars(statistics)
+        values |= mean_scalars(statistics, self.class_squares / statistics.class_counts) | tag_wise_scalars(statistics)
         if weight is not None:
-            weight = weight.detach().double()
-            bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-            values |= classifier_scalars(statistics, weight, bias)
+            classifier = check_classifier(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
+            values |= classifier_scalars(statistics, classifier)
         scored = zip(PREDICTION_NAMES, self.prediction_sums, self.prediction_counts, strict=True)
         return values | {name: total / count for name, total, count in scored if count > 0}
 
     def _statistics(self) -> CollapseStatistics:
-        if len(self.set_counts) == 0:
-            raise ValueError("Expected an update with labelled samples before compute, but there was none.")
         # after a synchronisation every rank's sets stand one behind the other
         self._merge_sets()
-        members, counts = self.set_members[0] > 0, self.set_counts[0]
+        members, counts, means = self.set_members[0] > 0, self.set_counts[0], self.set_means[0]
+        if len(counts) == 0:
+            raise ValueError("Expected an update with labelled samples before compute, but there was none.")
         sets = LabelSets(counts.new_empty(0), members, counts)
         check_single_labels(sets)
-        means = self.set_sums[0] / counts.unsqueeze(1)
         if not bool(means.isfinite().all() & self.scatter.isfinite().all()):
             raise ValueError("Expected finite features, but a batch had NaN or infinity.")
         return CollapseStatistics(sets, means)
 
-    def _add_sets(self, members: Tensor, counts: Tensor, sums: Tensor) -> None:
-        self.set_members.append(members)
-        self.set_counts.append(counts)
-        self.set_sums.append(sums)
-        self._merge_sets()
-
     def _merge_sets(self) -> None:
-        """One row for each label set, however many batches and ranks brought it."""
-        members, counts, sums = (
-            torch.cat(rows) if isinstance(rows, list) else rows
-            for rows in (self.set_members, self.set_counts, self.set_sums)
-        )
-        groups = label_sets(members)
-        merged_counts = torch.zeros_like(groups.counts).index_add_(0, groups.of_sample, counts)
-        merged_sums = sums.new_zeros(len(groups.counts), self.feature_dim).index_add_(0, groups.of_sample, sums)
-        self.set_members = [groups.members.to(torch.uint8)]
-        self.set_counts = [merged_counts]
-        self.set_sums = [merged_sums]
+        """One row for each label set, however many batches and ranks brought it.
 
-    def _add_squares(self, features: Float[Tensor, "n d"], sets: LabelSets) -> None:
+        What the means of its rows differ from their common mean goes into the squared deviations.
+        """
+        members, counts, means = (
+            torch.cat(rows) if isinstance(rows, list) else rows
+            for rows in (self.set_members, self.set_counts, self.set_means)
+        )
+        if len(counts) > 0:
+            sets = label_sets(members)
+            ids = sets.of_sample
+            members, merged_counts = sets.members.to(torch.uint8), torch.zeros_like(sets.counts)
+            merged_counts.index_add_(0, ids, counts)
+            # about one of the rows: a large common offset would cost digits
+            anchors = means.new_empty(len(sets.counts), self.feature_dim).index_copy_(0, ids, means)
+            sums = torch.zeros_like(anchors).index_add_(0, ids, (means - anchors[ids]) * counts.unsqueeze(1))
+            merged_means = anchors + sums / merged_counts.unsqueeze(1)
+            moved = (sets.multiplicity[ids] == 1) & (counts < merged_counts[ids])
+            deviations = (means - merged_means[ids]) * counts.double().sqrt().unsqueeze(1)
+            self._add_squares(deviations[moved], sets.slots[ids[moved], 0])
+            counts, means = merged_counts, merged_means
+        self.set_members, self.set_counts, self.set_means = [members], [counts], [means]
+
+    def _add_deviations(self, features: Float[Tensor, "n d"], sets: LabelSets, means: Float64[Tensor, "s d"]) -> None:
         single_sets = sets.multiplicity == 1
-        single = (sets.of_sample >= 0) & single_sets[sets.of_sample]
         for rows in row_blocks(features):
-            block = features[rows][single[rows]].double()
-            classes = sets.slots[sets.of_sample[rows][single[rows]], 0]
-            self.scatter.addmm_(block.T, block)
-            self.class_squares += torch.bincount(classes, weights=block.square().sum(dim=1), minlength=self.num_classes)
+            ids = sets.of_sample[rows]
+            single = (ids >= 0) & single_sets[ids]
+            self._add_squares(features[rows][single].double() - means[ids[single]], sets.slots[ids[single], 0])
+
+    def _add_squares(self, deviations: Float64[Tensor, "b d"], classes: Int64[Tensor, " b"]) -> None:
+        self.scatter.addmm_(deviations.T, deviations)
+        self.class_squares += torch.bincount(
+            classes, weights=deviations.square().sum(dim=1), minlength=self.num_classes
+        )
 
     def _add_predictions(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
         labelled = sets.of_sample >= 0
-        logits, of_sample = logits[labelled].to(working_dtype(logits)), sets.of_sample[labelled]
-        slots = sets.slots[of_sample]
-        ranks = label_ranks(logits, slots.clamp(min=0))
-        single_ranks = ranks[sets.multiplicity[of_sample] == 1, 0]
-        scores = [*label_scores(logits, ranks, slots), single_ranks < 1, single_ranks < 5]
-        self.prediction_sums += torch.stack([score.sum(dtype=torch.float64) for score in scores])
-        self.prediction_counts += self.prediction_counts.new_tensor([len(score) for score in scores])
+        of_sample = sets.of_sample[labelled]
+        scores = label_scores(logits[labelled].to(working_dtype(logits)), sets.slots[of_sample])
+        single_ranks = scores.rank[sets.multiplicity[of_sample] == 1]
+        values = [scores.soft_iou, scores.jaccard, scores.subset_accuracy, single_ranks < 1, single_ranks < 5]
+        sums = torch.stack([value.sum(dtype=torch.float64) for value in values])
+        check_not_nan(sums)
+        self.prediction_sums += sums
+        self.prediction_counts += sums.new_tensor([len(value) for value in values])
 
 
 def _trace(whitening: Float64[Tensor, "r d"], within: Float64[Tensor, "d d"]) -> Float64[Tensor, ""]:
-    return ((whitening @ within) * whitening).sum().clamp(min=0)
+    return ((whitening @ within) * whitening).sum()

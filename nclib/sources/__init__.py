@@ -1,8 +1,8 @@
 """Where pictures come from: one `load` for every source, each in a module of its own.
 
 `digits` needs no download; `mnist`, `cifar10` and `svhn` are looked for in the data root (`$NCLIB_DATA_ROOT`, else
-`data/`) and
-fetched into it if missing; `image_folder` is any folder of class folders. docs/data.md says what lies where.
+`data/`) and fetched into it if missing; `image_folder` is any folder of class folders. docs/data.md says what lies
+where.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., SourceImages]] = {
 
 WITHOUT_SPLIT = ("digits", "image_folder")
 DECODED = ("svhn", "image_folder")  # resized while they are decoded
+MULTI_LABEL = ("svhn",)  # sampled by label set before they are decoded
 
 
 def load(
@@ -33,6 +34,7 @@ def load(
     image_size: int | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    sample_size: int | None = None,
 ) -> SourceImages:
     """Read one split of a source.
 
@@ -44,6 +46,7 @@ def load(
         test_fraction: share of each class that goes to the test split, for sources without a split of their own
             (digits, image_folder).
         seed: of that split.
+        sample_size: most pictures of a label set, the first ones, for multi-label sources (svhn); None keeps all.
 
     Returns:
         The pictures of that split, uint8, with labels and class names.
@@ -59,4 +62,6 @@ def load(
         options |= {"test_fraction": test_fraction, "seed": seed}
     if source in DECODED:
         options["image_size"] = image_size
+    if source in MULTI_LABEL:
+        options["sample_size"] = sample_size
     return resized(SOURCES[source](**options), image_size)

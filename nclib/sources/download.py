@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nclib.sources.base import SourceError, progress
-from nclib.storage import atomic_path
+from nclib.storage import atomic_path, is_alive, sha256
 
 CHUNK = 1 << 20
 ATTEMPTS = 3
@@ -65,8 +65,10 @@ def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str) -> Path:
 
 
 def _digest(path: Path, like: str) -> str:
+    if len(like) == 64:
+        return sha256(path)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256" if len(like) == 64 else "md5").hexdigest()
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _fetch_any(urls: Sequence[str], file: BinaryIO, name: str, advice: str) -> None:
@@ -118,7 +120,8 @@ def _fetch_rest(url: str, file: BinaryIO, name: str) -> None:
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpack a tar archive's single top folder as `folder`, whole or not at all.
 
-    Only files and folders that stay inside are taken: links, devices, absolute names and `..` are refused.
+    What killed processes left of earlier tries is removed. Only files and folders that stay inside are taken: links,
+    devices, absolute names and `..` are refused.
 
     Args:
         archive: a `.tar.gz`.
@@ -132,6 +135,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
     try:
+        for left in folder.parent.glob(f".{folder.name}.*.unpacking"):
+            pid = left.name.split(".")[-2]
+            if left == temporary or (pid.isdigit() and not is_alive(int(pid))):
+                shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         with (
             gzip.open(archive) as unpacked,

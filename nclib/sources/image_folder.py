@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nclib.sources.base import SourceError, SourceImages, split_by_class, stream
-from nclib.sources.pictures import cached, decode_all, fingerprint
+from nclib.sources.pictures import cache_key, cached, decode_all
 
 
 def load(
@@ -28,7 +28,8 @@ def load(
         3 x h x w pictures; `index` counts the files in alphabetical order.
 
     Raises:
-        SourceError: the folder is missing, has no classes, or a picture is damaged or too large.
+        SourceError: the folder is missing or has no classes, a class folder holds folders, or a picture is damaged or
+            too large.
     """
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: put one folder of pictures a class there, or set dataset.root.")
@@ -51,6 +52,12 @@ def _read(folder: Path, image_size: int | None) -> SourceImages:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if len(names) < 2:
         raise SourceError(f"{folder} has {len(names)} class folders, but expected 2 or more.")
+    inner = next(folder.glob("*/*/"), None)  # as of train/CLASS beside val/CLASS: those are no two classes
+    if inner is not None:
+        raise SourceError(
+            f"{inner} is a folder, but pictures must lie directly in the folder of their class: move the class folders "
+            "up, or set dataset.root to the folder that holds them."
+        )
     try:
         samples = make_dataset(str(folder), {name: label for label, name in enumerate(names)}, IMG_EXTENSIONS)
     except FileNotFoundError as error:
@@ -66,4 +73,4 @@ def _read(folder: Path, image_size: int | None) -> SourceImages:
         images = decode_all(paths, resize, what=f"Reading {folder.name}")
         return SourceImages(images, torch.tensor([label for _, label in samples]), tuple(names))
 
-    return cached(f"{folder.name}-{image_size}", fingerprint(paths, image_size=image_size), make)
+    return cached(f"{folder.name}-{image_size}", cache_key(paths, image_size=image_size), make)

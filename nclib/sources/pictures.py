@@ -74,8 +74,8 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
     return torch.from_numpy(images)
 
 
-def fingerprint(files: Iterable[Path], **settings: Any) -> str:
-    """A digest of names, sizes and times of `files` and of all settings: the key of a cache."""
+def cache_key(files: Iterable[Path], **settings: Any) -> str:
+    """A digest of names, sizes and times of `files` and of all settings, for `cached`."""
     digest = hashlib.sha256(json.dumps([CACHE_VERSION, settings], sort_keys=True).encode())
     for file in files:
         status = file.stat()
@@ -92,7 +92,7 @@ def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImage
 
     Args:
         name: what the pictures are.
-        key: digest of all they depend on.
+        key: `cache_key` of all they depend on.
         make: decodes them.
     """
     path = cache_root() / f"{name}-{key[:16]}.safetensors"

@@ -1,17 +1,17 @@
 """Street View House Numbers, format 1 (full pictures with a box around each digit), as multi-label pictures of 32 x
 32."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from nclib.labels import select_svhn
+from nclib.labels import first_of_each_set, select_svhn
 from nclib.sources.base import SourceError, SourceImages
 from nclib.sources.digit_struct import read_digit_struct
 from nclib.sources.download import fetch, unpack
-from nclib.sources.pictures import cached, decode_all, fingerprint
+from nclib.sources.pictures import cache_key, cached, decode_all
+from nclib.storage import sha256
 
 URL = "http://ufldl.stanford.edu/housenumbers/"
 SHA256 = {
@@ -21,7 +21,7 @@ SHA256 = {
 CLASS_NAMES = tuple("123456789")
 
 
-def load(*, root: Path, train: bool, image_size: int | None = None) -> SourceImages:
+def load(*, root: Path, train: bool, image_size: int | None = None, sample_size: int | None = None) -> SourceImages:
     """Read `ROOT/svhn/train` or `.../test` (`digitStruct.mat` and the PNGs); fetch and unpack the archive if missing.
 
     The smallest square around all digits is cut out and resized; `nclib.labels.select_svhn` chooses the pictures.
@@ -30,6 +30,7 @@ def load(*, root: Path, train: bool, image_size: int | None = None) -> SourceIma
         root: folder of the data; may be read-only if the files are there.
         train: the training split, or the test split.
         image_size: side of the pictures [pixels]; None: 32, as in the paper.
+        sample_size: most pictures of a label set, the first ones; the others are not decoded. None: all.
 
     Returns:
         3 x 32 x 32 pictures with multi-hot labels of the digits 1..9; `index` counts the annotations from 0.
@@ -41,7 +42,7 @@ def load(*, root: Path, train: bool, image_size: int | None = None) -> SourceIma
     folder = root / "svhn" / split
     if not folder.is_dir():
         fetch_split(root, split)
-    return read_split(folder, image_size=image_size or 32)
+    return read_split(folder, image_size=image_size or 32, sample_size=sample_size)
 
 
 def fetch_split(root: Path, split: str, *, url: str | None = None, digest: str | None = None) -> Path:
@@ -59,20 +60,22 @@ def fetch_split(root: Path, split: str, *, url: str | None = None, digest: str |
     return unpack(archive, archive.with_name(split))
 
 
-def read_split(folder: Path, *, image_size: int) -> SourceImages:
+def read_split(folder: Path, *, image_size: int, sample_size: int | None = None) -> SourceImages:
     """Read the selected pictures of one unpacked split; see `load`."""
     annotated = folder / "digitStruct.mat"
     if not annotated.is_file():
         raise SourceError(f"{annotated} is missing: delete {folder} and run the same command again.")
-    with annotated.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    key = fingerprint(sorted(folder.glob("*.png")), annotations=digest, image_size=image_size)
+    pictures = sorted(folder.glob("*.png"))
+    key = cache_key(pictures, annotations=sha256(annotated), image_size=image_size, sample_size=sample_size)
 
     def make() -> SourceImages:
         annotations = read_digit_struct(annotated)
         rows, labels = select_svhn([annotation.digits for annotation in annotations])
         if len(rows) == 0:
             raise SourceError(f"{annotated} has no picture that the selection keeps (digits 1..9, at most three).")
+        if sample_size is not None:
+            chosen = first_of_each_set(labels, sample_size)
+            rows, labels = rows[chosen], labels[chosen]
         kept = [annotations[row] for row in rows.tolist()]
 
         def crop(picture: Image.Image, number: int) -> Image.Image:
@@ -90,8 +93,7 @@ def crop_window(boxes: Sequence[Sequence[float | int]], width: int, height: int)
     """The smallest square around all boxes, centred on them, inside the picture.
 
     Where the square reaches over the left or top edge it is moved inside, as released; what then reaches over the
-    right
-    or bottom edge is cut off, so that the window is no square there.
+    right or bottom edge is cut off, so that the window is no square there.
 
     Args:
         boxes: left, top, width, height of each digit [pixels].

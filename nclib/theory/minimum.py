@@ -76,9 +76,9 @@ def fixed_head_minimum(
     multiplicity and `s² = row_norm² K/(K-1)` is given. There is no threshold: the logits are never 0. The
     penalty of the fixed classifier is not counted.
 
-    Features that end in a ReLU cannot be the min-norm ones, whose sum is 0. For the unrotated ETF with d =
-    K the best features >= 0 are `α_m 1_S`: the same logits cost K/(K-m) times the squared norm, and the
-    tag-wise average stays exact.
+    Features that end in a ReLU cannot be the min-norm ones, whose sum is 0. For the unrotated ETF with d >= K the best
+    features >= 0 are `α_m 1_S`, and 0 in the further dimensions, which the frame does not see: the same logits cost
+    K/(K-m) times the squared norm, and the tag-wise average stays exact.
 
     Source: the fixed-classifier arms of both papers; the derivation is in docs/theory.md.
 
@@ -88,8 +88,8 @@ def fixed_head_minimum(
         feature_decay: λ_H in `λ_H |H|_F²`, summed over all samples.
         bias_decay: λ_b; `math.inf` for no bias.
         row_norm: the norm of the classifier's rows.
-        nonnegative: allow only features >= 0, for the classifier `row_norm sqrt(K/(K-1)) (I - 11ᵀ/K)` with
-            d = K.
+        nonnegative: allow only features >= 0, for the classifier `row_norm sqrt(K/(K-1)) (I - 11ᵀ/K)`, with columns of
+            zeros for d > K.
         label_mean: mean over a sample's labels instead of the sum.
         loss: the single-label loss that is picked for each label.
 

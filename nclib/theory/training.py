@@ -115,7 +115,7 @@ def predict_training(
         bias: the last layer has a bias, and it is decayed like its weight.
         label_mean: mean over a sample's labels instead of the sum.
         loss: the single-label loss.
-        nonnegative: features end in a ReLU; only for `head="etf"` with d = K and the unrotated frame.
+        nonnegative: features end in a ReLU; only for `head="etf"` with d >= K and the unrotated frame.
 
     Returns:
         The predicted minimum.

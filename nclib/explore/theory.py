@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.theory import draw_prediction
 from nclib.theory import GlobalMinimum, Problem, global_minimum, minimise
-from nclib.theory_figures import draw_prediction
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
 MOST_SAMPLES = 2000  # of a descent that should end within seconds

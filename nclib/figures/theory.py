@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nclib.figures.style import COLOURS, DASHES, MARKERS, TEXT_WIDTH, style
-from nclib.theory import Curvature, GlobalMinimum, Minimisation, Point, Problem, objective, values_along
-from nclib.theory_plane import (
+from nclib.figures.theory_plane import (
     CLASS_COLOURS,
     FAINT,
     GREY,
@@ -23,6 +22,7 @@ from nclib.theory_plane import (
     name_at,
     plane_legend,
 )
+from nclib.theory import Curvature, GlobalMinimum, Minimisation, Point, Problem, objective, values_along
 
 SMALLEST_GAP = 1e-17  # a gap of 0, or below it by rounding, is drawn here
 

@@ -1,0 +1,135 @@
+"""Measuring checkpoints: one measurement a split feeds the table and the geometry, and it costs little."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nclib import dataset as datasets
+from nclib import decode, metrics, train
+from nclib.batches import DeviceBatches
+from nclib.device import place
+from nclib.features import extract
+from nclib.params import Dataset
+from nclib.storage import StageError
+from nclib.study import Study
+from nclib.tensors import save_tensors
+from nclib.validate import spread_sample, validate
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+LIMIT = 1.5  # forward passes over the data that the validation of a checkpoint may take
+SMALL = {1: 8, 2: 3}
+
+
+def prepared(settings, folder, *, epochs=(0,)):
+    """The data set of a run, its network, and checkpoints of networks with other weights each."""
+    splits = datasets.build(**settings.dataset.model_dump())
+    checkpoints = {epoch: folder / f"epoch_{epoch:04d}.safetensors" for epoch in epochs}
+    for epoch, path in checkpoints.items():
+        model = train.build_network(settings.model, splits, seed=epoch)
+        save_tensors(path, model.state_dict())
+    return splits, model, checkpoints
+
+
+def settings_of(name, **dataset):
+    settings = Study.from_file(ROOT / f"params/{name}.yaml").resolve_seed("learned", 0)
+    return settings.model_copy(update={"dataset": Dataset(**settings.dataset.model_dump() | dataset)})
+
+
+def passes(model, splits, *, batch_size=512):
+    """Batches of the training and of the test pictures."""
+    return {
+        name: DeviceBatches(
+            split.images, split.labels, mean=splits.mean, std=splits.std, device=CPU, batch_size=batch_size
+        )
+        for name, split in (("train", splits.train), ("test", splits.test))
+    }
+
+
+def test_one_measurement_a_split_gives_what_each_function_gives(tmp_path, monkeypatch):
+    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 3))
+    counted = []
+    take = metrics.take_measurement
+    monkeypatch.setattr(metrics, "take_measurement", lambda *args, **named: counted.append(1) or take(*args, **named))
+    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=20)
+    assert len(counted) == 4
+    monkeypatch.undo()
+
+    batches = passes(model, splits, batch_size=64)
+    (features, logits), (test_features, test_logits) = (extract(model, part.ordered()) for part in batches.values())
+    labels, test_labels, weight, bias = splits.train.labels, splits.test.labels, model.head.weight, model.head.bias
+    rows = found.table[found.table["epoch"] == 3].set_index("split")
+    expected = metrics.measure(features, labels, weight, bias, logits=logits)
+    assert {name: rows.loc["train", name] for name in expected} == expected
+    onn = decode.nearest_tag_average(test_features, decode.tag_averages(features, labels))
+    by_threshold = decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels))
+    for name, predicted in {"onn": onn, "threshold": by_threshold}.items():
+        assert rows.loc["test", f"{name}_jaccard"] == float(decode.set_jaccard(predicted, test_labels))
+        accuracy = float(decode.set_subset_accuracy(predicted, test_labels))
+        assert rows.loc["test", f"{name}_subset_accuracy"] == accuracy
+
+    geometry = found.geometry
+    sets = metrics.label_set_means(features, labels)
+    assert torch.equal(geometry.set_means[1], sets.means)
+    assert torch.equal(geometry.label_sets.bool(), sets.label_sets)
+    assert torch.equal(geometry.counts, sets.counts)
+    assert torch.equal(geometry.class_means[1], metrics.class_means(features, labels))
+    assert torch.equal(
+        geometry.angles[1][sets.label_sets.sum(dim=1) == 2], metrics.tag_wise_angles(features, labels, 2)
+    )
+    assert geometry.scales[1].tolist() == [1, float(metrics.tag_wise_scale(features, labels, 2))]
+    margins = metrics.cosine_margins(features, labels, weight.detach(), bias.detach()).sort().values
+    torch.testing.assert_close(geometry.margins[1], margins)
+    sample = spread_sample(labels, 20)
+    assert torch.equal(geometry.sample_features[1], features[sample])
+    assert torch.equal(found.predicted, logits.argmax(dim=1))
+
+
+def test_imbalance_ratios_of_the_training_rows(tmp_path):
+    settings = settings_of("mlab_digits", train_counts={1: 8}, test_counts=SMALL, pair_groups=(6, 4, 2))
+    splits, model, checkpoints = prepared(settings, tmp_path)
+    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
+    features, _ = extract(model, passes(model, splits)["train"].ordered())
+    rows = found.table.set_index("split")
+    for count, ratio in metrics.imbalance_ratio(features, splits.train.labels).items():
+        assert rows.loc["train", f"imbalance_ratio_{count}"] == pytest.approx(float(ratio), rel=1e-5)
+        assert rows.loc["test", f"imbalance_ratio_{count}"] != rows.loc["test", f"imbalance_ratio_{count}"]
+
+
+def test_no_checkpoints_or_those_of_another_network(tmp_path):
+    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    splits, model, _ = prepared(settings, tmp_path)
+    options = {"dataset": settings.dataset, "device": CPU, "batch_size": 64, "feature_sample": 9}
+    with pytest.raises(StageError, match="There are no checkpoints: run stage 02_train first"):
+        validate(model, {}, splits, **options)
+    other = tmp_path / "epoch_0001.safetensors"
+    save_tensors(other, {"weight": torch.zeros(2)})
+    with pytest.raises(StageError, match=r"(?s)holds another network .*: run stage 02_train again"):
+        validate(model, {1: other}, splits, **options)
+
+
+@pytest.mark.timing
+def test_validation_costs_little_beside_the_forward_passes(tmp_path, record_property, capsys):
+    """The best of several on both sides, since other work on the machine only ever adds to the time."""
+    settings = settings_of("mlab_digits")
+    splits, model, checkpoints = prepared(settings, tmp_path)
+    model = place(model, CPU)
+    batches = passes(model, splits, batch_size=settings.validation.batch_size)
+    options = settings.validation.model_dump() | {"dataset": settings.dataset, "device": CPU}
+    seconds = {"forward": [], "validate": []}
+    for _ in range(8):
+        start = time.perf_counter()
+        for part in batches.values():
+            extract(model, part.ordered())
+        seconds["forward"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        validate(model, checkpoints, splits, **options)
+        seconds["validate"].append(time.perf_counter() - start)
+    ratio = min(seconds["validate"]) / min(seconds["forward"])
+    record_property("forward_passes", ratio)
+    with capsys.disabled():
+        print(f"\n  validation of a checkpoint: {ratio:.2f} forward passes of {min(seconds['forward']):.2f} s")
+    assert ratio <= LIMIT
