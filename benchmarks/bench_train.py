@@ -8,6 +8,7 @@ between the two.
     python benchmarks/bench_train.py                              the default study (CPU)
     python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)
     python benchmarks/bench_train.py --at-once 1 2 4              does it pay to train several runs at once?
+    python benchmarks/bench_train.py --profile                    where the time of an epoch goes
 """
 
 import argparse
@@ -126,6 +127,16 @@ def compare(run: Run, splits: dataset.Splits, *, rounds: int, plain: bool) -> di
     return row
 
 
+def profile(run: Run, splits: dataset.Splits) -> str:
+    """Where the time of one epoch goes, operation by operation; nested ones are counted once."""
+    ours = Ours(run, splits)
+    ours()
+    with torch.profiler.profile() as profiler:
+        seconds(ours, ours.trainer.device)
+    order = "self_device_time_total" if ours.trainer.device.type == "cuda" else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=order, row_limit=16, max_name_column_width=48)
+
+
 def several(run: Run, splits: dataset.Splits, number: int, *, rounds: int) -> dict[str, float | str]:
     """Samples a second of all of `number` trainings of a run that share the machine."""
     processes = multiprocessing.get_context("spawn")
@@ -164,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--at-once", nargs="*", type=int, help="instead: so many trainings of a run side by side")
+    parser.add_argument("--profile", action="store_true", help="instead: the operations that take most of an epoch")
     asked = parser.parse_args()
     study = Study.from_file(asked.study)
     made: dict[str, dataset.Splits] = {}
@@ -173,7 +185,9 @@ def main() -> None:
             made[run.dataset.name] = dataset.build(**run.dataset.model_dump())
         for number in asked.at_once or ():
             print(json.dumps(several(run, made[run.dataset.name], number, rounds=asked.rounds)), flush=True)
-        if asked.at_once:
+        if asked.profile:
+            print(profile(run, made[run.dataset.name]))
+        if asked.at_once or asked.profile:
             continue
         for size in asked.batch_sizes or [run.training.batch_size]:
             sized = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": size})})

@@ -1,8 +1,9 @@
 """Where a study's results lie, and the manifest that says what made them.
 
     outputs/STUDY/datasets/NAME/   data.safetensors, 01_dataset.ipynb, 01_dataset.manifest.json
-    outputs/STUDY/RUN/seedS/       history.csv, checkpoints/epoch_0020.safetensors, resume.safetensors, metrics.csv,
-                                   geometry.safetensors; 02_train.* and 03_validate.* (executed notebook, manifest, log)
+    outputs/STUDY/RUN/seedS/       history.csv, checkpoints/epoch_0020.safetensors, metrics.csv, geometry.safetensors
+                                   and, for one label a picture, misclassified.*; 02_train.* and 03_validate.*
+                                   (executed notebook, manifest, log); unfinished/ while it trains
     outputs/STUDY/figures/         *.pdf, *.png
     outputs/STUDY/                 table.csv, table.md, 04_figures.*
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LONGEST = ("test_faults", "test_slurm", "test_reproduce", "test_studies", "test_explore_browser")
+LONGEST = ("test_faults", "test_slurm", "test_default_study", "test_reproduce", "test_studies", "test_explore_browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

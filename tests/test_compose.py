@@ -1,6 +1,7 @@
 """Composition: layouts against a slow reference, random draws against their distribution, the dealing of sources."""
 
 import os
+import time
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -233,13 +234,28 @@ def test_sources_that_cannot_be_composed_are_refused() -> None:
             pair_group_counts(4, groups)
 
 
-@pytest.mark.skipif("NCLIB_DATA_ROOT" not in os.environ, reason="set NCLIB_DATA_ROOT to a folder with MNIST/raw")
-def test_mlab_mnist_uses_no_training_digit_twice() -> None:
-    if not Path(os.environ["NCLIB_DATA_ROOT"], "MNIST/raw").is_dir():
-        pytest.skip("no MNIST/raw in NCLIB_DATA_ROOT")
-    mnist = sources.load("mnist", train=True)
-    data = compose(mnist, counts={1: 3100, 2: 200}, layout="mnist", generator=generator())
+@pytest.fixture
+def mnist():
+    """Training and test pictures of the real MNIST."""
+    if not Path(os.environ.get("NCLIB_DATA_ROOT", "nowhere"), "MNIST/raw").is_dir():
+        pytest.skip("set NCLIB_DATA_ROOT to a folder with MNIST/raw")
+    return sources.load("mnist", train=True), sources.load("mnist", train=False)
+
+
+def test_mlab_mnist_uses_no_training_digit_twice(mnist) -> None:
+    data = compose(mnist[0], counts={1: 3100, 2: 200}, layout="mnist", generator=generator())
     assert tuple(data.images.shape) == (40_000, 1, 56, 56) and data.images.dtype == torch.uint8
     assert set(data.label_set_counts().values()) == {3100, 200}
     used = data.source_index[data.source_index >= 0]
     assert len(used) == 49_000 == len(used.unique())
+
+
+@pytest.mark.timing
+def test_mlab_mnist_is_composed_within_two_seconds(mnist) -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        compose(mnist[0], counts={1: 3100, 2: 200}, layout="mnist", generator=generator())
+        compose(mnist[1], counts={1: 800, 2: 50}, layout="mnist", generator=generator())
+        times.append(time.perf_counter() - start)
+    assert min(times) <= 2.0

@@ -20,7 +20,6 @@ def test_collapse_is_visible_in_both_runs(tmp_path):
         metrics = metrics[metrics["split"] == "train"].sort_values("epoch")
         first, last = metrics.iloc[0], metrics.iloc[-1]
         assert last["soft_iou"] >= 0.99, run
-        assert pd.read_csv(folder / "history.csv")["train_soft_iou"].iloc[-1] >= 0.99, run
         assert last["nc1"] <= first["nc1"] / 30, run
         assert last["tag_wise_ratio_2"] < first["tag_wise_ratio_2"], run
         for name in ("nc2_h_centered", "nc3_centered"):

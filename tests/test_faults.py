@@ -26,6 +26,7 @@ TRAINING = SMALL["training"] | {"epochs": 20, "checkpoint_every": 5}
 OPTIONS = ("--cores", "1")  # two studies at once, and sums in one order
 KINDS = ("launcher", "snakemake", "runner", "kernel")
 KILLS = 20
+pytestmark = pytest.mark.stress
 
 
 def new_project(folder: Path) -> Project:
@@ -121,7 +122,6 @@ def kill_and_run_again(folder: Path, kinds: list[str], seed: int, expected: dict
     return kills
 
 
-@pytest.mark.stress
 @pytest.mark.timeout(900)
 def test_twenty_kills_at_random_moments_cost_nothing(undisturbed, tmp_path):
     kinds = [*KINDS] * (KILLS // len(KINDS))
@@ -132,7 +132,6 @@ def test_twenty_kills_at_random_moments_cost_nothing(undisturbed, tmp_path):
         assert sum(job.result() for job in jobs) == KILLS
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small tmpfs can be mounted by root only")
 def test_a_full_and_a_read_only_disk_are_said_and_then_overcome(undisturbed, small_disk, tmp_path):
     project = new_project(tmp_path / "project")
@@ -178,7 +177,6 @@ def test_a_flipped_bit_is_found_by_the_stage_that_reads_the_file(finished):
             read(flip(path))
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_made_again(finished, undisturbed):
     run = finished.outputs / "learned/seed0"
     damaged = flip(run / "checkpoints/epoch_0010.safetensors")
@@ -195,7 +193,6 @@ def test_a_damaged_checkpoint_is_named_and_made_again(finished, undisturbed):
     assert finished.results() == undisturbed.results()
 
 
-@pytest.mark.slow
 def test_a_jumping_clock_costs_one_run_of_a_stage_at_most(finished, undisturbed):
     """Files from the future would be newer than everything made from them, for ever."""
     later, earlier = time.time() + 1e8, 1e9
@@ -216,7 +213,6 @@ def test_a_jumping_clock_costs_one_run_of_a_stage_at_most(finished, undisturbed)
     assert finished.results() == undisturbed.results()
 
 
-@pytest.mark.slow
 def test_a_killed_kernel_and_a_raising_notebook_are_reported_as_such(finished):
     notebook = finished.folder / "notebooks/04_figures.ipynb"
     source = notebook.read_text()

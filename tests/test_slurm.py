@@ -19,7 +19,7 @@ from tests.small_project import SMALL, Project, wait_for
 pytestmark = pytest.mark.slow
 TRAINING = SMALL["training"] | {"epochs": 40, "checkpoint_every": 20}
 OPTIONS = ("--", "--set-threads", "train=2", "validate=2", "--seconds-between-status-checks", "1", "--retries", "4")
-MOMENTS = [0, *(random.Random(0).uniform(0, 6) for _ in range(2))]  # seconds from a job's start until it is killed
+MOMENTS = (0, random.Random(0).uniform(0, 6))  # seconds from a job's start until it is killed
 
 
 @pytest.fixture(scope="module")
