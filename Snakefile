@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from shlex import quote
 
-from nclib.reproduce import report_failures
 from nclib.runs import StudyFolder, parameters_of_run, parameters_of_study
 from nclib.study import Study
+from nclib.watch import report_failures
 
 STARTED = time.time()
 STUDY_FILE = config.get("study", "params/mlab_digits.yaml")

@@ -17,7 +17,7 @@ class TrainingProgress:
     """Callbacks for `nclib.train.fit`: steps, loss, IoU and time left.
 
     Args:
-        folder: the run's; about once a second the state goes to a file there that `nclib.reproduce` reads.
+        folder: the run's; about once a second the state goes to a file there that `nclib.watch` reads.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
         score: the column of the history to show, `soft_iou`, or `accuracy` for one label a picture.

@@ -1,39 +1,34 @@
 """`make reproduce`: one study from its file to figures, with live progress (`python -m nclib.reproduce STUDY.yaml`).
 
 It checks the study file, takes a lock on the study's outputs, and leaves the work to Snakemake (see the `Snakefile`).
-The notebooks tell through small files how far they are; those are drawn here as bars. Interrupt it at any time, or kill
+The notebooks tell through small files how far they are (`nclib.watch` shows it). Interrupt it at any time, or kill
 it: the same command goes on where it was.
 """
 
 import argparse
 import errno
 import fcntl
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from nclib.cluster import cancel_left_jobs
 from nclib.processes import die_with_parent
 from nclib.progress import FILE as PROGRESS_FILE
 from nclib.runs import StudyFolder, difference, parameters_of_stages, project_root
-from nclib.storage import StageError, unwritable
+from nclib.storage import StageError, json_or_empty, unwritable
 from nclib.study import ParameterError, Study
+from nclib.watch import Watch, report_failures
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
 ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
-LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -172,7 +167,7 @@ def forget_stale(folder: Path, study: Study) -> None:
     now = time.time()
     expected = parameters_of_stages(study)
     for path in folder.rglob("*.manifest.json"):
-        manifest, place = _read(path), path.relative_to(folder).as_posix().removesuffix(".manifest.json")
+        manifest, place = json_or_empty(path), path.relative_to(folder).as_posix().removesuffix(".manifest.json")
         outputs = manifest.get("outputs")
         complete = isinstance(outputs, dict) and all((path.parent / name).is_file() for name in outputs)
         other = complete and place in expected and difference(manifest, expected[place])
@@ -182,126 +177,6 @@ def forget_stale(folder: Path, study: Study) -> None:
             path.unlink()
         elif path.stat().st_mtime > now:
             os.utime(path, (now, now))
-
-
-class Watch:
-    """Shows what happens below a study's folder: finished stages as lines, trainings under way as bars."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._done = self._manifests()
-        self._bars: dict[str, tqdm] = {}
-        self._printed = 0.0
-
-    def look(self) -> None:
-        """Look at the files once and show what has changed."""
-        for path, manifest in self._manifests().items():
-            if self._done.get(path) != manifest:
-                self._done[path] = manifest
-                stage = path.relative_to(self.folder).with_suffix("").with_suffix("")
-                self._say(f"done  {stage}  ({manifest['seconds']:.0f} s)")
-        found = {str(path): _read(path) for path in sorted(self.folder.glob(f"*/*/{PROGRESS_FILE}"))}
-        states = {name: state for name, state in found.items() if state}
-        bars = sys.stderr.isatty()
-        if bars:
-            self._draw(states)
-        if time.monotonic() - self._printed > LINE_SECONDS:
-            lines = [] if bars else [_line(state) for state in states.values()]
-            for line in lines + self._downloads():
-                self._printed = time.monotonic()
-                self._say(line)
-
-    def close(self) -> None:
-        for bar in self._bars.values():
-            bar.close()
-        self._bars.clear()
-
-    def _draw(self, states: dict[str, dict[str, Any]]) -> None:
-        for name in [name for name in self._bars if name not in states]:
-            self._bars.pop(name).close()
-        for name, state in states.items():
-            if name not in self._bars:
-                total, done = state["steps"], state["done"]
-                self._bars[name] = tqdm(total=total, initial=done, desc=state["label"], unit="step", leave=False)
-            bar = self._bars[name]
-            bar.set_postfix_str(_scores(state).removeprefix(", "), refresh=False)
-            bar.update(state["done"] - bar.n)
-
-    def _downloads(self) -> list[str]:
-        """What the data sets say that have been busy with one cell for a while, as with a download."""
-        logs = []
-        for path in self.folder.glob("datasets/*/*.running.ipynb"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > LINE_SECONDS:
-                    logs.append(path.with_suffix("").with_suffix(".log"))
-        return [f"      {log.parent.name}: {_last_line(log)}" for log in logs]
-
-    def _manifests(self) -> dict[Path, dict[str, Any]]:
-        """Manifests by path; a new one tells a new start (Snakemake touches the files, so their times tell nothing)."""
-        found = {path: _read(path) for path in self.folder.rglob("*.manifest.json")}
-        return {path: manifest for path, manifest in found.items() if manifest}
-
-    def _say(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _last_line(log: Path) -> str:
-    """The last line of a log, of a progress bar its last state."""
-    with suppress(OSError):
-        lines = re.split(r"[\r\n]+", log.read_text(errors="replace").strip())
-        return lines[-1].strip()
-    return ""
-
-
-def _scores(state: dict[str, Any]) -> str:
-    return "".join(f", {name} {value:.4f}" for name, value in state.get("shown", {}).items())
-
-
-def _line(state: dict[str, Any]) -> str:
-    left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
-    return f"      {state['label']}: epoch {state['epoch']}/{state['epochs']}{_scores(state)}{left}"
-
-
-def report_failures(folder: Path, *, since: float) -> bool:
-    """Print each notebook below `folder` that failed after the time `since`, its error and where its executed copy is.
-
-    Returns:
-        Whether there is any.
-    """
-    recent = [path for path in sorted(folder.rglob("0*")) if path.is_file() and path.stat().st_mtime >= since]
-    failed = {path.with_suffix("").with_suffix(".log"): path for path in recent if path.name.endswith(".failed.ipynb")}
-    for path in recent:
-        if path.suffix == ".log" and _logged_error(path):
-            failed.setdefault(path, path)  # a copy that could not be written to its end is not kept
-    if failed:
-        print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for log, kept in failed.items():
-        print(f"  {os.path.relpath(kept)}\n    {_why(kept, log)}", file=sys.stderr)
-    return bool(failed)
-
-
-def _why(kept: Path, log: Path) -> str:
-    """The error in an executed notebook; where there is none, as of a killed kernel, what its runner has logged."""
-    cells = json.loads(kept.read_text())["cells"] if kept != log else []
-    errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-    if errors:
-        return f"{errors[-1]['ename']}: {errors[-1]['evalue']}"
-    return _logged_error(log) or f"interrupted; see {os.path.relpath(log)}"
-
-
-def _logged_error(log: Path) -> str | None:
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    said = [line.split(None, 1)[1] for line in lines if line.startswith("  error  ")]
-    return said[-1] if said else None
 
 
 if __name__ == "__main__":

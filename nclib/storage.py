@@ -112,6 +112,15 @@ def read_json(path: str | Path, *, stage: str) -> Any:
         raise damaged(path, f"it is no JSON: {error}", stage=stage) from error
 
 
+def json_or_empty(path: Path) -> dict[str, Any]:
+    """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:
     """Write `table` as CSV (no index column; floats in their shortest exact form), whole or not at all."""
     with atomic_path(path) as temporary:

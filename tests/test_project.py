@@ -133,6 +133,12 @@ def test_notebooks_are_thin(path):
             assert not re.search(r"^\s*(def|class|%pip)\b", cell.source, re.MULTILINE), cell.source
 
 
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("*/*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
 def test_importing_nclib_is_light():
     loaded = (
         "import sys, nclib; print([m for m in ('torch', 'matplotlib', 'ipywidgets', 'pandas') if m in sys.modules])"

@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from nclib.reproduce import LINE_SECONDS, Watch, forget_stale
+from nclib.reproduce import forget_stale
 from nclib.runs import parameters_of_stages, require_stage
 from nclib.storage import StageError
 from nclib.study import Study
+from nclib.watch import LINE_SECONDS, Watch
 from tests.synthetic_study import MULTI_LABEL, write_study
 
 
