@@ -1,5 +1,5 @@
 # make reproduce   the default study (or STUDY=params/x.yaml): data, training, metrics, figures, table
-# make test        the test suite          make stress   twenty kills, and a Slurm job's: the tests that take minutes
+# make test        the test suite          make stress   kills, damaged files, the default study: the tests of minutes
 # make lint        ruff and nbstripout
 # make lab         JupyterLab with the notebooks
 # Each does its own set-up, once, in .venv. Another torch than the pinned one (later: after `make clean`):
@@ -51,8 +51,8 @@ reproduce: $(READY)
 		$(if $(PROFILE),--profile $(PROFILE))
 
 # A study's small results, to be kept with the code.
-NAME := $(shell sed -n 's/^study: *//p' $(STUDY))
-REFERENCE := outputs/reference/$(NAME)
+NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
+REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
 	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
