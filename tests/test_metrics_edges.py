@@ -256,6 +256,7 @@ def test_predictions_take_ids_and_one_hot_labels_alike():
     assert float(metrics.subset_accuracy(logits, ids)) == float((logits.argmax(dim=1) == ids).float().mean())
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11
 @pytest.mark.parametrize("max_labels", [1, 2])
 def test_measure_allocates_at_most_its_input(max_labels):
     n, d, k = 20_000, 256, 10

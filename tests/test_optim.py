@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from torch import nn
 
 from nclib.device import place
@@ -396,6 +397,8 @@ def test_batch_norm_tracks_again_after_a_failure():
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "sdlbfgs"])
 def test_nothing_is_read_back_from_the_device(name):
     # The meta device has no values: whatever reads one raises.
+    if name.startswith("adam") and Version(torch.__version__) < Version("2.13"):
+        pytest.skip("older versions of torch's Adam read their count of steps, which is on the CPU elsewhere")
     with torch.device("meta"):
         model = build_model("wide_resnet", in_channels=1, num_classes=3, width=2, depth=8)
         optimizer = build_optimizer(name, model, lr=0.1, weight_decay=5e-4)
