@@ -50,14 +50,14 @@ reproduce: $(READY)
 		$(if $(SMOKE),--smoke) $(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
 
-# A study's small results, to be kept with the code.
+# make reference   make reproduce, and the study's small results copied to outputs/reference/
 NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
 	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
 
-# Paper-scale MLab-MNIST on one GPU; interrupted, it goes on where it was: `timeout 590 make reference-gpu`, twice.
+# make reference-gpu   that for MLab-MNIST at paper scale on one GPU; stopped by `timeout 590`, it goes on where it was
 reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
 
