@@ -65,7 +65,8 @@ def validate(
         feature_sample: how many training features to keep at each checkpoint.
 
     Raises:
-        StageError: there are no checkpoints, or one is damaged or of another network.
+        StageError: there are no checkpoints, or one is damaged, of another network, or of one whose features are all
+            equal.
     """
     if not checkpoints:
         raise StageError("There are no checkpoints: run stage 02_train first.")
@@ -82,12 +83,15 @@ def validate(
     pieces: list[dict[str, Tensor]] = []
     for epoch, path in checkpoints.items():
         _load_weights(model, path)
-        weight, bias = model.head.weight.detach(), _bias(model.head)
+        # copies: the next checkpoint is loaded into the same memory
+        weight, bias = model.head.weight.detach().clone(), _bias(model.head)
         found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
-        measured = {
-            name: metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
-            for name, (features, logits) in found.items()
-        }
+        measured = {}
+        for name, (features, logits) in found.items():
+            try:
+                measured[name] = metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
+            except ValueError as error:
+                raise StageError(_unmeasurable(path, name, error)) from error
         rows += [{"epoch": epoch, "split": name, **measured[name].scalars()} for name in found]
         features, logits = found["train"]
         statistics = measured["train"].statistics
@@ -125,6 +129,13 @@ def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
     return first[:size].sort().values
 
 
+def _unmeasurable(path: Path, split: str, error: ValueError) -> str:
+    return (
+        f"The {split} pictures at {path} cannot be measured: {error} If all features have become equal, or no numbers, "
+        "the training has failed: lower training.feature_decay, training.weight_decay or training.lr."
+    )
+
+
 def _load_weights(model: nn.Module, path: Path) -> None:
     weights, _ = load_tensors(path, stage="02_train")
     try:
@@ -134,7 +145,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _bias(head: nn.Module) -> Float[Tensor, " k"]:
-    return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach()
+    return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach().clone()
 
 
 def _decoded(

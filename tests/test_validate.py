@@ -14,7 +14,7 @@ from nclib.features import extract
 from nclib.params import Dataset
 from nclib.storage import StageError
 from nclib.study import Study
-from nclib.tensors import save_tensors
+from nclib.tensors import load_tensors, save_tensors
 from nclib.validate import spread_sample, validate
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +86,27 @@ def test_one_measurement_a_split_gives_what_each_function_gives(tmp_path, monkey
     sample = spread_sample(labels, 20)
     assert torch.equal(geometry.sample_features[1], features[sample])
     assert torch.equal(found.predicted, logits.argmax(dim=1))
+
+
+def test_every_checkpoint_keeps_its_own_last_layer(tmp_path):
+    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1, 2))
+    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
+    for index, path in enumerate(checkpoints.values()):
+        weights, _ = load_tensors(path, stage="02_train")
+        assert torch.equal(found.geometry.weight[index], weights["head.weight"])
+        assert torch.equal(found.geometry.bias[index], weights["head.bias"])
+        weight = weights["head.weight"]
+        assert torch.equal(found.geometry.gram_weight[index], metrics.cosine_gram(weight - weight.mean(dim=0)))
+
+
+def test_a_network_whose_features_are_all_equal_is_named(tmp_path):
+    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1))
+    dead = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    save_tensors(checkpoints[1], dead)
+    with pytest.raises(StageError, match=r"(?s)train pictures at .*epoch_0001.*all are equal.*lower training.feature"):
+        validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
 
 
 def test_imbalance_ratios_of_the_training_rows(tmp_path):
