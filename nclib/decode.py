@@ -176,7 +176,9 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     check_logits(logits, labels)
     probabilities = _softmax(logits)
     values = probabilities[probabilities > 1e-3].sort().values
-    places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, device=values.device).round().long()
+    places = (
+        torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, dtype=torch.float64, device=values.device).round().long()
+    )
     candidates = values[places].unique()
     # sorted once: every threshold predicts the first few classes of a sample, at least one
     order = logits.argsort(dim=1, descending=True, stable=True)

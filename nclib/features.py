@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
 
 
 def extract(
@@ -26,7 +27,8 @@ def extract(
     Args:
         model: The network; it must be on `device` already.
         images_or_loader: Images (n, ...) in one tensor, or an iterable of batches such as a DataLoader; of a batch
-            that is a tuple or list the first entry is taken.
+            that is a tuple or list the first entry is taken. A loader must not shuffle (`shuffle=False`): the labels,
+            which are not returned, would be in another order.
         device: Where the model runs and where the results stay; without it the device of the model's first
             parameter.
         batch_size: Images at a time, of a tensor; a loader has its own.
@@ -37,8 +39,8 @@ def extract(
         Features (n, d) and logits (n, k), on `device`, in the dtype that the model computes.
 
     Raises:
-        ValueError: If there are no images, `head` names no submodule, the head is not called once a batch, or the
-            model returns something else than said above.
+        ValueError: If there are no images, a DataLoader shuffles, a batch is no tensor, `head` names no submodule, the
+            head is not called once a batch, or the model returns something else than said above.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> features, logits = extract(model, torch.zeros(3, 1, 2, 2), head="1")
@@ -50,12 +52,22 @@ def extract(
         device = torch.device("cpu") if first is None else first.device
     if isinstance(images_or_loader, Tensor):
         batches: Iterable = images_or_loader.split(batch_size)
+    elif isinstance(images_or_loader, DataLoader) and isinstance(images_or_loader.sampler, RandomSampler):
+        raise ValueError(
+            "Expected a DataLoader that keeps its order (shuffle=False): the features of one that shuffles "
+            "would not be in the order of the labels."
+        )
     else:
         batches = images_or_loader
     features, logits = [], []
     with torch.inference_mode(), _evaluation_mode(model), _inputs_of(model, head) as head_inputs:
         for batch in batches:
             images = batch[0] if isinstance(batch, (tuple, list)) else batch
+            if not isinstance(images, Tensor):
+                raise ValueError(
+                    "Expected batches that are tensors, or tuples or lists with the images first, "
+                    f"but got a {type(images).__name__}."
+                )
             images = images.to(device, non_blocking=True)
             if transform is not None:
                 images = transform(images)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Integer, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 ClassLoss = Callable[[Tensor], Tensor]
 """Values of a single-label loss for every class: logits (n, k) to losses (n, k)."""
@@ -79,7 +79,9 @@ def focal(gamma: float | int) -> ClassLoss:
         # 1 - p by expm1, which keeps the gradient of confident samples where 1 - exp(-l) rounds to 0; of certain ones
         # it is 0, whose power has an infinite slope for gamma < 1
         misses = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
-        return misses.pow(gamma) * losses
+        # a logit of -inf has an infinite loss, whose product would have NaN for a gradient, even where it is masked
+        products = misses.pow(gamma) * losses.clamp(max=torch.finfo(losses.dtype).max)
+        return products.where(losses.isfinite(), losses)
 
     return focal_of_each_class
 
@@ -122,6 +124,9 @@ def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
     Returns:
         The loss of every class, for `pick_all_label`.
 
+    Raises:
+        ValueError: When it is called, if the loss does not return one value a sample (`reduction="none"`).
+
     >>> from functools import partial
     >>> ce = of_each_class(partial(torch.nn.functional.cross_entropy, reduction="none"))
     >>> torch.equal(ce(torch.eye(3)), cross_entropy(torch.eye(3)))
@@ -131,7 +136,13 @@ def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
     def loss_of_each_class(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         z = _at_least_float32(logits)
         ids = torch.arange(z.shape[1], device=z.device)
-        return torch.stack([loss(z, ids[j].expand(z.shape[0])) for j in range(z.shape[1])], dim=1)
+        losses = [loss(z, ids[j].expand(z.shape[0])) for j in range(z.shape[1])]
+        if losses[0].shape != z.shape[:1]:
+            raise ValueError(
+                f"Expected a loss of one value a sample, shape ({z.shape[0]},), but got {tuple(losses[0].shape)}: "
+                "give it reduction='none'."
+            )
+        return torch.stack(losses, dim=1)
 
     return loss_of_each_class
 
@@ -153,10 +164,18 @@ def pick_all_label(loss: ClassLoss, *, label_mean: bool) -> Callable[[Tensor, Te
     Returns:
         A function of logits (n, k) and labels, multi-hot (n, k) of any dtype or class ids (n,), to a scalar.
 
+    Raises:
+        ValueError: If `loss` is a torch module such as `nn.CrossEntropyLoss()`, which wants logits and class ids.
+
     >>> pal = pick_all_label(cross_entropy, label_mean=True)
     >>> pal(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]])).exp()
     tensor(4.)
     """
+    if isinstance(loss, nn.Module):
+        raise ValueError(
+            f"Expected a loss of every class, but got the module {type(loss).__name__}: wrap it as "
+            f"of_each_class({type(loss).__name__}(reduction='none'))."
+        )
 
     def pal(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n k"] | Integer[Tensor, " n"]) -> Float[Tensor, ""]:
         _check_shapes(logits, labels)

@@ -104,6 +104,12 @@ def test_the_tuned_threshold_equals_a_search_that_predicts_every_set(seed):
     assert decode.tune_threshold(logits, labels) == best[len(best) // 2].item()
 
 
+def test_a_threshold_of_more_samples_than_float32_can_count():
+    """2**24 probabilities and more."""
+    labels = torch.arange(2_000_000) % 10
+    assert decode.tune_threshold(torch.zeros(len(labels), 10), labels) == pytest.approx(0.1)
+
+
 def test_scores_of_sets():
     predicted = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]]).bool()
     labels = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]])

@@ -62,6 +62,14 @@ def test_a_loader_of_tuples_or_of_tensors():
             torch.testing.assert_close(result, value)
 
 
+def test_loaders_that_shuffle_and_batches_without_images_are_refused():
+    data = TensorDataset(IMAGES, torch.arange(11))
+    with pytest.raises(ValueError, match="keeps its order"):
+        extract(TwoOutputs(), DataLoader(data, batch_size=4, shuffle=True))
+    with pytest.raises(ValueError, match="but got a dict"):
+        extract(TwoOutputs(), [{"image": IMAGES}])
+
+
 def test_a_hook_takes_the_input_of_the_head_and_goes_away():
     model = LogitsOnly()
     features, logits = extract(model, IMAGES, head="2", batch_size=4)

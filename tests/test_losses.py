@@ -132,6 +132,19 @@ def test_focal_of_a_certain_sample_has_hardly_a_gradient(gamma):
     assert loss == 0 and gradient.abs().max() < 1e-9
 
 
+def test_focal_takes_a_masked_logit():
+    logits = torch.tensor([[1.0, -torch.inf, 0.0]], requires_grad=True)
+    loss = losses.pick_all_label(losses.focal(2.0), label_mean=True)(logits, torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    two = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    (expected,) = torch.autograd.grad(
+        losses.pick_all_label(losses.focal(2.0), label_mean=True)(two, torch.tensor([0])), two
+    )
+    torch.testing.assert_close(gradient[:, [0, 2]], expected)
+    assert gradient[0, 1] == 0
+    assert losses.focal(2.0)(torch.tensor([[0.0, -torch.inf]]))[0, 1] == torch.inf
+
+
 def test_feature_decay_sums_over_the_batch_unless_told():
     features = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert float(losses.feature_decay(features, weight=0.5)) == 7
@@ -188,6 +201,17 @@ def test_compiles_without_graph_breaks_under_autocast(monkeypatch):
 
     compiled = torch.compile(step, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(logits, labels), step(logits, labels))
+
+
+def test_losses_of_torch_say_how_they_are_taken():
+    with pytest.raises(ValueError, match=r"wrap it as of_each_class\(CrossEntropyLoss\(reduction='none'\)\)"):
+        losses.pick_all_label(torch.nn.CrossEntropyLoss(), label_mean=True)
+    with pytest.raises(ValueError, match=r"shape \(3,\), but got \(\): give it reduction='none'"):
+        losses.of_each_class(F.cross_entropy)(torch.zeros(3, 4))
+    logits, labels = random_batch()
+    taken = losses.pick_all_label(losses.of_each_class(torch.nn.CrossEntropyLoss(reduction="none")), label_mean=True)
+    expected = losses.pick_all_label(losses.cross_entropy, label_mean=True)(logits, labels)
+    torch.testing.assert_close(taken(logits, labels), expected)
 
 
 def test_invalid_settings():

@@ -11,6 +11,7 @@ from nclib import metrics
 from nclib.metrics import tag_wise
 from nclib.metrics.classifier import check_classifier, statistics_and_classifier
 from nclib.metrics.prediction import check_logits, label_ranks
+from nclib.metrics.projection import project
 from nclib.metrics.statistics import check_features
 from tests.test_metrics_values import draw
 
@@ -206,6 +207,26 @@ def test_narrow_dtypes_are_computed_in_float32(dtype):
     assert metrics.class_means(narrow[0], LABELS).dtype == torch.float32
 
 
+def test_autocast_changes_nothing():
+    features, weight = FEATURES.float(), WEIGHT.float()
+    functions = (metrics.nc2_w, metrics.nc2_w_centered, metrics.equiangle_w, metrics.equinorm_w, metrics.cosine_gram)
+    expected = metrics.measure(features, LABELS, weight), [function(weight) for function in functions]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert metrics.measure(features, LABELS, weight) == expected[0]
+        found = [function(weight) for function in functions]
+    assert all(value.dtype == torch.float32 for value in found)
+    assert all(map(torch.equal, found, expected[1]))
+
+
+def test_projections_without_onednn_are_left_alone_by_autocast(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    rows, directions = FEATURES.float(), WEIGHT.float()
+    expected = rows @ directions.T
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(project(rows, directions), expected)
+
+
 def test_inputs_that_track_gradients():
     features, weight = FEATURES.clone().requires_grad_(), torch.nn.Parameter(WEIGHT)
     assert metrics.measure(features, LABELS, weight, BIAS) == metrics.measure(FEATURES, LABELS, WEIGHT, BIAS)
@@ -226,6 +247,12 @@ def test_label_sets_of_many_labels_and_classes():
     assert set(sets.counts.tolist()) == {3}
     assert torch.equal(sets.members[sets.of_sample], rows[torch.arange(120) % 40])
     assert torch.equal((sets.slots >= 0).sum(dim=1), sets.multiplicity)
+
+
+def test_top_k_accuracy_leaves_out_samples_without_a_class():
+    logits, labels = torch.tensor([[3.0, 2, 1], [1, 2, 3], [3, 2, 1]]), torch.tensor([0, -1, 2])
+    assert metrics.top_k_accuracy(logits, labels) == 0.5
+    assert metrics.top_k_accuracy(logits, labels) == metrics.subset_accuracy(logits, labels)
 
 
 def test_predictions_count_ties_and_nan_as_wrong():
@@ -284,6 +311,15 @@ def _peak_bytes(function):
             peak = max(peak, current)
     assert peak > 0
     return peak
+
+
+def test_numpy_arrays_are_refused_by_name():
+    """In a process of its own: the tests' type checks would come first."""
+    code = "import numpy as np, torch; from nclib.metrics import nc1\n"
+    for arguments, name in (("np.eye(4), torch.arange(4)", "features"), ("torch.eye(4), np.arange(4)", "labels")):
+        ended = subprocess.run([sys.executable, "-c", f"{code}nc1({arguments})"], capture_output=True, text=True)
+        expected = f"TypeError: Expected {name} to be a torch.Tensor, but got numpy.ndarray: torch.as_tensor makes"
+        assert expected in ended.stderr
 
 
 def test_kernels_load_no_plotting():

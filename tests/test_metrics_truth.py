@@ -136,6 +136,21 @@ def test_large_offset_in_float32_keeps_the_variability():
         assert values[name] == pytest.approx(exact[name], rel=1e-4), name
 
 
+@pytest.mark.parametrize(("offset", "spread"), [(1e2, 1e-4), (1e4, 1e-3), (1e3, 3e-5)])
+def test_a_spread_at_the_last_digits_of_float32_is_measured_exactly(offset, spread):
+    """The features are what they are in float32; their means are not, and must not be rounded."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 10
+    noise = spread * torch.randn(400, 32, generator=generator)
+    features = (torch.randn(10, 32, generator=generator)[labels] + noise + offset).float()
+    exact = metrics.measure(features.double(), labels, torch.eye(10, 32))
+    found = metrics.measure(features, labels, torch.eye(10, 32))
+    for name in ("nc1", "released_nc1", "nc1_quotient", "nc1_cdnv"):
+        assert found[name] == pytest.approx(exact[name], rel=1e-6), name
+    for name in ("nc1", "nc1_quotient", "nc1_cdnv"):
+        assert float(getattr(metrics, name)(features, labels)) == pytest.approx(exact[name], rel=1e-6), name
+
+
 def test_angles_keep_their_digits_near_0_and_180_degrees():
     a = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     b = torch.tensor([[1.0, 1e-9], [-1.0, 1e-9]], dtype=torch.float64)

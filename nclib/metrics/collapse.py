@@ -89,7 +89,7 @@ def nc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     tensor(0.)
     """
     rows = _rows(weight)
-    return simplex_distance(rows @ rows.T)
+    return simplex_distance(rows @ rows.T).to(working_dtype(weight))
 
 
 def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
@@ -101,7 +101,7 @@ def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     tensor(0.)
     """
     rows = centered(_rows(weight))
-    return simplex_distance(rows @ rows.T)
+    return simplex_distance(rows @ rows.T).to(working_dtype(weight))
 
 
 def nc2_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -175,7 +175,7 @@ def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> equinorm_w(torch.eye(4))
     tensor(0.)
     """
-    return norm_variation(centered(_rows(weight)))
+    return norm_variation(centered(_rows(weight))).to(working_dtype(weight))
 
 
 def equinorm_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -195,7 +195,7 @@ def equiangle_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> equiangle_w(torch.eye(4)).round(decimals=5)
     tensor(0.)
     """
-    return angle_deviation(centered(_rows(weight)))
+    return angle_deviation(centered(_rows(weight))).to(working_dtype(weight))
 
 
 def equiangle_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -272,10 +272,10 @@ def mean_logit_norm(mean: Float64[Tensor, " d"], classifier: Classifier) -> Floa
     return torch.linalg.vector_norm(classifier.weight @ mean + classifier.bias)
 
 
-def _rows(weight: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+def _rows(weight: Float[Tensor, "k d"]) -> Float64[Tensor, "k d"]:
     if weight.ndim != 2 or len(weight) < 2:
         raise ValueError(f"Expected a matrix (k, d) with k >= 2, but got shape {tuple(weight.shape)}.")
-    return weight.to(working_dtype(weight))
+    return weight.double()  # whose products autocast leaves alone, too
 
 
 def _means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float64[Tensor, "k d"]:

@@ -50,8 +50,8 @@ def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """
-    unit = unit_rows(rows)
-    return unit @ unit.T
+    unit = unit_rows(rows.double())  # whose product autocast leaves alone, too
+    return (unit @ unit.T).to(rows.dtype)
 
 
 def norm_variation(rows: Float[Tensor, "k d"]) -> Float[Tensor, ""]:

@@ -52,6 +52,14 @@ class LabelSets:
         return rows
 
 
+def check_tensors(**values: object) -> None:
+    """Raises a TypeError for what is no tensor, such as a NumPy array."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            found = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise TypeError(f"Expected {name} to be a torch.Tensor, but got {found}: torch.as_tensor makes one of it.")
+
+
 def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None) -> LabelSets:
     """Groups samples by their label set.
 
@@ -72,6 +80,7 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
     >>> sets.of_sample.tolist(), sets.slots.tolist(), sets.counts.tolist()
     ([1, 0, 1], [[1, -1], [0, 2]], [1, 2])
     """
+    check_tensors(labels=labels)
     if labels.numel() == 0 or labels.ndim not in (1, 2):
         raise ValueError(
             f"Expected labels that are multi-hot (n, k) or class ids (n,), n >= 1, but got {tuple(labels.shape)}."

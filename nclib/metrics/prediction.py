@@ -87,7 +87,7 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
 
     Args:
         logits: Scores (n, k).
-        labels: Class ids (n,).
+        labels: Class ids (n,), -1 where there is none.
         top_k: Number of guesses; from k on everything counts as right.
 
     Returns:
@@ -102,7 +102,7 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
     if labels.ndim != 1:
         raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
     slots = _checked_slots(logits, labels)
-    return (label_ranks(logits, slots) < top_k).float().mean()
+    return mean_of_labelled((label_ranks(logits, slots) < top_k).float().squeeze(1), labels >= 0)
 
 
 def label_scores(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> LabelScores:

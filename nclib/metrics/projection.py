@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def project(rows: Float[Tensor, "b d"], directions: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
-    """`rows directionsᵀ`.
+    """`rows directionsᵀ`, in their own dtype within `torch.autocast`, too.
 
     On a CPU in float32 by oneDNN where torch has it: for 40,000 rows and d = 512 it took 6 ms for 9 directions and
     44 ms for 199, MKL 11 and 110 ms, and oneDNN gains from a second thread (3.4 ms) where MKL hardly does (7.9 ms).
@@ -14,4 +14,5 @@ def project(rows: Float[Tensor, "b d"], directions: Float[Tensor, "q d"]) -> Flo
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
     if linear is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
         return linear(rows, directions, None, "none", [], "")
-    return rows @ directions.T
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ directions.T

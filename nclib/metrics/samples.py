@@ -12,7 +12,7 @@ from nclib.metrics.geometry import centered
 from nclib.metrics.prediction import check_not_nan, label_scores
 from nclib.metrics.projection import project
 from nclib.metrics.statistics import CollapseStatistics, working_dtype
-from nclib.metrics.within import deviation_blocks
+from nclib.metrics.within import deviation_blocks, mean_rounding, trace_of_rounding
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,13 @@ def sample_means(
     check_not_nan(labelled_sums)
     num_single = statistics.class_counts.sum()
     *traces, nc4, top1, top5 = single_sums / num_single
+    rounding = mean_rounding(features, statistics)
+    added = [trace_of_rounding(rounding, statistics, matrix) for matrix in whitenings]
+    traces = [(trace - more).clamp(min=0) for trace, more in zip(traces, added, strict=True)]
+    variances = (squares_of_sets / sets.counts)[: sets.num_classes] - rounding.square().sum(dim=1)
     soft_iou, jaccard, subset_accuracy = labelled_sums / sets.counts.sum()
     return SampleMeans(
-        class_variances=(squares_of_sets / sets.counts)[: sets.num_classes],
+        class_variances=variances.clamp(min=0),
         within_traces=torch.stack(traces) if traces else single_sums[:0],
         nc4=nc4,
         top1=top1,

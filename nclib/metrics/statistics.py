@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from nclib.metrics.label_sets import LabelSets, label_sets
+from nclib.metrics.label_sets import LabelSets, check_tensors, label_sets
 
 BLOCK_BYTES = {"cpu": 4 << 20}
 """Features handled at a time, in bytes: a block and its deviations stay in the last-level cache of a CPU."""
@@ -168,6 +168,7 @@ def block_buffer(features: Float[Tensor, "n d"], blocks: list[slice]) -> Float[T
 
 
 def check_features(features: Tensor, labels: Tensor) -> None:
+    check_tensors(features=features, labels=labels)
     if features.ndim != 2 or features.shape[:1] != labels.shape[:1] or features.numel() == 0:
         raise ValueError(
             "Expected features (n, d) and labels of as many samples, n >= 1, "

@@ -1,4 +1,9 @@
-"""Second pass over the features: deviations from the mean of the own label set, block by block."""
+"""Second pass over the features: deviations from the mean of the own label set, block by block.
+
+The means are rounded to the features' dtype before they are subtracted. What that adds to a mean of squares is the
+square of the rounding (`mean_rounding`), known exactly, and is taken off again: about a large common offset it is not
+small.
+"""
 
 from collections.abc import Iterator
 
@@ -34,18 +39,33 @@ def deviation_blocks(
         yield rows, ids, torch.sub(features[rows], deviations, out=deviations)
 
 
+def mean_rounding(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, "k d"]:
+    """What the class means lose in `deviation_blocks`: the mean deviation of each class, which should be 0."""
+    means = statistics.class_means
+    return means - means.to(working_dtype(features)).double()
+
+
+def trace_of_rounding(
+    rounding: Float64[Tensor, "k d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
+) -> Float64[Tensor, ""]:
+    """What `mean_rounding` adds to the mean of `|A (h - mu_k)|²`."""
+    counts = statistics.class_counts.double()
+    return counts @ (rounding @ directions.T).square().sum(dim=1) / counts.sum()
+
+
 def within_trace(
     features: Float[Tensor, "n d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
 ) -> Float64[Tensor, ""]:
     """Mean of `|A (h - mu_k)|²` over the samples with one label, A the directions: `tr(A Sigma_W Aᵀ)`."""
-    directions = directions.to(working_dtype(features))
+    rounded = directions.to(working_dtype(features))
     num_classes = statistics.sets.num_classes
     total = torch.zeros((), dtype=torch.float64, device=features.device)
-    for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(directions)):
+    for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(rounded)):
         single = (ids < num_classes) & (statistics.sets.of_sample[rows] >= 0)
-        squares = project(deviations, directions).square_().sum(dim=1)
+        squares = project(deviations, rounded).square_().sum(dim=1)
         total += (squares * single).sum(dtype=torch.float64)
-    return total / statistics.class_counts.sum()
+    added = trace_of_rounding(mean_rounding(features, statistics), statistics, directions)
+    return (total / statistics.class_counts.sum() - added).clamp(min=0)
 
 
 def class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, " k"]:
@@ -55,4 +75,5 @@ def class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatisti
         labelled = statistics.sets.of_sample[rows] >= 0
         squares = torch.linalg.vector_norm(deviations, dim=1).double().square()
         sums += torch.bincount(ids, weights=squares * labelled, minlength=len(sums))
-    return (sums / statistics.sets.counts)[: statistics.sets.num_classes]
+    variances = (sums / statistics.sets.counts)[: statistics.sets.num_classes]
+    return (variances - mean_rounding(features, statistics).square().sum(dim=1)).clamp(min=0)
