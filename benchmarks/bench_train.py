@@ -7,6 +7,8 @@ between the two.
 
     python benchmarks/bench_train.py                              the default study (CPU)
     python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)
+    python benchmarks/bench_train.py --archs resnet50 vgg16 --samples 128 --study params/mlab_mnist.yaml \\
+                                     --runs resnet18_learned       other networks, at full width
     python benchmarks/bench_train.py --at-once 1 2 4              does it pay to train several runs at once?
     python benchmarks/bench_train.py --profile                    where the time of an epoch goes
 """
@@ -15,8 +17,10 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nclib import batches, dataset, losses, train
 from nclib.device import describe
-from nclib.params import Run
-from nclib.study import Study
+from nclib.params import Model, Run
+from nclib.storage import StageError
+from nclib.study import ParameterError, Study
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
@@ -97,6 +102,11 @@ class Plain:
             total += loss.item()
 
 
+def three_digits(number: float) -> float:
+    """Timings know no more."""
+    return float(f"{number:.3g}")
+
+
 def compare(run: Run, splits: dataset.Splits, *, rounds: int, plain: bool) -> dict[str, float | str]:
     """Median samples a second of ours and, if asked for, of the plain loop, in alternating rounds."""
     ours = Ours(run, splits)
@@ -115,15 +125,19 @@ def compare(run: Run, splits: dataset.Splits, *, rounds: int, plain: bool) -> di
     limit = ceiling(device, ours.trainer.dtype)
     row: dict[str, float | str] = {
         "run": run.run,
+        "arch": run.model.arch,
         "device": describe(device),
         "precision": str(ours.trainer.dtype).removeprefix("torch."),
         "batch": run.training.batch_size,
-        "samples_per_second": round(rate["ours"]),
+        "samples_per_second": three_digits(rate["ours"]),
         "share_of_ceiling": round(rate["ours"] * operations(run, splits) / limit, 3),
         "first_epoch_seconds": round(first, 2),
     }
     if plain:
-        row |= {"plain_samples_per_second": round(rate["plain"]), "speedup": round(rate["ours"] / rate["plain"], 2)}
+        row |= {
+            "plain_samples_per_second": three_digits(rate["plain"]),
+            "speedup": round(rate["ours"] / rate["plain"], 2),
+        }
     return row
 
 
@@ -152,7 +166,7 @@ def several(run: Run, splits: dataset.Splits, number: int, *, rounds: int) -> di
     for process in started:
         process.join()
     total = number * rounds * len(splits.train) / slowest
-    return {"run": run.run, "at_once": number, "samples_per_second": round(total), "threads": threads}
+    return {"run": run.run, "at_once": number, "samples_per_second": three_digits(total), "threads": threads}
 
 
 def one_of_several(
@@ -171,6 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", default="params/mlab_digits.yaml")
     parser.add_argument("--runs", nargs="*", help="runs of the study (default: all)")
+    parser.add_argument("--archs", nargs="*", default=(), help="in place of the run's, as wide as the papers have them")
+    parser.add_argument("--samples", type=int, help="of the training pictures, only so many (evenly spread)")
     parser.add_argument("--batch-sizes", nargs="*", type=int, help="in place of the study's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
@@ -182,18 +198,36 @@ def main() -> None:
     for name in asked.runs or study.runs:
         run = study.resolve(name)
         if run.dataset.name not in made:
-            made[run.dataset.name] = dataset.build(**run.dataset.model_dump())
-        for number in asked.at_once or ():
-            print(json.dumps(several(run, made[run.dataset.name], number, rounds=asked.rounds)), flush=True)
-        if asked.profile:
-            print(profile(run, made[run.dataset.name]))
-        if asked.at_once or asked.profile:
-            continue
-        for size in asked.batch_sizes or [run.training.batch_size]:
-            sized = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": size})})
-            row = compare(sized, made[run.dataset.name], rounds=asked.rounds, plain=not asked.no_plain)
-            print(json.dumps(row), flush=True)
+            made[run.dataset.name] = cut(dataset.build(**run.dataset.model_dump()), asked.samples)
+        splits = made[run.dataset.name]
+        for arch in asked.archs or (None,):
+            measure(run if arch is None else run.model_copy(update={"model": Model(arch=arch)}), splits, asked)
+
+
+def cut(splits: dataset.Splits, samples: int | None) -> dataset.Splits:
+    """The data set with `samples` of its training pictures; None keeps all."""
+    if samples is None:
+        return splits
+    whole, chosen = splits.train, torch.linspace(0, len(splits.train) - 1, samples).long()
+    fields = {name: getattr(whole, name)[chosen] for name in ("images", "labels", "source_index")}
+    return replace(splits, train=replace(whole, **fields))
+
+
+def measure(run: Run, splits: dataset.Splits, asked: argparse.Namespace) -> None:
+    """What was asked for, of one run."""
+    for number in asked.at_once or ():
+        print(json.dumps(several(run, splits, number, rounds=asked.rounds)), flush=True)
+    if asked.profile:
+        print(profile(run, splits))
+    if asked.at_once or asked.profile:
+        return
+    for size in asked.batch_sizes or [run.training.batch_size]:
+        sized = run.model_copy(update={"training": run.training.model_copy(update={"batch_size": size})})
+        print(json.dumps(compare(sized, splits, rounds=asked.rounds, plain=not asked.no_plain)), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ParameterError, StageError) as error:
+        sys.exit(f"bench_train: {error}")

@@ -22,12 +22,22 @@ def choose_device(setting: str) -> torch.device:
     return torch.device("cuda" if available and setting != "cpu" else "cpu")
 
 
-def choose_precision(setting: str, device: torch.device) -> torch.dtype:
-    """The backbone's dtype for `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on GPUs that compute in it."""
-    if setting == "auto":
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+def choose_precision(setting: str, device: torch.device, *, optimizer: str = "sgd") -> torch.dtype:
+    """The backbone's dtype for `auto`, `float32` or `bfloat16`; `auto` is bfloat16 on hardware that computes in it.
+
+    That is GPUs from NVIDIA's Ampere on, and x86 processors with AVX512-BF16 (AMD from Zen 4, Intel's server processors
+    from Cooper Lake on). Other processors emulate it, slower than float32. L-BFGS has float32 everywhere: it goes by
+    small differences of losses and gradients, which bfloat16 rounds away.
+    """
+    if setting != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+    if optimizer in ("lbfgs", "sdlbfgs"):
+        return torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

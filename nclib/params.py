@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$"
 
@@ -76,7 +76,21 @@ Counts = Annotated[
     BeforeValidator(_integer_keys),
 ]
 Integers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
+
+
+def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuses a seed given twice: the same training would count as two."""
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"expected different seeds, but got {list(seeds)}")
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**31)], ...],
+    BeforeValidator(as_tuple),
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
 
 
 class Section(BaseModel):
@@ -217,7 +231,8 @@ class Training(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': the GPU if there is one")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the backbone; 'auto': bfloat16 on GPUs that have it (head, loss and metrics: float32)",
+        description="of the backbone (head, loss and metrics: float32); 'auto': bfloat16 on hardware that computes in "
+        "it, but for L-BFGS",
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; 'auto': where it pays")
 

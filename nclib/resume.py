@@ -63,7 +63,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, mark: str) ->
     """Load a saved state into `model` and `optimizer`.
 
     Returns:
-        The history so far; empty, with model and optimiser untouched, when there is no state or one of other settings.
+        The history so far; empty, with model and optimiser untouched, when there is no state or one of another mark.
 
     Raises:
         StageError: the file is damaged.

@@ -99,7 +99,7 @@ class Trainer:
         self.settings = settings
         self.seed = seed
         self.device = choose_device(settings.device)
-        self.dtype = choose_precision(settings.precision, self.device)
+        self.dtype = choose_precision(settings.precision, self.device, optimizer=settings.optimizer)
         self.model = place(model, self.device)
         self.loss = build_loss(settings)
         self.optimizer = build_optimizer(
@@ -209,8 +209,9 @@ def fit(
 ) -> pd.DataFrame:
     """Train to the last epoch, or go on from where a killed run of the same settings stopped.
 
-    Checkpoints and the state to resume from go to `folder/unfinished`; only when the last epoch is done do the
-    checkpoints replace those of an earlier training, so that a run which fails leaves the earlier results as they were.
+    Checkpoints and the state to resume from go to a folder for this `mark` in `folder/unfinished`; only when the last
+    epoch is done do the checkpoints replace those of an earlier training, so that a run which fails leaves the earlier
+    results as they were. An unfinished training of another mark (a GPU's, say) is left as it is, too.
     Call `forget(folder)` once everything else of the stage is written, too.
 
     Args:
@@ -229,10 +230,15 @@ def fit(
         StageError: the loss is no number any more, a file is damaged, or the disk is full.
     """
     settings = trainer.settings
-    unfinished = folder / "unfinished"
+    unfinished = folder / "unfinished" / mark[:16]
     state = unfinished / "state.safetensors"
     history = load_state(state, trainer.model, trainer.optimizer, mark)
     if not history:
+        if any(other.is_dir() and other != unfinished for other in unfinished.parent.glob("*")):
+            print(
+                f"{unfinished.parent} holds a training of other settings, data, device or precision: this one starts "
+                "anew, and that one is kept until a training of this run is finished"
+            )
         shutil.rmtree(unfinished, ignore_errors=True)
         _save_checkpoint(trainer, unfinished, 0)
     trainer.compile((settings.epochs - len(history)) * len(train))

@@ -52,8 +52,8 @@ def test_killed_jobs_and_a_killed_launcher_cost_nothing(node, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    state = project.outputs / "learned/seed0/unfinished/state.safetensors"
-    wait_for(lambda: trainings() and state.exists())
+    place = project.outputs / "learned/seed0/unfinished"
+    wait_for(lambda: trainings() and list(place.glob("*/state.safetensors")))
     (first,) = trainings()
     asked = ask("scontrol", "show", "job", first)
     for demand in ("TresPerNode=gres:gpu:1", "CPUs/Task=2", "MinMemoryNode=16000M", "TimeLimit=1-00:00:00"):
