@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
+    if not (root / "Snakefile").is_file():
+        print(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there", file=sys.stderr)
+        return 2
     try:
         study = Study.from_file(asked.study, smoke=asked.smoke).only(asked.runs)
         folder = StudyFolder(asked.outputs, study.study).root
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu-runs", type=int, default=1, help="runs at once on this machine's GPU (default: 1)")
     parser.add_argument("--profile", help="a folder of profiles/ (e.g. slurm): run the stages there instead of here")
     parser.add_argument("--outputs", default="outputs", help="folder for results (default: outputs)")
-    parser.add_argument("snakemake", nargs="*", help="further options for snakemake, after --")
+    parser.add_argument("snakemake", nargs="*", default=[], help="further options for snakemake, after --")
     return parser
 
 

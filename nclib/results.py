@@ -105,12 +105,25 @@ class StudyResults:
         return chosen.loc[chosen.groupby(["run", "seed"], sort=False)["epoch"].idxmax()].reset_index(drop=True)
 
     def geometry(self, run: str, seed: int) -> Geometry:
-        """The last layer of one run and seed over its checkpoints."""
-        return Geometry.load(self.folder.run(run, seed) / "geometry.safetensors")
+        """The last layer of one run and seed over its checkpoints.
+
+        Raises:
+            StageError: the file is missing, or not what the manifest says.
+        """
+        place, name = self.folder.run(run, seed), "geometry.safetensors"
+        require_stage(place, "03_validate", self.resolved[run], files=[name])
+        return Geometry.load(place / name)
 
     def splits(self, name: str) -> Splits:
-        """The pictures of one data set of the study."""
-        return dataset.load(self.folder.dataset(name))
+        """The pictures of one data set of the study.
+
+        Raises:
+            StageError: the file is missing, or not what the manifest says.
+        """
+        place = self.folder.dataset(name)
+        settings = next(settings for settings in self.resolved.values() if settings.dataset.name == name)
+        require_stage(place, "01_dataset", settings, files=[dataset.FILE])
+        return dataset.load(place)
 
     @property
     def inputs(self) -> list[Path]:

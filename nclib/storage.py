@@ -6,10 +6,13 @@ launcher and Snakemake need this one, and torch takes seconds to import.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +54,20 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def temporary_beside(path: Path, ending: str) -> Path:
+    """A name beside `path` that is this process's own; what ended processes left under such names is removed.
+
+    Only processes of this machine are known to have ended: another machine may be writing to the same folder.
+    """
+    machine = platform.node().replace(".", "-")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.{ending}"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{machine}.{os.getpid()}.{ending}")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
@@ -64,13 +81,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         StageError: the disk is full, read-only or forbids writing; `path` is as it was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            pid = stale.name.split(".")[-2]
-            if pid.isdigit() and not is_alive(int(pid)):
-                stale.unlink(missing_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

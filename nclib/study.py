@@ -175,7 +175,12 @@ class Study(Section):
                 )
 
     def _made_small(self) -> "Study":
-        """The study with its `smoke` overrides, under a name (and so in a folder) of its own."""
+        """The study with its `smoke` overrides and without its sweep, under a name (and so in a folder) of its own."""
+        if not self.smoke.model_fields_set:
+            raise ParameterError(
+                f"smoke: study '{self.study}' does not say how to make it small; "
+                "add, for example, 'smoke: {training: {epochs: 2}, model: {width: 4}}'"
+            )
         kept = self.smoke.runs or tuple(self.runs)
         for run in kept:
             if run not in self.runs:
@@ -226,6 +231,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_IN_YAML = {
+    "tuple_type": "should be a list, such as [0, 1]",
+    "list_type": "should be a list, such as [0, 1]",
+    "dict_type": "should be a mapping, such as {name: value}",
+    "model_type": "should be a mapping, such as {name: value}",
+}
+
+
 def explain(error: ValidationError, *, run: str | None = None, overrides: Mapping[str, Any] | None = None) -> str:
     """One line for each field at fault: its path, what was expected and what came."""
     lines = []
@@ -238,10 +251,15 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
         if fault["type"] == "extra_forbidden":
             known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke
             lines.append(f"{where}: no such parameter; there are {', '.join(known.model_fields)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{where}: it is missing")
+        elif fault["type"] == "string_type" and fault["loc"][-1] == "[key]":
+            lines.append(f"{'.'.join(path[:-1])}: a name should be text, but got {fault['input']!r}: put it in quotes")
         elif fault["type"] == "value_error":
-            lines.append(f"{where}: {fault['ctx']['error']}" + ("" if overridden else f" (run '{run}')"))
+            lines.append(f"{where}: {fault['ctx']['error']}" + (f" (run '{run}')" if run and not overridden else ""))
         else:
             expected = fault["msg"].replace("Input should", "should").replace("String should", "should")
+            expected = _IN_YAML.get(fault["type"], expected)
             lines.append(f"{where}: {expected}, but got {fault['input']!r}")
     return "\n".join(lines)
 

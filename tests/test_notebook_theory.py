@@ -15,8 +15,10 @@ from nclib import theory
 from nclib.explore.theory import TheoryExplorer
 from nclib.figures import theory as theory_figures
 from nclib.notebook import run_notebook
+from nclib.study import Study
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_theory.ipynb"
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "00_theory.ipynb"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -42,7 +44,12 @@ def test_notebook_shows_the_theorems(tmp_path):
     assert abs(numbers["global minimum"]) < 1e-8
     np.testing.assert_allclose(numbers, saddles["eigenvalue (theory)"], rtol=1e-6, atol=1e-8)
     predictions = pd.read_csv(tmp_path / "theory" / "predictions.csv")
-    assert predictions["training loss"].is_monotonic_increasing
+    for _, rows in predictions.groupby("decays"):
+        assert len(rows) == 3 and rows["training loss"].is_monotonic_increasing
+    default, settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve("learned"), {}
+    exec(nbformat.read(NOTEBOOK, 4).cells[1].source, settings)  # noqa: S102
+    assert settings["training"] == default.training.model_dump(include=set(settings["training"]))
+    assert settings["training_counts"] == default.dataset.train_counts
     for name in ("gaps", "path", "tag_wise", "saddle"):
         assert (tmp_path / "theory" / f"{name}.png").read_bytes().startswith(PNG)
     # every figure is in the executed copy, the explorer beside its widget view

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.small_project import SMALL, Project
+from tests.small_project import ROOT, SMALL, Project
 
 STAGES = {
     "datasets/digits/01_dataset.manifest.json",
@@ -152,6 +152,33 @@ def test_a_bad_study_is_refused_before_anything_runs(project, changes, message):
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert project.manifests() == before
+
+
+@pytest.mark.parametrize(
+    "replaced", ["datasets/digits/data.safetensors", "learned/seed0/checkpoints/epoch_0001.safetensors"]
+)
+def test_results_replaced_by_a_stage_that_was_then_killed_are_refused(project, replaced):
+    """A stage replaces its files first, its manifest last: killed in between, it leaves those of other parameters."""
+    project.write()
+    assert project.run().returncode == 0
+    file = project.outputs / replaced
+    file.write_bytes(file.read_bytes() + b" ")
+    later = "learned/seed0/02_train" if "data" in file.name else "learned/seed0/03_validate"
+    (project.outputs / f"{later}.manifest.json").unlink()
+    failed = project.run()
+    assert failed.returncode == 1
+    made_by = "01_dataset" if "data" in file.name else "02_train"
+    assert f"{file.name} is damaged (it is not what {made_by}.manifest.json says)" in failed.stderr
+    file.unlink()
+    assert project.run().returncode == 0
+
+
+def test_outside_the_project_nothing_is_made(tmp_path):
+    command = [sys.executable, "-m", "nclib.reproduce", ROOT / "params/mlab_digits.yaml", "--smoke"]
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "is not in nclib's folder" in refused.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_that_cannot_be_written_are_named(project):

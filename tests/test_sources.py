@@ -19,6 +19,7 @@ from PIL import Image
 
 from nclib import dataset, sources
 from nclib.sources import SourceError, SourceImages, cifar10, download, pictures, stand_ins
+from nclib.storage import temporary_beside
 
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
@@ -470,8 +471,12 @@ def test_what_killed_unpackers_left_is_removed(tmp_path: Path) -> None:
     archive = pack(tmp_path / "train.tar.gz", ["train/1.png"])
     gone = subprocess.Popen(["true"])
     gone.wait()
-    left = [tmp_path / "in" / f".train.{pid}.unpacking" for pid in (gone.pid, os.getpid())]  # a number may come again
-    busy = tmp_path / "in" / f".train.{os.getppid()}.unpacking"
+    own = temporary_beside(tmp_path / "in" / "train", "unpacking")
+
+    def of(process: int) -> Path:
+        return own.with_name(own.name.replace(f".{os.getpid()}.", f".{process}."))
+
+    left, busy = [of(gone.pid), own], of(os.getppid())  # a number may come again
     for place in (*left, busy):
         (place / "train").mkdir(parents=True)
     folder = download.unpack(archive, tmp_path / "in" / "train")

@@ -151,6 +151,20 @@ def test_every_study_is_of_a_paper_or_a_small_one():
     assert {*EXPERIMENTS, "mlab_digits", "mlab_mnist_small", "mse_digits"} == set(STUDIES)
 
 
+def test_the_precision_study_is_the_default_one_but_for_its_precision():
+    default, study = (
+        Study.from_file(ROOT / "params/mlab_digits.yaml"),
+        Study.from_file(ROOT / "benchmarks/precision.yaml"),
+    )
+    for run in study.runs:
+        head, precision = run.split("_")
+        expected, found = default.resolve(head), study.resolve(run)
+        assert (found.dataset, found.model) == (expected.dataset, expected.model)
+        same = {"checkpoint_every": expected.training.checkpoint_every, "precision": "auto"}
+        assert found.training.precision == precision
+        assert found.training.model_copy(update=same) == expected.training
+
+
 def run_cells(stage: str, parameters: dict) -> dict:
     """The names that a stage notebook's code cells leave behind."""
     names: dict = {}

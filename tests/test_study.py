@@ -53,7 +53,12 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"training": {"lr": float("nan")}}, r"training\.lr: should be a finite number"),
         ({"training": {"epochs": 1.5}}, r"training\.epochs: should be a valid integer, but got 1\.5"),
         ({"training": {"epochs": 0}}, r"training\.epochs: should be greater than or equal to 1"),
-        ({"training": []}, r"training: should be a valid dictionary"),
+        ({"training": []}, r"training: should be a mapping, such as \{name: value\}, but got \[\]"),
+        ({"training": None}, r"training: should be a mapping"),
+        ({"runs": ["a"]}, r"runs: should be a mapping"),
+        ({"runs": {True: {}}}, r"^runs: a name should be text, but got True: put it in quotes$"),
+        ({"seeds": 3}, r"^seeds: should be a list, such as \[0, 1\], but got 3$"),
+        ({"sweep": {"training.lr": 0.1}}, r"sweep\.training\.lr: should be a list"),
         ({"model": {"arch": "alexnet"}}, r"model\.arch: should be 'resnet18', .*'alexnet'"),
         ({"dataset": {"source": "imagenet"}}, r"dataset\.source: should be 'digits', .*'imagenet'"),
         ({"dataset": {**DIGITS["dataset"], "train_counts": {2: 5}}}, r"dataset\.train_counts: .*one label \(key 1\)"),
@@ -72,6 +77,8 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
         ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
         ({"seeds": []}, r"seeds: .*at least 1 item"),
+        ({"seeds": [0, 1, 0]}, r"seeds: .*expected different seeds, but got \[0, 1, 0\]"),
+        ({"sweep": {"seeds": [1, 1]}}, r"seeds: .*expected different seeds, but got \[1, 1\]"),
         ({"seeds": [0.5]}, r"seeds\.0: should be a valid integer"),
         ({"study": "../up"}, r"study: should match pattern"),
         ({"sweep": {"lr": [1]}}, r"sweep\.lr: expected 'seeds' or a field such as training\.lr"),
@@ -170,6 +177,13 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
             for given in (None, 16):
                 model = build_model(arch, in_channels=1, num_classes=2, width=given, image_size=32)
                 assert model.backbone.feature_dim == factor * (given or width)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ParameterError, match=r"^runs: it is missing$"):
+        Study.from_mapping({"study": "x"})
+    with pytest.raises(ParameterError, match="smoke: study 'x' does not say how to make it small; add"):
+        Study.from_mapping({"study": "x", "dataset": SINGLE, "runs": {"a": {}}}, smoke=True)
 
 
 def test_unknown_run_and_seed_are_named():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nclib.sources.base import SourceError, progress
-from nclib.storage import atomic_path, is_alive, sha256
+from nclib.storage import atomic_path, sha256, temporary_beside
 
 CHUNK = 1 << 20
 ATTEMPTS = 3
@@ -133,12 +133,8 @@ def unpack(archive: Path, folder: Path) -> Path:
     Raises:
         SourceError: the archive is damaged, refused or does not hold that folder.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
+    temporary = temporary_beside(folder, "unpacking")
     try:
-        for left in folder.parent.glob(f".{folder.name}.*.unpacking"):
-            pid = left.name.split(".")[-2]
-            if left == temporary or (pid.isdigit() and not is_alive(int(pid))):
-                shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         with (
             gzip.open(archive) as unpacked,
