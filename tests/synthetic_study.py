@@ -94,9 +94,9 @@ def write_study(outputs: str | Path, study: Study) -> StudyFolder:
     for name, settings in study.datasets().items():
         fields = settings.model_dump()
         splits[name] = dataset.build(**fields) if settings.source == "digits" else made_pictures(fields)
-        dataset.save(splits[name], folder.dataset(name))
+        file = dataset.save(splits[name], folder.dataset(name))
         run = next(study.resolve(run) for run in study.runs if study.resolve(run).dataset.name == name)
-        Manifest.of_run("01_dataset", run).write(folder.dataset(name), inputs=[], outputs=[], device="cpu")
+        Manifest.of_run("01_dataset", run).write(folder.dataset(name), inputs=[], outputs=[file], device="cpu")
     for run in study.runs:
         for seed in study.seeds:
             write_run(folder, study.resolve(run), seed, splits[study.resolve(run).dataset.name])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 import tracemalloc
@@ -12,6 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
@@ -29,16 +31,21 @@ from nclib.explore import (
     studies,
 )
 from nclib.explore.details import numbers
+from nclib.explore.logaxis import log_ticks
 from nclib.explore.png import encode
+from nclib.explore.theme import run_colors, text_color
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import panel
+from nclib.figures.style import RunStyles
 from nclib.geometry import Geometry
 from nclib.notebook import run_notebook
-from nclib.study import Study
+from nclib.storage import StageError
+from nclib.study import ParameterError, Study
 from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
 
 VIEWS = (MetricsView, MatricesView, FeaturesView, PairsView)
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_explore.ipynb"
+DOCS = Path(__file__).parent.parent / "docs" / "explore.md"
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +115,68 @@ def test_finds_studies_and_runs(outputs, broken):
     for seed in (0, 1):
         (broken / "learned" / f"seed{seed}" / "geometry.safetensors").unlink()
     assert list(runs(broken)) == ["etf", "learned"]  # what can be looked at comes first
+
+
+def note_figures(study: Path, *names: str) -> None:
+    """Leave what 04_figures notes of the order of a study's runs."""
+    manifest = {"parameters": {"runs": {name: {} for name in names}}}
+    (study / "04_figures.manifest.json").write_text(json.dumps(manifest))
+
+
+def make_runs(study: Path, *names: str) -> Path:
+    for name in names:
+        exact_etf().save(study / name / "seed0" / "geometry.safetensors")
+    return study
+
+
+def test_runs_come_in_the_order_of_the_study(tmp_path):
+    study = make_runs(tmp_path / "made_order", "added", "ce_etf", "ce_learned", "mse_learned")
+    assert list(runs(study)) == ["added", "ce_etf", "ce_learned", "mse_learned"]
+    note_figures(study, "mse_learned", "mse_etf", "ce_learned", "ce_etf")
+    assert list(runs(study)) == ["mse_learned", "ce_learned", "ce_etf", "added"]
+    assert [data.run for data in Explorer(study).state.runs] == ["mse_learned", "ce_learned"]
+
+
+def test_before_any_figure_the_order_is_that_of_the_study_file(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "Snakefile").touch()
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "mine.yaml").write_text("study: mine\nruns: {second: {}, first: {}}\n")
+    study = make_runs(tmp_path / "outputs" / "mine", "first", "second")
+    assert list(runs(study)) == ["second", "first"]
+    (study / "04_figures.manifest.json").write_text("[]")
+    assert list(runs(study)) == ["second", "first"]
+
+
+def test_a_run_has_the_color_of_the_figures_whatever_is_chosen(tmp_path):
+    names = ["learned", "etf", "lbfgs"]
+    study = make_runs(tmp_path / "made_colors", *names)
+    note_figures(study, *names)
+    expected = {run: to_hex(color) for run, color in RunStyles.from_runs(names).colours.items()}
+    assert {run: load_run(study, run, 0).color for run in names} == expected
+    for run in names:
+        state = Explorer(study, run=run).state
+        assert state.colors == tuple(expected[data.run] for data in state.runs)
+
+
+def test_runs_in_groups_have_colors_of_their_own():
+    names = ["mse_learned", "mse_etf", "ce_learned", "ce_etf"]
+    assert RunStyles.from_runs(names).groups  # so that the figures tell them by dashes
+    assert len(set(run_colors(names).values())) == 4
+
+
+def test_two_seeds_of_a_run_have_two_shades(outputs):
+    data = tuple(load_run(outputs / "made_multi", "learned", seed) for seed in (0, 1))
+    assert data[0].color == data[1].color and len(set(State(data, 0).colors)) == 2
+
+
+@pytest.mark.parametrize("color", ["#0173b2", "#de8f05", "#ece133", "#000000"])
+def test_names_of_runs_can_be_read(color):
+    """The contrast to white that WCAG 2 asks of text, by its own formula."""
+    rgb = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in to_rgb(text_color(color))
+    ]
+    assert 1.05 / (0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2] + 0.05) > 4.45
 
 
 def test_angles_are_those_stored(pair):
@@ -251,6 +320,94 @@ def test_log_axes(pair):
         ax = view.figure.axes[0]
         assert (ax.get_yscale() == "log") == log_values and (ax.get_xscale() == "symlog") == log_epochs
     assert view.figure.axes[4].get_yscale() == "linear"  # scores stay between 0 and 1
+
+
+def with_metrics(data: RunData, **columns: list[float]) -> RunData:
+    """`data` with other values at its first epochs in some columns of both splits, and no later epochs."""
+    epochs = data.epochs[: len(next(iter(columns.values())))]
+    table = data.metrics[data.metrics["epoch"].isin(epochs)].copy()
+    for column, values in columns.items():
+        for split in ("train", "test"):
+            table.loc[table["split"] == split, column] = values
+    return replace(data, metrics=table)
+
+
+def drawn_panels(*data: RunData, **changes):
+    view = MetricsView()
+    view.pixels(State(data, 0, **changes))
+    return view.figure.axes[:5]
+
+
+def labelled(ax) -> list[str]:
+    low, high = ax.get_ylim()
+    ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+    return [label.get_text() for tick, label in ticks if low <= tick <= high and label.get_text()]
+
+
+def test_an_exact_etf_leaves_the_axis_to_the_other_curves(pair):
+    learned = with_metrics(pair[0], nc2_w_centered=[0.7, 0.3, 0.1], nc2_h_centered=[0.9, 0.4, 0.2])
+    etf = with_metrics(pair[1], nc2_w_centered=[3.7e-16] * 3, nc2_h_centered=[0.9, 0.3, 0.07])
+    ax = drawn_panels(learned, etf)[1]
+    low, high = ax.get_ylim()
+    assert 0.02 < low < 0.07 and 0.9 < high < 2
+    etf_line = ax.lines[2].get_ydata()
+    assert np.ptp(etf_line) == 0 and low < etf_line[0] < 0.07
+    assert labelled(ax)[0] == "0" and ax.get_yticks()[0] == etf_line[0]
+    assert np.array_equal(ax.lines[3].get_ydata(), [0.9, 0.3, 0.07])
+
+
+def test_zeros_are_drawn_at_the_lower_edge(pair):
+    data = with_metrics(pair[0], nc4=[0.9, 0.01, 0.0, 0.0])
+    ax = drawn_panels(data, metric="nc4")[4]
+    low, line = ax.get_ylim()[0], ax.lines[0].get_ydata()
+    assert np.array_equal(line[:2], [0.9, 0.01]) and line[2] == line[3] == ax.get_yticks()[0]
+    assert low < line[2] < 0.01 and labelled(ax)[0] == "0"
+    ax = drawn_panels(with_metrics(pair[0], nc4=[0.0, 0.0]), metric="nc4")[4]
+    assert ax.get_ylim()[0] < ax.lines[0].get_ydata()[0] < 1e-3 and labelled(ax)[0] == "0"
+
+
+def test_small_values_are_drawn_in_their_place(pair):
+    ax = drawn_panels(with_metrics(pair[0], nc1=[60_000.0, 1e-2, 1e-5]))[0]
+    assert np.array_equal(ax.lines[0].get_ydata(), [60_000.0, 1e-2, 1e-5])
+    assert 1e-6 < ax.get_ylim()[0] < 1e-5 and "0" not in labelled(ax) and 3 <= len(labelled(ax)) <= 6
+
+
+@pytest.mark.parametrize("values", [(0.98, 0.125), (0.9, 0.7), (0.2, 0.2), (3e-5, 9e-5), (1.49, 0.011)])
+def test_short_log_axes_have_labels(pair, values):
+    ax = drawn_panels(with_metrics(pair[0], tag_wise_ratio_2=list(values)))[3]
+    assert ax.get_yscale() == "log" and len(labelled(ax)) >= 3
+
+
+@pytest.mark.parametrize("decades", [0.02, 0.3, 0.8, 1, 1.7, 2.5, 4, 9])
+def test_ticks_are_few_and_within_the_axis(decades):
+    for low in 10.0 ** np.arange(-9, 3, 0.37):
+        high = low * 10**decades
+        ticks = log_ticks(low, high)
+        assert 2 <= len(ticks) <= 7 and low <= min(ticks) and max(ticks) <= high
+
+
+def test_the_marks_of_the_epoch_lie_on_the_curves(pair):
+    data = with_metrics(pair[0], nc4=[0.9, 0.01, 0.0, 0.0])
+    view = MetricsView()
+    view.pixels(State((data,), int(data.epochs[2]), metric="nc4"))
+    points = np.column_stack(view._marks[0][0].get_data())
+    lines = [(ax, line) for ax in view.figure.axes[:5] for line in ax.lines]
+    expected = [view.on_glass(ax, np.column_stack([line.get_xdata(), line.get_ydata()]))[2] for ax, line in lines]
+    np.testing.assert_allclose(points, expected)
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_pictures_say_the_epoch_of_each_run(pair, kind):
+    """Where a run has no checkpoint at the epoch, its picture is that of the one before."""
+    view = kind()
+    view.pixels(State(pair, 20))
+    told = [text.get_text() for text in view.figure.findobj(Text) if text.get_text().startswith("epoch ")]
+    assert told == ["epoch 20"] * 2
+    before = view.pixels(State(pair, 20)).copy()
+    assert not np.array_equal(before, view.still(State(pair, 20)))
+    view.pixels(State(pair, 24))
+    told = [text.get_text() for text in view.figure.findobj(Text) if text.get_text().startswith("epoch ")]
+    assert told == ["epoch 20"] * 2 and "epoch" not in view.overlay(State(pair, 20))
 
 
 def test_metric_of_the_last_panel(pair):
@@ -423,6 +580,44 @@ def test_reload_sees_new_results(broken):
     path.write_bytes(kept)
     explorer.controls.reload.click()
     assert explorer.controls.message.value == "" and explorer.state.runs[0].geometry is not None
+
+
+@pytest.mark.parametrize("epoch", [-5, 7, 1000])
+def test_an_epoch_without_checkpoint_is_refused(explorer, epoch):
+    with pytest.raises(ValueError, match=rf"Expected an epoch of 0, 5, 10, .*, 60, but got {epoch!r}\."):
+        explorer.picture("features", epoch=epoch)
+
+
+def test_an_epoch_of_either_run_is_drawn(tmp_path):
+    study = make_runs(tmp_path / "made_uneven", "long", "short")
+    replace(exact_etf(), epochs=torch.tensor([3])).save(study / "short" / "seed0" / "geometry.safetensors")
+    explorer = Explorer(study)
+    explorer.picture("matrices", epoch=3)
+    explorer.picture("matrices", epoch=7)
+    told = [text.get_text() for text in explorer.views["matrices"].figure.findobj(Text)]
+    assert "epoch 7" in told and "epoch 3" in told
+
+
+def test_unknown_runs_seeds_and_folders_are_refused(outputs):
+    with pytest.raises(ParameterError, match=r"run: study 'made_multi' has no run 'nope'; it has learned, etf$"):
+        Explorer(outputs / "made_multi", run="nope")
+    with pytest.raises(ParameterError, match=r"seed: run 'etf' of study 'made_multi' has no seed 7; it has 0, 1$"):
+        Explorer(outputs / "made_multi", run="etf", seed=7)
+    has = r"has no study 'nope'; it has made_multi, made_single, made_triples\. To add a study, run it first"
+    with pytest.raises(StageError, match=has):
+        Explorer(outputs / "nope")
+    with pytest.raises(StageError, match="nowhere is no folder"):
+        Explorer(outputs / "nowhere" / "nope")
+
+
+def test_without_a_seed_the_first_one_is_shown(collapsed, tmp_path):
+    assert Explorer(tmp_path / "study").state.runs[0].seed == 3
+
+
+def test_the_table_of_views_in_the_docs_names_each(explorer):
+    rows = re.findall(r"^\| [A-Z]\w+ \| `(\w+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert set(rows) == set(explorer.views)
+    assert all(explorer.picture(name)[1:4] == b"PNG" for name in rows)
 
 
 def test_unknown_view_is_refused(explorer):

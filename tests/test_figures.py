@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 
 from nclib import dataset, figures, heads
 from nclib.compose import MultiLabelData
-from nclib.figures.gram import simplex_cosines
+from nclib.figures.gram import simplex_cosines, upper_bound
+from nclib.figures.layout import fit_text
 from nclib.figures.panels import panel
 from nclib.figures.predictions import balanced_counts
 from nclib.figures.style import group_names
@@ -47,6 +48,8 @@ DIGITS = {
     "dataset": {"name": "digits", "source": "digits", "sample_size": 10},
     "runs": {"any": {}},
 }
+SWEPT = {"training.lr": [0.05, 0.1], "training.weight_decay": [0.0005, 0.001]}
+SWEPT_RUNS = list(Study.from_mapping({**MULTI_LABEL, "sweep": SWEPT}).runs)  # learned-lr=0.05-weight_decay=0.0005, ...
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_figures.ipynb"
 
 
@@ -76,6 +79,22 @@ def load(tmp_path_factory):
 def lines_of(axes):
     """The curves on an axes, without reference lines."""
     return [line for line in axes.lines if len(line.get_xdata()) > 2]
+
+
+def assert_readable(figure, artists):
+    """No artist overlaps another or leaves the figure."""
+    figure.draw_without_rendering()
+    boxes = [artist.get_window_extent() for artist in artists]
+    for place, box in enumerate(boxes):
+        inside = figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+        assert inside and figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1), artists[place]
+        assert not box.count_overlaps(boxes[:place]), artists[place]
+
+
+def titles_of(figure):
+    """The titles of all axes, left or centred."""
+    shown = [text for axes in figure.axes for text in (axes._left_title, axes.title)]
+    return [text for text in shown if text.get_text()]
 
 
 def test_importing_the_package_and_its_tables_loads_no_plotting_library():
@@ -171,11 +190,21 @@ def test_grouped_runs_share_colour_in_a_group_and_dashes_in_a_variant():
         (["mlp_256", "mlp_512", "resnet18_8", "resnet18_16"], None),
         (["a_b_x", "a_b_y", "a_c_x", "a_c_y"], ["a_b", "a_b", "a_c", "a_c"]),
         (["x-lr=1", "x-lr=2", "y-lr=1", "y-lr=2"], ["x", "x", "y", "y"]),
+        (SWEPT_RUNS, ["learned"] * 4 + ["etf"] * 4),
+        ([run for run in SWEPT_RUNS if run.startswith("etf")], ["etf-lr=0.05"] * 2 + ["etf-lr=0.1"] * 2),
+        (["a_b-lr=1e-05", "a_b-lr=2e-05", "a_c-lr=1e-05", "a_c-lr=2e-05"], ["a_b", "a_b", "a_c", "a_c"]),
+        ([f"x-weight_decay={n}e-0{m}" for n in (1, 2) for m in (5, 6)], None),
     ],
 )
 def test_names_form_groups_only_where_variants_recur(runs, groups):
     found = group_names(runs)
     assert (found and [found[run][0] for run in runs]) == groups
+
+
+def test_many_variants_of_a_group_differ():
+    runs = [f"{base}-lr={lr}" for base in ("learned", "etf") for lr in range(1, 9)]
+    styles = figures.RunStyles.from_runs(runs)
+    assert len({(styles.colours[run], styles.dashes[run], styles.markers[run]) for run in runs}) == 16
 
 
 def test_style_leaves_the_settings_as_they_were():
@@ -256,6 +285,47 @@ def test_many_grouped_runs_become_small_multiples(load):
     assert [len(lines_of(axes)) for axes in together.axes_] == [8, 8]
 
 
+def test_curves_of_a_sweep_have_whole_names(load):
+    results = load({**MULTI_LABEL, "study": "made_sweep", "sweep": SWEPT, "seeds": [0]})
+    display = figures.MetricCurves.from_results(results, names=["nc1"]).plot()
+    assert [axes.get_title(loc="left") for axes in display.axes_] == ["learned", "etf"]
+    (legend,) = display.figure_.legends
+    names = [f"lr={lr}-weight_decay={decay}" for lr in (0.05, 0.1) for decay in (0.0005, 0.001)]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert_readable(display.figure_, [legend, *titles_of(display.figure_)])
+    together = figures.MetricCurves.from_results(results).plot(facet=False)  # five panels: one of six places is blank
+    (legend,) = together.figure_.legends
+    assert_readable(together.figure_, [legend, *titles_of(together.figure_)])
+
+
+def test_names_of_many_groups_fit_above_their_panels():
+    runs = [f"resnet18_wide-lr={lr}e-05-weight_decay={decay}" for lr in range(1, 9) for decay in (0.1, 0.2)]
+    rows = [{"run": run, "seed": 0, "epoch": epoch, "nc1": 1.0} for run in runs for epoch in range(3)]
+    display = figures.MetricCurves(pd.DataFrame(rows), [panel("nc1")]).plot()
+    assert len(display.axes_) == 8
+    assert_readable(display.figure_, titles_of(display.figure_))
+
+
+@pytest.mark.parametrize(
+    ("text", "fitted"),
+    [
+        ("etf", "etf"),
+        ("resnet18_learned", "resnet18_\nlearned"),
+        ("a-lr=1e-05-weight_decay=0.1", "a-lr=1e-05-\nweight_decay=0.1"),
+        ("African hunting dog", "African hunting\ndog"),
+    ],
+)
+def test_texts_are_broken_between_words_only(text, fitted):
+    assert fit_text(text, 0.8, size=7.0)[0] == fitted
+
+
+def test_a_long_word_is_made_smaller():
+    text, size = fit_text("electroencephalogram", 0.5, size=7.0)
+    assert text == "electroencephalogram"
+    assert 2 < size < 7
+    assert fit_text(text, 0.5, size=size)[1] == pytest.approx(size, rel=0.02)
+
+
 def test_log_axes_need_a_decade(load):
     results = load(MULTI_LABEL)
     near = results.history.assign(train_loss=1.0 + 0.01 * results.history["epoch"])
@@ -329,6 +399,18 @@ def test_long_label_lists_above_samples_have_a_line_a_label():
     assert few.axes_[0].get_title() == "airplane, automobile"
 
 
+@pytest.mark.parametrize("number", [8, 14])
+def test_long_class_names_fit_above_their_pictures(number):
+    names = ("African hunting dog", "electrical switchgear box", "three-toed sloth")
+    labels = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.uint8).repeat(number, 1)
+    pictures = torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8)
+    rows = [[*range(0, 2 * number, 2)], [*range(1, 2 * number, 2)]]
+    display = figures.SampleGrid(pictures, labels, names, rows).plot()
+    titles = titles_of(display.figure_)
+    assert titles[0].get_text().split() == names[0].split()
+    assert_readable(display.figure_, titles + [axes.images[0] for axes in display.axes_])
+
+
 def test_heat_map_counts_labels_alone_and_in_pairs(load):
     data = load(MANY_RUNS).splits("svhn").train
     expected = np.zeros((9, 9), dtype=int)
@@ -355,7 +437,42 @@ def test_gram_matrices_are_those_of_the_last_checkpoint(load):
     np.testing.assert_array_equal(shown[4], etf.gram_weight[-1])
     assert [axes.get_title() for axes in display.axes_] == ["simplex ETF", "learned", "", "etf", ""]
     distance = (etf.gram_features[-1] - simplex_cosines(10)).abs().max().item()
-    assert display.axes_[3].get_xlabel() == f"within {distance:.1g} of the ETF"
+    assert display.axes_[3].get_xlabel() == f"within {upper_bound(distance)} of the ETF"
+
+
+@pytest.mark.parametrize(
+    ("distance", "written"),
+    [
+        (0.0934, "0.094"),
+        (0.13039, "0.14"),
+        (0.094, "0.094"),
+        (0.0996, "0.1"),
+        (1.05, "1.1"),
+        (2.9802e-07, "3e-07"),
+        (2e-16, "2e-16"),
+        (0.0, "0"),
+    ],
+)
+def test_distances_are_rounded_up(distance, written):
+    assert upper_bound(distance) == written
+    assert float(upper_bound(distance)) >= distance
+
+
+@pytest.mark.parametrize("number", [1, 3, 8])
+def test_gram_matrices_have_titles_that_fit(number):
+    perfect = simplex_cosines(4)
+    display = figures.GramMatrices(dict.fromkeys(SWEPT_RUNS[:number], (perfect, perfect))).plot()
+    titles = titles_of(display.figure_)
+    assert {text.get_text().replace("\n", "") for text in titles} == {"simplex ETF", *SWEPT_RUNS[:number]}
+    assert_readable(display.figure_, titles + [axes.images[0] for axes in display.axes_])
+    assert display.axes_[1].get_xlabel() == "within 0 of the ETF"
+
+
+def test_gram_matrices_on_given_axes_have_titles_that_fit():
+    figure, axes = plt.subplots(1, 7)
+    perfect = simplex_cosines(4)
+    figures.GramMatrices(dict.fromkeys(SWEPT_RUNS[:3], (perfect, perfect))).plot(ax=axes)
+    assert_readable(figure, titles_of(figure)[1:])
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
@@ -375,6 +492,32 @@ def test_imbalance_has_a_line_for_each_group_and_a_panel_for_each_run(load):
     assert names == ["20 pictures a pair", "8 pictures a pair", "2 pictures a pair"]
     with pytest.raises(ValueError, match="'made_multi' is balanced"):
         figures.ImbalanceCurves.from_results(load(MULTI_LABEL))
+
+
+def test_imbalance_of_a_sweep_has_titles_that_fit():
+    rows = [
+        {"run": run, "seed": 0, "epoch": epoch, "group": group, "ratio": 0.5}
+        for run in SWEPT_RUNS
+        for epoch in range(3)
+        for group in (20, 2)
+    ]
+    display = figures.ImbalanceCurves(pd.DataFrame(rows), (20, 2)).plot()
+    titles = titles_of(display.figure_)
+    assert [text.get_text().replace("\n", "") for text in titles] == SWEPT_RUNS
+    assert_readable(display.figure_, titles)
+
+
+@pytest.mark.parametrize("samples", [50, 2000])
+@pytest.mark.parametrize(
+    "further", ["", "-feature_decay=1e-05", "-feature_decay=1e-05-label_smoothing=0.1-momentum=0.9"]
+)
+def test_margins_of_a_sweep_have_a_legend_that_fits(samples, further):
+    margins = {run + further: np.linspace(0, 1, samples)[None].repeat(2, axis=0) for run in SWEPT_RUNS}
+    display = figures.MarginDistribution(margins, 10).plot()
+    (legend,) = display.figure_.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(margins)
+    assert_readable(display.figure_, [legend, *display.axes_])
+    assert display.axes_[0].get_window_extent().height / display.figure_.dpi > 0.8
 
 
 def test_margins_are_sorted_with_the_smallest_beside_them(load):

@@ -18,12 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
 
 from nclib.explore.data import LabelSet, RunData
 from nclib.explore.overlay import OverlayRenderer
 from nclib.explore.plane import CIRCLE, Plane
 from nclib.explore.png import encode
-from nclib.explore.theme import GREY, INK, RC_PARAMS
+from nclib.explore.theme import GREY, INK, RC_PARAMS, shade, text_color
 
 WIDTH = 1100  # pixels: what JupyterLab leaves of a window of 1280, its side bar closed
 PIXELS_PER_INCH = 100
@@ -37,7 +38,7 @@ class State:
 
     Attributes:
         runs: one run, or two to be set side by side.
-        epoch: number of finished epochs.
+        epoch: number of finished epochs; each run shows its last checkpoint up to it.
         plane: what the features are projected on (see `nclib.explore.plane`).
         labels: the chosen label set.
         metric: column of `metrics.csv` in the last panel; None for the usual score.
@@ -57,6 +58,19 @@ class State:
     def known(self) -> tuple[RunData, ...]:
         """The runs whose geometry is there."""
         return tuple(data for data in self.runs if data.geometry is not None)
+
+    @property
+    def colors(self) -> tuple[str, ...]:
+        """The colour of each run; the second has a darker shade if it would have that of the first."""
+        found: list[str] = []
+        for data in self.runs:
+            found.append(shade(data.color) if data.color in found else data.color)
+        return tuple(found)
+
+    @property
+    def epochs(self) -> list[int]:
+        """The epochs at which a run has a checkpoint, ascending; 0 alone if none has."""
+        return sorted({int(epoch) for data in self.runs for epoch in data.epochs}) or [0]
 
     @property
     def num_classes(self) -> int:
@@ -117,12 +131,15 @@ class View(ABC):
         return renderer.svg
 
     def pixels(self, state: State) -> UInt8[np.ndarray, "h w 4"]:
-        """The picture; the array is overwritten by the next one."""
+        """The picture, which says the epoch of each run's checkpoint; the array is overwritten by the next one."""
         buffer = self.still(state)
         self.move(state)
         for cells in self._cells:
             cells.paint(buffer)
         renderer = self._canvas.get_renderer()
+        for note, data in self._epoch_notes:
+            note.set_text(f"epoch {data.epochs[data.position(state.epoch)]}")
+            note.draw(renderer)
         for artist in self._moving:
             artist.draw(renderer)
         return buffer
@@ -162,10 +179,20 @@ class View(ABC):
         self._cells.append(cells)
         return cells
 
-    def text(self, left: Number, top: Number, text: str, **settings: Any) -> None:
+    def text(self, left: Number, top: Number, text: str, **settings: Any) -> Text:
         """Text that stands still, its top left corner at a place in pixels."""
         x, y = left / self.width, 1 - top / self.height
-        self.figure.text(x, y, text, **{"va": "top", "ha": "left", "color": INK, **settings})
+        return self.figure.text(x, y, text, **{"va": "top", "ha": "left", "color": INK, **settings})
+
+    def name_run(self, left: Number, top: Number, data: RunData, color: str, label: str | None = None) -> None:
+        """Write a run's name in its colour; `pixels` adds the epoch (where a slider shows it, it would cost time)."""
+        self.text(left, top, "\N{BLACK SQUARE}", color=color)
+        name = self.text(left + 15, top, label or data.label, color=text_color(color), weight="bold")
+        if data.epochs.size:
+            place = {"xy": (1, 1), "xycoords": name, "xytext": (5, 0), "textcoords": "offset points"}
+            note = Annotation("", **place, va="top", color=GREY, annotation_clip=False, animated=True)
+            self.figure.add_artist(note)
+            self._epoch_notes.append((note, data))
 
     def explain_missing(self, left: Number, top: Number, width: Number, data: RunData, why: str | None = None) -> None:
         """Say in the place of a panel why it is empty."""
@@ -173,7 +200,7 @@ class View(ABC):
         self.text(left, top, f"{data.label}\n\n{lines}", color=GREY, linespacing=1.4)
 
     def _start(self, state: State) -> None:
-        self._key, self._moving, self._cells = None, [], []
+        self._key, self._moving, self._cells, self._epoch_notes = None, [], [], []
         with mpl.rc_context(RC_PARAMS):
             size = (self.width / PIXELS_PER_INCH, self.height / PIXELS_PER_INCH)
             self.figure = Figure(figsize=size, dpi=self._dpi, facecolor="white")

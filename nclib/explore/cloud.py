@@ -15,7 +15,7 @@ from matplotlib.transforms import IdentityTransform
 from nclib.explore.canvas import State, View
 from nclib.explore.data import RunData
 from nclib.explore.plane import CIRCLE, Plane, Projection, project
-from nclib.explore.theme import FAINT, GREY, IDEAL, INK, RUN_COLORS, class_style
+from nclib.explore.theme import FAINT, GREY, INK, class_style
 
 TOP, PANEL = 30, 340  # pixels
 NAMED_CLASSES = 20
@@ -42,9 +42,9 @@ class FeaturesView(View):
 
     def build(self, state: State) -> None:
         self._clouds: list[_Cloud] = []
-        for place, (data, color) in enumerate(zip(state.runs, RUN_COLORS, strict=False)):
+        for place, (data, color) in enumerate(zip(state.runs, state.colors, strict=True)):
             left = 8 + place * (PANEL + 20)
-            self.text(left, 6, data.label, color=color, weight="bold")
+            self.name_run(left, 6, data, color)
             if data.geometry is None:
                 self.explain_missing(left, TOP, PANEL - 20, data)
             else:
@@ -55,7 +55,7 @@ class FeaturesView(View):
                 self._clouds.append(_Cloud(self, ax, data, project(data, state.plane)))
         if self._clouds:
             self._draw_legend(pairs=any(cloud.seen.pairs for cloud in self._clouds))
-            self._draw_margins([item for item in zip(state.runs, RUN_COLORS, strict=False) if item[0].geometry])
+            self._draw_margins([item for item in zip(state.runs, state.colors, strict=True) if item[0].geometry])
 
     def _draw_legend(self, *, pairs: bool) -> None:
         grey = {"color": GREY, "ls": ""}
@@ -87,8 +87,8 @@ class FeaturesView(View):
         ax.set_xlabel("pictures, sorted by margin [%]", labelpad=2)
         ax.grid(color=FAINT, lw=0.5)
         ax.axhline(0, color=GREY, lw=0.8)
-        ax.axhline(ideal, color=IDEAL, lw=1.2, ls=(0, (4, 2)))
-        ax.text(99, ideal + 0.02, "exact collapse", color=IDEAL, ha="right", va="bottom", fontsize=8)
+        ax.axhline(ideal, color=INK, lw=1.2, ls=(0, (4, 2)))
+        ax.text(99, ideal + 0.02, "exact collapse", color=INK, ha="right", va="bottom", fontsize=8)
         for data, color in runs:
             x = np.linspace(0, 100, data.margins.shape[1])
             self._curves.append((self.moving(ax.plot(x, np.zeros_like(x), color=color, lw=1.8)[0]), data))

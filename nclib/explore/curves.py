@@ -9,11 +9,12 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from nclib.explore.canvas import State, View
 from nclib.explore.data import RunData
-from nclib.explore.theme import FAINT, GREY, INK, RUN_COLORS
+from nclib.explore.logaxis import LogRange
+from nclib.explore.theme import FAINT, GREY, INK
 from nclib.figures.panels import Panel, panel
 
 Points = Float[np.ndarray, "n 2"]
@@ -65,38 +66,44 @@ class MetricsView(View):
     def build(self, state: State) -> None:
         self._panels: list[Axes] = []
         self._marks: list[tuple[Line2D, RunData, dict[int, Points]]] = []
-        left, runs = LEFT, list(zip(state.runs, RUN_COLORS, strict=False))
+        left, runs = LEFT, list(zip(state.runs, state.colors, strict=True))
         for data, color in runs:
             label = data.label if data.metrics is not None else f"{data.label} (no metrics)"
-            self.text(left, 6, label, color=color, weight="bold")
-            left += 30 + 8 * len(label)
+            self.name_run(left, 6, data, color, label)
+            left += 110 + 8 * len(label)
         runs = [(data, color) for data, color in runs if data.metrics is not None]
         if not runs:
             self.explain_missing(LEFT, TOP, 900, state.runs[0])
             return
-        shown = panels([data.metrics for data, _ in runs], state.metric)
-        for place, curves in enumerate(shown):
+        drawn: list[list[tuple[Axes, pd.Series]]] = [[] for _ in runs]
+        for place, curves in enumerate(panels([data.metrics for data, _ in runs], state.metric)):
             ax = self.axes(LEFT + place * STEP, TOP, PANEL, HEIGHT)
-            for data, color in runs:
-                for rows, style in zip(_series(data, curves), STYLES, strict=False):
+            lines = [list(_series(data, curves)) for data, _ in runs]
+            values = np.concatenate([rows.to_numpy(float) for of_run in lines for rows in of_run])
+            if values.size and state.log_values and curves.shown.may_be_log:
+                scale = LogRange.from_values(values)
+                scale.apply(ax)
+                lines = [[scale.shown(rows) for rows in of_run] for of_run in lines]
+            for (_, color), of_run, found in zip(runs, lines, drawn, strict=True):
+                for rows, style in zip(of_run, STYLES, strict=False):
                     ax.plot(rows.index, rows, color=color, ls=style, lw=1.4)
+                found += [(ax, rows) for rows in of_run]
             self._finish(ax, curves, state)
             self._panels.append(ax)
         glass = self.glass()
         self._cursor = self.moving(glass.plot([], [], color=GREY, lw=1)[0])
-        for data, color in runs:
+        for (data, color), lines in zip(runs, drawn, strict=True):
             mark = self.moving(glass.plot([], [], "o", color=color, ms=4.5)[0])
-            self._marks.append((mark, data, self._points(data, shown)))
+            self._marks.append((mark, data, self._points(lines)))
 
-    def _points(self, data: RunData, shown: Sequence[Curves]) -> dict[int, Points]:
-        """Where each line of a run is at each epoch, on the glass."""
+    def _points(self, lines: Sequence[tuple[Axes, pd.Series]]) -> dict[int, Points]:
+        """Where a run's lines are at each epoch, on the glass."""
         found: dict[int, list[Points]] = {}
-        for curves, ax in zip(shown, self._panels, strict=True):
-            for rows in _series(data, curves):
-                points = self.on_glass(ax, np.column_stack([rows.index, rows]).astype(float))
-                for epoch, point in zip(rows.index, points, strict=True):
-                    if np.isfinite(point).all():
-                        found.setdefault(int(epoch), []).append(point[None])
+        for ax, rows in lines:
+            points = self.on_glass(ax, np.column_stack([rows.index, rows]).astype(float))
+            for epoch, point in zip(rows.index, points, strict=True):
+                if np.isfinite(point).all():
+                    found.setdefault(int(epoch), []).append(point[None])
         return {epoch: np.concatenate(points) for epoch, points in found.items()}
 
     def _finish(self, ax: Axes, curves: Curves, state: State) -> None:
@@ -107,15 +114,13 @@ class MetricsView(View):
         ax.set_axisbelow(True)
         if not any(line.get_xdata().size for line in ax.lines):
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=GREY)
-        elif state.log_values and curves.shown.may_be_log:
-            ax.set_yscale("log", nonpositive="mask")
-            ax.yaxis.set_minor_formatter(NullFormatter())
-        else:
+        elif ax.get_yscale() == "linear":
             ax.set_ylim(*_with_margin(ax))
         if state.log_epochs:
             ax.set_xscale("symlog", linthresh=1, linscale=0.5)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.autoscale_view()  # else matplotlib sets the limits when it draws, after `_points`
         if any(name for *_, name in curves.lines):
             handles = [
                 Line2D([], [], color=INK, ls=style, lw=1.2, label=name)

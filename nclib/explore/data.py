@@ -5,6 +5,7 @@ explorer can show the rest.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,37 +17,66 @@ from jaxtyping import Float, Int, UInt8
 
 from nclib import dataset
 from nclib.compose import MultiLabelData
+from nclib.explore.theme import FIRST_COLOR, run_colors
 from nclib.geometry import Geometry
-from nclib.storage import StageError, read_csv, read_json
+from nclib.runs import project_root
+from nclib.storage import StageError, json_or_empty, read_csv, read_json
+from nclib.study import ParameterError, Study
 
 LabelSet = tuple[int, ...]
 SEED_FOLDER = re.compile(r"seed(\d+)")
+LEADERS = ("learned", "baseline")
 MARGIN_POINTS = 201  # quantiles of the margins that are drawn
 
 
 def studies(outputs: str | Path) -> list[str]:
     """Names of the studies in `outputs` that have at least one training run, in alphabetical order."""
     outputs = Path(outputs)
-    return sorted(path.name for path in outputs.iterdir() if path.is_dir() and runs(path)) if outputs.is_dir() else []
+    if not outputs.is_dir():
+        return []
+    return sorted(path.name for path in outputs.iterdir() if path.is_dir() and _seeds(path))
 
 
 def runs(study: str | Path) -> dict[str, tuple[int, ...]]:
     """The runs in a study's folder with their seeds; those that 03_validate has finished come first.
 
-    Within each group the order is that in which the folders' names sort, but a run called `learned` or `baseline`
-    leads, since the others are usually compared with it.
+    Within each group the order is that of `study_order`.
     """
-    study, found = Path(study), {}
-    for folder in sorted(study.iterdir()) if study.is_dir() else []:
+    study = Path(study)
+    found = _seeds(study)
+
+    def unfinished(run: str) -> bool:
+        return not any((study / run / f"seed{seed}" / "geometry.safetensors").is_file() for seed in found[run])
+
+    return {run: found[run] for run in sorted((run for run in study_order(study) if run in found), key=unfinished)}
+
+
+def study_order(study: str | Path) -> list[str]:
+    """All runs of a study, those not begun included, in the order in which its figures show and colour them.
+
+    The manifest of 04_figures tells it; before that stage, the study's file in `params/`. Runs that neither names come
+    last, by name, but `learned` or `baseline` first, since the others are usually compared with it.
+    """
+    study = Path(study)
+    noted = json_or_empty(study / "04_figures.manifest.json").get("parameters")
+    planned = noted.get("runs") if isinstance(noted, Mapping) else None
+    if not isinstance(planned, Mapping):
+        try:
+            planned = Study.from_file(project_root(study) / "params" / f"{study.name}.yaml").runs
+        except ParameterError:
+            planned = {}
+    others = sorted(_seeds(study).keys() - planned.keys(), key=lambda run: (run not in LEADERS, run))
+    return [*planned, *others]
+
+
+def _seeds(study: Path) -> dict[str, tuple[int, ...]]:
+    """The seeds of each run that has a folder."""
+    found = {}
+    for folder in study.iterdir() if study.is_dir() else []:
         seeds = sorted(int(match[1]) for path in folder.glob("seed*") if (match := SEED_FOLDER.fullmatch(path.name)))
         if seeds:
             found[folder.name] = tuple(seeds)
-
-    def rank(run: str) -> tuple[bool, bool, str]:
-        finished = any((study / run / f"seed{seed}" / "geometry.safetensors").is_file() for seed in found[run])
-        return not finished, run not in ("learned", "baseline"), run
-
-    return {run: found[run] for run in sorted(found, key=rank)}
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +89,7 @@ class RunData:
         metrics: one row for each checkpoint and split; None if missing.
         dataset_folder: of the pictures; None if no manifest tells it.
         problems: what is missing and the stage to run, in words.
+        color: of the run's lines and name, the same for all its seeds.
     """
 
     run: str
@@ -67,6 +98,7 @@ class RunData:
     metrics: pd.DataFrame | None
     dataset_folder: Path | None
     problems: tuple[str, ...] = ()
+    color: str = FIRST_COLOR
     _pictures: dict[str, MultiLabelData] = field(default_factory=dict, repr=False)
 
     @property
@@ -163,7 +195,8 @@ def load_run(study: str | Path, run: str, seed: int) -> RunData:
             metrics = None
     except StageError as error:
         problems.append(str(error))
-    return RunData(run, seed, geometry, metrics, _dataset_folder(Path(study), folder), tuple(problems))
+    color = run_colors(study_order(study)).get(run, FIRST_COLOR)
+    return RunData(run, seed, geometry, metrics, _dataset_folder(Path(study), folder), tuple(problems), color)
 
 
 def _dataset_folder(study: Path, run: Path) -> Path | None:

@@ -32,11 +32,16 @@ class Explorer:
 
     Args:
         study: the folder of a study's results, `outputs/STUDY`; the other studies beside it can be chosen, too.
-        run, seed: what to show first, if it is there; beside it comes another run or seed.
+        run, seed: what to show first; without them, the study's first. Beside it comes another run or seed.
         sharpness: picture pixels for each pixel of the layout; 2 suits screens of high density and takes longer.
+
+    Raises:
+        StageError: there is no such folder. (Before any study has results, a study's missing folder in an existing
+            folder of outputs is no error: the explorer then says how to run it.)
+        ParameterError: the study has no such run, or the run no such seed.
     """
 
-    def __init__(self, study: str | Path, *, run: str = "", seed: int = 0, sharpness: float = 1.0) -> None:
+    def __init__(self, study: str | Path, *, run: str = "", seed: int | None = None, sharpness: float = 1.0) -> None:
         self._updating = False
         self._drawn: dict[str, Hashable] = {}  # key of the still picture that each widget holds
         kinds = (MetricsView, MatricesView, FeaturesView, PairsView)
@@ -54,15 +59,16 @@ class Explorer:
         return self._selection.state
 
     def picture(self, *names: str, **changes: Any) -> bytes:
-        """Views one below the other, as PNG.
+        """Views one below the other, as PNG; beside each run's name stands the epoch of its checkpoint.
 
         Args:
             names: of the views: `metrics`, `matrices`, `features`, `pairs`; none means those that are switched on.
             changes: fields of the state to draw otherwise than the controls say, e.g. `epoch=0` or `plane=(0, 1, 2)`.
+                The epoch is one at which a run has a checkpoint; a run that has none there shows its last one before.
 
         Raises:
             StageError: there is no run to show.
-            ValueError: no view is called so.
+            ValueError: no view is called so, or there is no checkpoint of this epoch.
         """
         for name in names:
             if name not in self.views:
@@ -71,6 +77,8 @@ class Explorer:
         if state is None:
             raise StageError(self._selection.nothing)
         state = replace(state, **changes)
+        if "epoch" in changes and state.epoch not in state.epochs:
+            raise ValueError(f"Expected an epoch of {', '.join(map(str, state.epochs))}, but got {state.epoch!r}.")
         return stack([self.views[name].pixels(state).copy() for name in names or self._shown() or self.views])
 
     def redraw(self) -> None:

@@ -9,7 +9,6 @@ from matplotlib.colors import Normalize
 
 from nclib.explore.canvas import Cells, State, View
 from nclib.explore.data import RunData
-from nclib.explore.theme import RUN_COLORS
 from nclib.figures.gram import simplex_cosines
 
 LEFT, TOP, PANEL, STEP = 52, 46, 164, 204  # pixels
@@ -39,9 +38,9 @@ class MatricesView(View):
     def build(self, state: State) -> None:
         self._panels: list[tuple[Cells, RunData, Float[np.ndarray, "e k k"]]] = []
         self._mapping = ScalarMappable(Normalize(-1, 1), "RdBu_r")
-        self._draw_run(state.runs[0], 0, RUN_COLORS[0], ("gram_features", "gram_weight"))
+        self._draw_run(state.runs[0], 0, state.colors[0], ("gram_features", "gram_weight"))
         if len(state.runs) > 1:
-            self._draw_run(state.runs[1], 3, RUN_COLORS[1], ("gram_weight", "gram_features"))
+            self._draw_run(state.runs[1], 3, state.colors[1], ("gram_weight", "gram_features"))
         if not state.known:
             return
         ax = self._axes(2, state.known[0], "simplex ETF")
@@ -60,7 +59,7 @@ class MatricesView(View):
         return ax
 
     def _draw_run(self, data: RunData, place: int, color: str, matrices: tuple[str, ...]) -> None:
-        self.text(LEFT + place * STEP, 4, data.label, color=color, weight="bold")
+        self.name_run(LEFT + place * STEP, 4, data, color)
         if data.geometry is None:
             self.explain_missing(LEFT + place * STEP, TOP, 2 * STEP - 50, data)
             return

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from nclib.explore.canvas import Cells, State, View
 from nclib.explore.data import RunData
 from nclib.explore.matrices import prepare_cells
-from nclib.explore.theme import FAINT, RUN_COLORS
+from nclib.explore.theme import FAINT
 
 LEFT, TOP, PANEL, STEP = 40, 30, 270, 318  # pixels
 SMALLEST, LARGEST = 0.3, 90.0  # degrees at the ends of the colour scale
@@ -34,9 +34,9 @@ class PairsView(View):
     def build(self, state: State) -> None:
         self._panels: list[tuple[Cells, list[Line2D], RunData]] = []
         mapping = ScalarMappable(LogNorm(SMALLEST, LARGEST, clip=True), "cividis")
-        for place, (data, color) in enumerate(zip(state.runs, RUN_COLORS, strict=False)):
+        for place, (data, color) in enumerate(zip(state.runs, state.colors, strict=True)):
             left = LEFT + place * STEP
-            self.text(left, 6, data.label, color=color, weight="bold")
+            self.name_run(left, 6, data, color)
             if data.geometry is None:
                 self.explain_missing(left, TOP, PANEL, data)
                 continue

@@ -12,6 +12,7 @@ from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import CIRCLE, PRINCIPAL
 from nclib.storage import StageError
+from nclib.study import ParameterError
 
 THREE = "three"
 NO_RUN = ""
@@ -55,14 +56,24 @@ class Selection:
     def nothing(self) -> str:
         """Why there is no state, and what to do about it."""
         study = self._controls.study.value
-        return (
-            f"{self._outputs / study} holds no training run yet: run the study first, "
-            f"e.g. make reproduce STUDY=params/{study}.yaml."
-        )
+        return f"{self._outputs / study} holds no training run yet: run the study first, e.g. {_how_to_run(study)}."
 
-    def start(self, study: str, run: str, seed: int) -> None:
-        """Offer all studies, and choose one (which may have no results yet) with a run and seed, if it has them."""
+    def start(self, study: str, run: str, seed: int | None) -> None:
+        """Offer all studies, and choose one with a run and seed.
+
+        Raises:
+            StageError: there is no folder of outputs, or other studies have a folder in it, but not this one.
+            ParameterError: there is no such run or seed.
+        """
         known = studies(self._outputs)
+        if not self._outputs.is_dir():
+            raise StageError(f"{self._outputs.resolve()} is no folder: is the path right, or no study run yet?")
+        if known and not (self._outputs / study).is_dir():
+            raise StageError(
+                f"{self._outputs} has no study '{study}'; it has {', '.join(known)}. "
+                f"To add a study, run it first, e.g. {_how_to_run(study)}."
+            )
+        self._check(study, run, seed)
         self._controls.study.options = known if study in known else [study, *known]
         self._controls.study.value = study
         self.choose_study(run, seed)
@@ -73,7 +84,16 @@ class Selection:
         self._controls.study.options = studies(self._outputs) or [self._controls.study.value]
         self.choose_study()
 
-    def choose_study(self, run: str = "", seed: int = 0) -> None:
+    def _check(self, study: str, run: str, seed: int | None) -> None:
+        found = runs(self._outputs / study)
+        if found and run and run not in found:
+            raise ParameterError(f"run: study '{study}' has no run '{run}'; it has {', '.join(found)}")
+        run = run or next(iter(found), "")
+        if found and seed is not None and seed not in found[run]:
+            has = ", ".join(map(str, found[run]))
+            raise ParameterError(f"seed: run '{run}' of study '{study}' has no seed {seed!r}; it has {has}")
+
+    def choose_study(self, run: str = "", seed: int | None = None) -> None:
         c = self._controls
         self._seeds = runs(self._outputs / c.study.value)
         names = list(self._seeds)
@@ -103,7 +123,7 @@ class Selection:
         c, state = self._controls, self.state
         if state is None:
             return
-        epochs = sorted({int(epoch) for data in state.runs for epoch in data.epochs}) or [0]
+        epochs = state.epochs
         wanted = epochs[-1] if last or c.epoch.value is None else c.epoch.value
         c.set_epochs(epochs, max((e for e in epochs if e <= wanted), default=epochs[0]))
         columns = dict.fromkeys(column for data in state.runs if data.metrics is not None for column in data.metrics)
@@ -159,6 +179,10 @@ class Selection:
         if key not in self._loaded:
             self._loaded[key] = load_run(self._outputs / key[0], run, seed)
         return self._loaded[key]
+
+
+def _how_to_run(study: str) -> str:
+    return f"make reproduce STUDY=params/{study}.yaml"
 
 
 def _listed_sets(known: Sequence[RunData]) -> list[LabelSet]:

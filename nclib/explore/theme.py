@@ -1,15 +1,15 @@
 """Colours and type of the explorer: colour-blind-safe, with a line style, marker or name beside each colour."""
 
-from matplotlib.colors import to_hex
+from collections.abc import Sequence
 
-from nclib.figures.style import COLOURS
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
-RUN_COLORS = (
-    to_hex(COLOURS[0]),
-    to_hex(COLOURS[3]),
-)  # of the two runs that are compared; the palette's orange is too pale for text
+from nclib.figures.style import COLOURS, RunStyles
+
+FIRST_COLOR = to_hex(COLOURS[0])
+TEXT_CONTRAST = 4.5  # to white, as WCAG 2 asks of text
 INK, GREY, FAINT = "#222222", "#757575", "#d9d9d9"
-IDEAL = "#009e73"  # what exact collapse looks like
 # Tol's "muted" scheme without its grey, and a slate blue to make ten; with more classes they repeat with other markers.
 CLASS_COLORS = (
     *("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#6f7fa8"),
@@ -34,6 +34,36 @@ RC_PARAMS = {
     "axes.spines.right": False,
     "axes.grid": False,
 }
+
+
+def run_colors(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each run of a study, by its place in the study's order, as in the figures of 04_figures.
+
+    Where the figures tell the runs of a group by dashes alone (`mse_learned`, `mse_etf`), each run has its own colour
+    here, since dashes mean another thing.
+    """
+    styles = RunStyles.from_runs(names)
+    if styles.groups is None:
+        return {run: to_hex(color) for run, color in styles.colours.items()}
+    return {run: to_hex(COLOURS[place % len(COLOURS)]) for place, run in enumerate(names)}
+
+
+def shade(color: str) -> str:
+    """A darker shade, for a second run of the same colour, such as another seed."""
+    return to_hex(0.5 * np.array(to_rgb(color)))
+
+
+def text_color(color: str) -> str:
+    """`color`, or as dark a shade of it as text on white needs."""
+    rgb = np.array(to_rgb(color))
+    while 1.05 / (_luminance(rgb) + 0.05) < TEXT_CONTRAST:
+        rgb *= 0.95
+    return to_hex(rgb)
+
+
+def _luminance(rgb: np.ndarray) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2)."""
+    return float(np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722))
 
 
 def class_style(k: int) -> tuple[str, str]:

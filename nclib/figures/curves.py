@@ -10,12 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
+from nclib.figures.layout import LINE, SomeAxes, fit_text, legend_beside, legend_columns, panels, seeds_note, size_of
 from nclib.figures.lines import draw_lines, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
 
+NARROWEST = 1.1  # inches: a column of panels
+LEFT = 0.7  # inches: the numbers and names beside the panels
+GAP = 0.08  # inches: between the titles of two columns
 FACET_FROM = 5  # runs; where their names form groups, more of them get a column of panels for each group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = {
@@ -135,14 +138,20 @@ class MetricCurves:
     def _plot_facets(self, ax: SomeAxes, runs: list[str], styles: RunStyles) -> None:
         groups = list(dict.fromkeys(group for group, _ in styles.groups.values()))
         shape = (len(self.panels), len(groups))
-        size = (TEXT_WIDTH, 1.15 * shape[0] + 0.7)
+        size = (max(TEXT_WIDTH, NARROWEST * len(groups) + LEFT), 1.15 * shape[0] + 0.7)
         self.figure_, self.axes_ = panels(ax, *shape, size=size, sharex="col", sharey="row")
+        width = (size[0] - LEFT) / len(groups) - GAP if ax is None else min(size_of(axes)[0] for axes in self.axes_)
+        titles = {group: fit_text(group, width, size=RC["axes.titlesize"]) for group in groups}
+        if ax is None:
+            self.figure_.set_figheight(size[1] + LINE * max(title.count("\n") for title, _ in titles.values()))
         grid = self.axes_.reshape(shape)
         for shown, row in zip(self.panels, grid, strict=True):
             for group, axes in zip(groups, row, strict=True):
                 members = [run for run in runs if styles.groups[run][0] == group]
                 self._draw(axes, shown, members, RunStyles.from_runs(members))
-                axes.set(xlabel="", ylabel="", title=group if shown is self.panels[0] else "")
+                axes.set(xlabel="", ylabel="")
+                if shown is self.panels[0]:
+                    axes.set_title(titles[group][0], fontsize=titles[group][1])
             scale_axis(row[0], shown)
             row[0].set_ylabel(_narrow(shown.title))
         for axes in grid[-1]:

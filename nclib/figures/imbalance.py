@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nclib.figures.layout import SomeAxes, few_ticks, legend_beside, panels, seeds_note
+from nclib.figures.layout import LINE, SomeAxes, few_ticks, fit_text, legend_beside, panels, seeds_note, size_of
 from nclib.figures.lines import draw_lines
-from nclib.figures.style import TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
 from nclib.results import StudyResults
+
+LEFT = 0.7  # inches: the numbers beside the axes and the gaps between them
 
 
 @dataclass
@@ -67,9 +69,15 @@ class ImbalanceCurves:
         with style():
             size = (min(TEXT_WIDTH, 2.4 * columns), 1.8 * rows + 0.5)
             self.figure_, self.axes_ = panels(ax, rows, columns, number=len(runs), size=size, sharey=True)
-            for axes, run in zip(self.axes_, runs, strict=True):
+            width = (size[0] - LEFT) / columns if ax is None else min(size_of(axes)[0] for axes in self.axes_)
+            titles = [fit_text(run, width, size=RC["axes.titlesize"]) for run in runs]
+            if ax is None:
+                further = max(title.count("\n") for title, _ in titles)
+                self.figure_.set_figheight(size[1] + rows * further * LINE)
+            for axes, run, (title, points) in zip(self.axes_, runs, titles, strict=True):
                 draw_lines(axes, table[table["run"] == run], "ratio", names, styles, label="name")
-                axes.set(title=run, xlabel="epoch", ylabel="")
+                axes.set(xlabel="epoch", ylabel="")
+                axes.set_title(title, fontsize=points)
             for axes in self.axes_:
                 few_ticks(axes)
                 axes.set_ylim(bottom=0)

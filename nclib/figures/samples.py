@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nclib.compose import MultiLabelData
-from nclib.figures.layout import SomeAxes, panels
+from nclib.figures.layout import SomeAxes, fit_text, panels, size_of
 from nclib.figures.style import TEXT_WIDTH, style
 
+GAP = 0.08  # inches: between two pictures
+TITLE_SIZE = 7.0
 LETTERS = 110  # that fit side by side above a row of pictures; longer lists of labels have a line for each
 
 
@@ -85,7 +87,9 @@ class SampleGrid:
         between = ", " if max(len(", ".join(names)) for names in titles) * columns <= LETTERS else "\n"
         with style():
             if ax is None:
-                above = 0.2 if between == ", " else 0.12 * max(map(len, titles)) + 0.08
+                texts = _titles(titles, between, TEXT_WIDTH / columns - GAP)
+                lines = 1 + max(text.count("\n") for text, _ in texts)
+                above = 0.12 * lines + 0.08
                 size = (TEXT_WIDTH, len(self.rows) * (TEXT_WIDTH / columns + above))
                 self.figure_, grid = panels(None, len(self.rows), columns, size=size)
                 used = [(row, column) for row, shown in enumerate(self.rows) for column in range(len(shown))]
@@ -93,9 +97,22 @@ class SampleGrid:
                 self.axes_ = np.array([grid[at] for at in used])
                 for blank in set(grid.ravel()) - set(self.axes_):
                     blank.remove()
+                if lines > max(map(len, titles)):
+                    for axes in self.axes_:  # names were broken: the layout leaves room for them above this anchor only
+                        axes.set_anchor("N")
             else:
-                self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0, 0))
-            for axes, place, names in zip(self.axes_, places, titles, strict=True):
+                self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0.0, 0.0))
+                texts = _titles(titles, between, min(size_of(axes)[0] for axes in self.axes_))
+            for axes, place, (text, points) in zip(self.axes_, places, texts, strict=True):
                 show_picture(axes, self.images[place])
-                axes.set_title(between.join(names), loc="center", fontsize=7, pad=2.5)
+                axes.set_title(text, loc="center", fontsize=points, pad=2.5)
         return self
+
+
+def _titles(titles: list[list[str]], between: str, width: float) -> list[tuple[str, float]]:
+    """The labels of each picture, in lines that are no wider than `width` [inches], and the size of their letters."""
+    found = []
+    for names in titles:
+        fitted = [fit_text(line, width, size=TITLE_SIZE) for line in between.join(names).split("\n")]
+        found.append(("\n".join(text for text, _ in fitted), min(size for _, size in fitted)))
+    return found

@@ -1,5 +1,6 @@
 """How figures look: type sizes, and colour, dash and marker of each run."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 TEXT_WIDTH = 6.75  # inches: the width of both papers' text
 RC = {
     "font.size": 8,
-    "axes.titlesize": 8,
+    "axes.titlesize": 8.0,
     "axes.titlelocation": "left",
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -34,6 +35,7 @@ COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 7, 6, 
 DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 2), (5, 1, 1, 1, 1, 1)]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
 MARKS_A_LINE = 7
+SWEPT = re.compile(r"-(?=[A-Za-z]\w*=)")  # begins each `-key=value` of a sweep; values have dashes, too: lr=1e-05
 
 
 @contextmanager
@@ -55,7 +57,7 @@ class RunStyles:
     """Colour, dashes and marker of each run of a study.
 
     Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups: colour and marker tell the group, dashes the
-    variant. Otherwise each run differs in all three.
+    variant (from the seventh on, dashes recur with another marker). Otherwise each run differs in all three.
 
     Args:
         colours, dashes, markers: by run.
@@ -76,14 +78,17 @@ class RunStyles:
         """
         groups = group_names(runs)
         if groups is None:
-            places = {run: (place, place) for place, run in enumerate(runs)}
+            places = {run: (place, place, place) for place, run in enumerate(runs)}
         else:
             first, second = (list(dict.fromkeys(pair[i] for pair in groups.values())) for i in (0, 1))
-            places = {run: (first.index(group), second.index(variant)) for run, (group, variant) in groups.items()}
+            places = {}
+            for run, (group, variant) in groups.items():
+                colour, dash = first.index(group), second.index(variant)
+                places[run] = (colour, dash, colour + dash // len(DASHES) * len(first))
         return cls(
-            {run: COLOURS[place % len(COLOURS)] for run, (place, _) in places.items()},
-            {run: DASHES[place % len(DASHES)] for run, (_, place) in places.items()},
-            {run: MARKERS[place % len(MARKERS)] for run, (place, _) in places.items()},
+            {run: COLOURS[place % len(COLOURS)] for run, (place, _, _) in places.items()},
+            {run: DASHES[place % len(DASHES)] for run, (_, place, _) in places.items()},
+            {run: MARKERS[place % len(MARKERS)] for run, (_, _, place) in places.items()},
             groups,
         )
 
@@ -100,13 +105,29 @@ class RunStyles:
 def group_names(runs: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     """Split names like `vgg16_etf` into group and variant, if that makes at least two of each.
 
+    Names of a sweep are cut before a `-key=value` only: the first for which there are groups.
+
     >>> group_names(["sgd", "adam", "lbfgs"]) is None
     True
+    >>> group_names(["a-lr=1", "a-lr=2", "b-lr=1", "b-lr=2"])["b-lr=1"]
+    ('b', 'lr=1')
     """
-    for cut in (lambda name, mark: name.rpartition(mark), lambda name, mark: name.partition(mark)):
-        for mark in ("_", "-"):
-            parts = {run: cut(run, mark)[::2] for run in runs}
-            groups, variants = ({pair[i] for pair in parts.values()} for i in (0, 1))
-            if all(map(all, parts.values())) and len(groups) > 1 and 1 < len(variants) < len(runs):
-                return parts
+    for parts in _sweep_cuts(runs) if any("=" in run for run in runs) else _cuts(runs):
+        groups, variants = ({pair[i] for pair in parts.values()} for i in (0, 1))
+        if all(map(all, parts.values())) and len(groups) > 1 and 1 < len(variants) < len(runs):
+            return parts
     return None
+
+
+def _cuts(runs: Sequence[str]) -> Iterator[dict[str, tuple[str, str]]]:
+    """Each run's name cut at its last and at its first underscore or dash."""
+    for cut in (str.rpartition, str.partition):
+        for mark in ("_", "-"):
+            yield {run: cut(run, mark)[::2] for run in runs}
+
+
+def _sweep_cuts(runs: Sequence[str]) -> Iterator[dict[str, tuple[str, str]]]:
+    """Each run's name cut before its first, second, ... `-key=value`."""
+    parts = {run: SWEPT.split(run) for run in runs}
+    for place in range(1, max(map(len, parts.values()))):
+        yield {run: ("-".join(part[:place]), "-".join(part[place:])) for run, part in parts.items()}
