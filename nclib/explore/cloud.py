@@ -18,6 +18,7 @@ from nclib.explore.plane import CIRCLE, Plane, Projection, project
 from nclib.explore.theme import FAINT, GREY, INK, class_style
 
 TOP, PANEL = 30, 340  # pixels
+LOWEST_MARGIN = -2.0  # smaller ones, as single pictures of an untrained network have, lie at the lower edge
 NAMED_CLASSES = 20
 COLORED_SETS = 12  # more label sets in one plane, and only those of one label keep a colour
 
@@ -83,7 +84,7 @@ class FeaturesView(View):
         ax = self.axes(left, TOP, 290, PANEL - 14)
         ideal = max(data.num_classes / (data.num_classes - 1) for data, _ in runs)
         low = min(float(data.margins.min(initial=0)) for data, _ in runs)
-        ax.set(xlim=(0, 100), ylim=(low - 0.05, ideal + 0.15))
+        ax.set(xlim=(0, 100), ylim=(max(low, LOWEST_MARGIN) - 0.05, ideal + 0.15))
         ax.set_xlabel("pictures, sorted by margin [%]", labelpad=2)
         ax.grid(color=FAINT, lw=0.5)
         ax.axhline(0, color=GREY, lw=0.8)
@@ -97,7 +98,7 @@ class FeaturesView(View):
         for cloud in self._clouds:
             cloud.move(state.epoch)
         for line, data in self._curves if self._clouds else ():
-            line.set_ydata(data.margins[data.position(state.epoch)])
+            line.set_ydata(data.margins[data.position(state.epoch)].clip(min=LOWEST_MARGIN))
 
     def caption(self, state: State) -> str:
         told = []
