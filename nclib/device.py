@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from nclib.optim import SECOND_ORDER
+
 ONEDNN_BLOCK = 16  # channels in one vector of the widest instructions (AVX-512)
 
 
@@ -31,7 +33,7 @@ def choose_precision(setting: str, device: torch.device, *, optimizer: str = "sg
     """
     if setting != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
-    if optimizer in ("lbfgs", "sdlbfgs"):
+    if optimizer in SECOND_ORDER:
         return torch.float32
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)

@@ -23,7 +23,7 @@ from nclib.dataset import Splits
 from nclib.device import choose_device, choose_precision, place
 from nclib.metrics import soft_iou, subset_accuracy
 from nclib.models import Classifier, build_model
-from nclib.optim import build_optimizer, build_schedule, decay_groups, step
+from nclib.optim import SECOND_ORDER, build_optimizer, build_schedule, decay_groups, step
 from nclib.params import Model, Training
 from nclib.resume import load_state, save_state
 from nclib.storage import StageError
@@ -174,7 +174,7 @@ class Trainer:
             sums.add(*first[0], labels)
             if on_step:
                 on_step()
-        if self.settings.optimizer in ("lbfgs", "sdlbfgs"):
+        if self.settings.optimizer in SECOND_ORDER:
             # Few and long steps: averages over the last ten describe networks long gone (test scores stayed at chance).
             # In random order, since data lie class by class and batches of one class vary less than all do.
             with self._precision():

@@ -1,6 +1,6 @@
 """The papers' optimisers and learning-rate schedules behind one step function."""
 
-from nclib.optim.build import build_optimizer, decay_groups, step
+from nclib.optim.build import SECOND_ORDER, build_optimizer, decay_groups, step
 from nclib.optim.schedule import build_schedule
 
-__all__ = ["build_optimizer", "build_schedule", "decay_groups", "step"]
+__all__ = ["SECOND_ORDER", "build_optimizer", "build_schedule", "decay_groups", "step"]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from nclib.optim.lbfgs import LBFGS
 from nclib.optim.sdlbfgs import SdLBFGS
 
+SECOND_ORDER = ("lbfgs", "sdlbfgs")
+
 # Devices with a fused kernel of SGD and Adam in every PyTorch that this package allows.
 _FUSED_DEVICES = ("cuda", "cpu")
 
