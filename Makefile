@@ -46,7 +46,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
 reproduce: $(READY)
-	@$(BIN)/python -m nclib.reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
+	@$(BIN)/python -m nclib.study.launcher $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
 		$(if $(SMOKE),--smoke) $(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
 
@@ -62,7 +62,7 @@ reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
 
 theory: $(READY)
-	$(BIN)/python -m nclib.notebook notebooks/00_theory.ipynb $(OUTPUTS)/theory/00_theory.ipynb '{}'
+	$(BIN)/python -m nclib.study.runner notebooks/00_theory.ipynb $(OUTPUTS)/theory/00_theory.ipynb '{}'
 
 lab: $(READY)
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/05_explore.ipynb

@@ -1,5 +1,5 @@
 # A study as a graph of notebooks: 01_dataset -> 02_train -> 03_validate (each run and seed) -> 04_figures.
-#   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib.reproduce`)
+#   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib.study.launcher`)
 #   snakemake --cores all --config study=params/mlab_digits.yaml
 # A stage is done when its manifest is there, which it writes last. Only manifests are outputs here: Snakemake deletes the
 # outputs of a step before it runs again, and a run that then fails must not have cost the earlier results. `all` asks for
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from shlex import quote
 
-from nclib.runs import StudyFolder, parameters_of_run, parameters_of_study
-from nclib.study import Study
-from nclib.watch import report_failures
+from nclib.study.runs import StudyFolder, parameters_of_run, parameters_of_study
+from nclib.study.study import Study
+from nclib.study.watch import report_failures
 
 STARTED = time.time()
 STUDY_FILE = config.get("study", "params/mlab_digits.yaml")
@@ -59,7 +59,7 @@ def execute(stage, folder):
     "`exec` makes the runner Snakemake's own child, so that it ends with Snakemake however that ends."
     made = f"{folder}/{stage}.ipynb".replace("{", "{wildcards.")
     source = quote(str(NOTEBOOKS / f"{stage}.ipynb"))
-    return f"exec {quote(sys.executable)} -m nclib.notebook {source} {quote(made)} {{params.given:q}} $PPID > {{log:q}} 2>&1"
+    return f"exec {quote(sys.executable)} -m nclib.study.runner {source} {quote(made)} {{params.given:q}} $PPID > {{log:q}} 2>&1"
 
 
 def manifests(stage):

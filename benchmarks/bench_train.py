@@ -1,9 +1,9 @@
 """How fast training is, beside a plain loop and beside the machine's limit: `make bench-train`.
 
-For each run of a study: samples a second of `nclib.train` and its share of the matrix-multiply ceiling, measured in the
-same process; and, on the same model and data, those of a loop as the released code has it: a DataLoader over a
-TensorDataset with default workers, float32, contiguous, `.item()` after every step. Medians of rounds that alternate
-between the two.
+For each run of a study: samples per second of `nclib.training.loop` and its share of the matrix-multiply ceiling,
+measured in the same process; and, on the same model and data, those of a loop as the released code has it: a
+DataLoader over a TensorDataset with default workers, float32, contiguous, `.item()` after every step. Medians of rounds
+that alternate between the two.
 
     python benchmarks/bench_train.py                              the default study (CPU)
     python benchmarks/bench_train.py --study params/mlab_mnist.yaml --runs resnet18_learned vgg16_learned     (GPU)
@@ -27,11 +27,13 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from nclib import batches, dataset, losses, train
-from nclib.device import describe
-from nclib.params import Model, Run
-from nclib.storage import StageError
-from nclib.study import ParameterError, Study
+from nclib import losses
+from nclib.data import batches, dataset
+from nclib.study.files import StageError
+from nclib.study.parameters import Model, Run
+from nclib.study.study import ParameterError, Study
+from nclib.training import loop as train
+from nclib.training.device import describe
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
@@ -63,7 +65,7 @@ def operations(run: Run, splits: dataset.Splits) -> float:
 
 
 class Ours:
-    """An epoch of `nclib.train` on the study's settings."""
+    """An epoch of `nclib.training.loop` on the study's settings."""
 
     def __init__(self, run: Run, splits: dataset.Splits) -> None:
         self.trainer = train.Trainer(train.build_network(run.model, splits, seed=0), run.training, seed=0)
@@ -80,9 +82,9 @@ class Plain:
     def __init__(self, run: Run, splits: dataset.Splits, device: torch.device) -> None:
         self.device, self.settings = device, run.training
         self.model = train.build_network(run.model, splits, seed=0).to(device)
-        pictures = splits.train.images.float() / 255
+        images = splits.train.images.float() / 255
         self.loader = DataLoader(
-            TensorDataset(pictures, splits.train.labels.float()), batch_size=run.training.batch_size, shuffle=True
+            TensorDataset(images, splits.train.labels.float()), batch_size=run.training.batch_size, shuffle=True
         )
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=run.training.lr, momentum=0.9, weight_decay=run.training.weight_decay
@@ -90,7 +92,7 @@ class Plain:
 
     def __call__(self) -> None:
         total = 0.0
-        torch.backends.cudnn.allow_tf32 = True  # torch's default, which `nclib.device` changes
+        torch.backends.cudnn.allow_tf32 = True  # torch's default, which `nclib.training.device` changes
         self.model.train()
         for images, labels in self.loader:
             logits, features = self.model(images.to(self.device))
@@ -186,7 +188,7 @@ def main() -> None:
     parser.add_argument("--study", default="params/mlab_digits.yaml")
     parser.add_argument("--runs", nargs="*", help="runs of the study (default: all)")
     parser.add_argument("--archs", nargs="*", default=(), help="in place of the run's, as wide as the papers have them")
-    parser.add_argument("--samples", type=int, help="of the training pictures, only so many (evenly spread)")
+    parser.add_argument("--samples", type=int, help="of the training images, only so many (evenly spread)")
     parser.add_argument("--batch-sizes", nargs="*", type=int, help="in place of the study's")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
@@ -205,7 +207,7 @@ def main() -> None:
 
 
 def cut(splits: dataset.Splits, samples: int | None) -> dataset.Splits:
-    """The data set with `samples` of its training pictures; None keeps all."""
+    """The data set with `samples` of its training images; None keeps all."""
     if samples is None:
         return splits
     whole, chosen = splits.train, torch.linspace(0, len(splits.train) - 1, samples).long()

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from torch import Tensor
 
-from nclib.metrics.prediction import check_logits, mean_of_labelled, multi_hot
+from nclib.metrics.prediction import check_logits, mean_of_labeled, multi_hot
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
 from nclib.metrics.tag_wise import scale_and_residual, tag_sums
 
@@ -90,7 +90,7 @@ def averages_of_sets(statistics: CollapseStatistics, *, max_labels: int | None =
 def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagAverages) -> Bool[Tensor, "n k"]:
     """Label set of the nearest prototype (Euclidean), for each sample; no threshold, at least one label.
 
-    Source: paper 1, one-nearest-neighbour decoding.
+    Source: paper 1, one-nearest-neighbor decoding.
 
     Args:
         features: Last-layer features (n, d).
@@ -109,7 +109,7 @@ def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagAverages)
     """
     if features.ndim != 2 or features.shape[1] != prototypes.means.shape[1]:
         raise ValueError(f"Expected features (n, {prototypes.means.shape[1]}), but got {tuple(features.shape)}.")
-    # centred, so that a common offset takes no digits from |p|² - 2 h p
+    # centered, so that a common offset takes no digits from |p|² - 2 h p
     center = prototypes.means.mean(dim=0)
     means = prototypes.means - center
     squares = means.square().sum(dim=1)
@@ -184,12 +184,12 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     order = logits.argsort(dim=1, descending=True, stable=True)
     members = multi_hot(labels, num_classes=logits.shape[1]).gather(1, order)
     ordered, hits = probabilities.gather(1, order), members.cumsum(dim=1)
-    sizes, labelled = hits[:, -1], hits[:, -1] > 0
+    sizes, labeled = hits[:, -1], hits[:, -1] > 0
     scores = []
     for candidate in candidates:
         predicted = (ordered >= candidate).sum(dim=1, keepdim=True).clamp(min=1)
         right = hits.gather(1, predicted - 1).squeeze(1)
-        scores.append(mean_of_labelled(right / (predicted.squeeze(1) + sizes - right), labelled))
+        scores.append(mean_of_labeled(right / (predicted.squeeze(1) + sizes - right), labeled))
     scores = torch.stack(scores)
     best = candidates[scores == scores.max()]
     return best[len(best) // 2].item()
@@ -215,7 +215,7 @@ def set_jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) 
     """
     members = _true_sets(labels, predicted)
     union = (predicted | members).sum(dim=1)
-    return mean_of_labelled((predicted & members).sum(dim=1) / union, members.any(dim=1))
+    return mean_of_labeled((predicted & members).sum(dim=1) / union, members.any(dim=1))
 
 
 def set_subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -227,7 +227,7 @@ def set_subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "
     tensor(0.5000)
     """
     members = _true_sets(labels, predicted)
-    return mean_of_labelled((predicted == members).all(dim=1).float(), members.any(dim=1))
+    return mean_of_labeled((predicted == members).all(dim=1).float(), members.any(dim=1))
 
 
 def _true_sets(labels: Tensor, predicted: Tensor) -> Bool[Tensor, "n k"]:

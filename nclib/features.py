@@ -21,7 +21,7 @@ def extract(
     """Last-layer features and logits of every image, in order, from a model in evaluation mode.
 
     The model returns `(logits, features)`, or only logits; then `head` names its last linear layer, whose input is
-    taken by a forward hook (`"fc"` in torchvision's ResNets). Dropout and batch normalisation are in evaluation mode
+    taken by a forward hook (`"fc"` in torchvision's ResNets). Dropout and batch normalization are in evaluation mode
     while it runs; the mode of every submodule is put back after, also when the model fails.
 
     Args:
@@ -33,7 +33,7 @@ def extract(
             parameter.
         batch_size: Images at a time, of a tensor; a loader has its own.
         head: Dotted name of the last linear layer, of a model that returns only logits.
-        transform: Applied to each batch on the device, for example a normalisation of uint8 images.
+        transform: Applied to each batch on the device, for example a normalization of uint8 images.
 
     Returns:
         Features (n, d) and logits (n, k), on `device`, in the dtype that the model computes.

@@ -67,7 +67,7 @@ def simplex_etf(
 class ETFHead(nn.Module):
     """Linear layer whose weight is a fixed simplex ETF: `z = h Wᵀ + b` with unit rows in `W`.
 
-    Like `torch.nn.Linear` it has `weight` and `bias`; the weight is a buffer, which optimisers and weight decay do not
+    Like `torch.nn.Linear` it has `weight` and `bias`; the weight is a buffer, which optimizers and weight decay do not
     see and the state dict holds, the bias trains.
 
     Source: both papers' experiments with a fixed last layer.

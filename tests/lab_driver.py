@@ -65,7 +65,7 @@ def find_chromium() -> str:
     pytest.skip("no Chromium is installed (Debian: apt-get install chromium-headless-shell), or CHROMIUM is wrong")
 
 
-def artefacts(fallback: Path) -> Path:
+def artifacts(fallback: Path) -> Path:
     """Where screenshots are kept: the folder named by NCLIB_ARTEFACTS, else `fallback`."""
     folder = Path(os.environ.get("NCLIB_ARTEFACTS") or fallback)
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,18 +239,18 @@ def image_bytes(image: Any) -> bytes:
 
 
 class RedrawClock:
-    """Time from a key press to the last picture it changes, as the browser hands it to the screen.
+    """Time from a key press to the last image it changes, as the browser hands it to the screen.
 
     Args:
         page: a page.
-        pictures: CSS selector of what is watched: <img> elements, or elements whose content is replaced.
-        done: CSS selector of an element whose content is replaced after all pictures.
+        images: CSS selector of what is watched: <img> elements, or elements whose content is replaced.
+        done: CSS selector of an element whose content is replaced after all images.
     """
 
-    def __init__(self, page: Any, *, pictures: str, done: str) -> None:
+    def __init__(self, page: Any, *, images: str, done: str) -> None:
         self.page = page
         page.evaluate(
-            """([pictures, done]) => {
+            """([images, done]) => {
                 const clock = window.redrawClock = {pressed: 0, shown: 0, changes: 0, done: false};
                 document.addEventListener('keydown', () => {
                     Object.assign(clock, {pressed: performance.now(), shown: 0, changes: 0, done: false});
@@ -261,18 +261,18 @@ class RedrawClock:
                     channel.port2.postMessage(0);
                 });
                 document.addEventListener('load', async event => {
-                    if (event.target.matches?.(pictures)) { await event.target.decode(); note(); }
+                    if (event.target.matches?.(images)) { await event.target.decode(); note(); }
                 }, true);
                 const watch = (selector, action) => document.querySelectorAll(selector).forEach(element =>
                     new MutationObserver(action).observe(element, {childList: true, subtree: true}));
-                watch(pictures, note);
+                watch(images, note);
                 watch(done, () => requestAnimationFrame(() => setTimeout(() => { clock.done = true; }, 30)));
             }""",
-            [pictures, done],
+            [images, done],
         )
 
     def press(self, key: str) -> float:
-        """Press a key (on the focused element) and return the milliseconds until its last picture was shown."""
+        """Press a key (on the focused element) and return the milliseconds until its last image was shown."""
         self.page.keyboard.press(key)
         self.page.wait_for_function("redrawClock.done && redrawClock.changes", timeout=10_000)
         return self.page.evaluate("redrawClock.shown - redrawClock.pressed")

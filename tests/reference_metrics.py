@@ -152,8 +152,8 @@ def measure(features, labels, weight, bias):
     """Every scalar that `nclib.metrics.measure` should return."""
     features, weight, bias = (np.asarray(a, dtype=np.float64) for a in (features, weight, bias))
     labels = np.asarray(labels)
-    labelled = labels.sum(axis=1) > 0
-    features, labels = features[labelled], labels[labelled]
+    labeled = labels.sum(axis=1) > 0
+    features, labels = features[labeled], labels[labeled]
     k = labels.shape[1]
     means = means_of_classes(features, labels)
     center = means.mean(axis=0)

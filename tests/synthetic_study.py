@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nclib import dataset
-from nclib.compose import MultiLabelData
-from nclib.dataset import Splits
-from nclib.geometry import Geometry
-from nclib.params import Run
-from nclib.runs import Manifest, StudyFolder
-from nclib.storage import write_csv
-from nclib.study import Study
+from nclib.data import dataset
+from nclib.data.compose import MultiLabelData
+from nclib.data.dataset import Splits
+from nclib.results.geometry import Geometry
+from nclib.study.files import write_csv
+from nclib.study.parameters import Run
+from nclib.study.runs import Manifest, StudyFolder
+from nclib.study.study import Study
 
 MULTI_LABEL = {
     "study": "made_multi",
@@ -87,13 +87,13 @@ def write_study(outputs: str | Path, study: Study) -> StudyFolder:
 
     Args:
         outputs: an absolute folder; the study gets a folder of its own in it.
-        study: any checked study; sources other than the digits get made-up pictures.
+        study: any checked study; sources other than the digits get made-up images.
     """
     folder = StudyFolder(outputs, study.study)
     splits = {}
     for name, settings in study.datasets().items():
         fields = settings.model_dump()
-        splits[name] = dataset.build(**fields) if settings.source == "digits" else made_pictures(fields)
+        splits[name] = dataset.build(**fields) if settings.source == "digits" else made_images(fields)
         file = dataset.save(splits[name], folder.dataset(name))
         run = next(study.resolve(run) for run in study.runs if study.resolve(run).dataset.name == name)
         Manifest.of_run("01_dataset", run).write(folder.dataset(name), inputs=[], outputs=[file], device="cpu")
@@ -103,8 +103,8 @@ def write_study(outputs: str | Path, study: Study) -> StudyFolder:
     return folder
 
 
-def made_pictures(fields: dict, *, size: int = 32) -> Splits:
-    """Pictures of coloured bars, one bar a label; single-label for `cifar10`, up to three labels for `svhn`."""
+def made_images(fields: dict, *, size: int = 32) -> Splits:
+    """Images of colored bars, one bar a label; single-label for `cifar10`, up to three labels for `svhn`."""
     multi = fields["source"] == "svhn"
     K = 9 if multi else 10
     generator = torch.Generator().manual_seed(3)
@@ -172,8 +172,8 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def cosines(rows: np.ndarray) -> np.ndarray:
-    centred = unit(rows - rows.mean(0))
-    return centred @ centred.T
+    centered = unit(rows - rows.mean(0))
+    return centered @ centered.T
 
 
 def degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -216,8 +216,8 @@ def made_geometry(
                 angles[chosen] = degrees(means[chosen], sums)
         spread = 1.0 * (1 - t) + 0.05
         h = mu[single] + spread * single_noise
-        centred = h - mu.mean(0)
-        c = centred @ unit(W - W.mean(0)).T / np.linalg.norm(centred, axis=1, keepdims=True)
+        centered = h - mu.mean(0)
+        c = centered @ unit(W - W.mean(0)).T / np.linalg.norm(centered, axis=1, keepdims=True)
         own = c[np.arange(len(h)), single]
         c[np.arange(len(h)), single] = -np.inf
         places = [found[tuple(row)] for row in labels[sample]]

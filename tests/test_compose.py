@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from nclib import sources
-from nclib.compose import as_single_label, compose, pair_group_counts
-from nclib.sources import SourceImages
+from nclib.data import sources
+from nclib.data.compose import as_single_label, compose, pair_group_counts
+from nclib.data.sources import SourceImages
 
 CLASSES = 4
 
@@ -23,14 +23,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def noise(side: int, *, per_class: int = 30, channels: int = 1) -> SourceImages:
-    """Pictures of random pixels, all different."""
+    """Images of random pixels, all different."""
     labels = torch.arange(CLASSES).repeat(per_class)
     images = torch.randint(1, 256, (len(labels), channels, side, side), generator=generator(7), dtype=torch.uint8)
     return SourceImages(images, labels, tuple("abcd"))
 
 
 def markers(side: int, *, per_class: int = 30) -> SourceImages:
-    """Black pictures but for the top left pixel, whose value is the class + 1: they show where they were put."""
+    """Black images but for the top left pixel, whose value is the class + 1: they show where they were put."""
     source = noise(side, per_class=per_class)
     images = torch.zeros_like(source.images)
     images[:, 0, 0, 0] = (source.labels + 1).to(torch.uint8)
@@ -38,7 +38,7 @@ def markers(side: int, *, per_class: int = 30) -> SourceImages:
 
 
 def find(images: torch.Tensor, value: int) -> torch.Tensor:
-    """(top, left) of the only pixel of `value` in each picture; (-1, -1) where it is hidden."""
+    """(top, left) of the only pixel of `value` in each image; (-1, -1) where it is hidden."""
     found = images[:, 0] == value
     place = found.flatten(1).to(torch.uint8).argmax(1)
     where = torch.stack([place // images.shape[-1], place % images.shape[-1]], 1)
@@ -120,8 +120,8 @@ def test_grid_gives_each_label_a_cell_of_its_own_at_random() -> None:
 
 
 @pytest.mark.parametrize("layout, side, most", [("mnist", 28, 3), ("mnist", 8, 3), ("cifar", 32, 3), ("grid", 8, 4)])
-def test_pictures_equal_the_rolled_and_padded_sources(layout: str, side: int, most: int) -> None:
-    """Where sources lie does not depend on their pixels: markers show it, and a plain loop puts the pictures there."""
+def test_images_equal_the_rolled_and_padded_sources(layout: str, side: int, most: int) -> None:
+    """Where sources lie does not depend on their pixels: markers show it, and a plain loop puts the images there."""
     counts = dict.fromkeys(range(1, most + 1), 8)
     source = noise(side, channels=3)
     data = compose(source, counts=counts, layout=layout, generator=generator(5))
@@ -188,7 +188,7 @@ def test_counts_of_single_label_sets_and_pair_groups() -> None:
     assert Counter(groups.values()) == {500: 15, 50: 15, 5: 15} and groups[0, 1] == 500 and groups[8, 9] == 5
 
 
-def test_as_single_label_keeps_the_pictures() -> None:
+def test_as_single_label_keeps_the_images() -> None:
     source = noise(8)
     data = as_single_label(source)
     assert torch.equal(data.images, source.images)
@@ -204,7 +204,7 @@ def test_as_single_label_keeps_the_pictures() -> None:
         ({"counts": {4: 1}}, "multiplicities between 1 and 3 for layout 'mnist' and 4 classes, but got 4"),
         ({"counts": {5: 1}, "layout": "grid"}, "multiplicities between 1 and 4"),
         ({"counts": {0: 1}}, "multiplicities between 1 and 3"),
-        ({"counts": {1: 0, 2: {}}}, "one picture or more, but all are 0"),
+        ({"counts": {1: 0, 2: {}}}, "one image or more, but all are 0"),
         ({"counts": {1: -2}}, "0 or more, but got -2"),
         ({"counts": {2: {(1, 0): 3}}}, r"label sets of 2 ascending class ids below 4, but got \(1, 0\)"),
         ({"counts": {2: {(0, 4): 3}}}, r"but got \(0, 4\)"),
@@ -219,7 +219,7 @@ def test_arguments_out_of_range_are_named(change: dict, message: str) -> None:
 def test_sources_that_cannot_be_composed_are_refused() -> None:
     source = noise(8)
     oblong = SourceImages(source.images[..., :6], source.labels, source.class_names)
-    with pytest.raises(ValueError, match="square source pictures of 4 pixels or more a side, but got 8 x 6"):
+    with pytest.raises(ValueError, match="square source images of 4 pixels or more a side, but got 8 x 6"):
         compose(oblong, counts={1: 1}, layout="mnist", generator=generator())
     multi = SourceImages(source.images, torch.ones(len(source), 4, dtype=torch.uint8), source.class_names)
     with pytest.raises(ValueError, match="has multi-hot labels"):
@@ -236,7 +236,7 @@ def test_sources_that_cannot_be_composed_are_refused() -> None:
 
 @pytest.fixture
 def mnist():
-    """Training and test pictures of the real MNIST."""
+    """Training and test images of the real MNIST."""
     if not Path(os.environ.get("NCLIB_DATA_ROOT", "nowhere"), "MNIST/raw").is_dir():
         pytest.skip("set NCLIB_DATA_ROOT to a folder with MNIST/raw")
     return sources.load("mnist", train=True), sources.load("mnist", train=False)

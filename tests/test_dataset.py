@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nclib import dataset, sources
-from nclib.storage import StageError
-from nclib.tensors import load_tensors, save_tensors
+from nclib.data import dataset, sources
+from nclib.study.files import StageError
+from nclib.study.tensors import load_tensors, save_tensors
 
 COMPOSED = {
     "source": "digits",
@@ -71,7 +71,7 @@ def test_build_depends_on_its_seed_and_nothing_else(composed: dataset.Splits) ->
     assert not torch.equal(composed.train.images, other.train.images)
 
 
-def test_the_training_pictures_do_not_depend_on_the_test_counts(composed: dataset.Splits) -> None:
+def test_the_training_images_do_not_depend_on_the_test_counts(composed: dataset.Splits) -> None:
     other = dataset.build(**COMPOSED | {"test_counts": {1: 40}}, seed=3)
     assert_same(composed.train, other.train)
 
@@ -87,7 +87,7 @@ def test_pair_groups_give_the_pairs_of_the_training_split() -> None:
     assert splits.test.multiplicity.bincount().tolist() == [0, 30, 45]
 
 
-def test_without_a_layout_the_pictures_stay_as_they_are() -> None:
+def test_without_a_layout_the_images_stay_as_they_are() -> None:
     splits = dataset.build(source="digits", seed=1)
     source = sources.load("digits", train=True, seed=1)
     assert torch.equal(splits.train.images, source.images)
@@ -96,13 +96,13 @@ def test_without_a_layout_the_pictures_stay_as_they_are() -> None:
     assert (splits.mean, splits.std) == ((0.0,), (1.0,))
 
 
-def test_sample_size_takes_so_many_training_pictures_of_each_class() -> None:
+def test_sample_size_takes_so_many_training_images_of_each_class() -> None:
     splits = dataset.build(source="digits", sample_size=20, seed=1)
     everything = dataset.build(source="digits", seed=1)
     assert splits.train.labels.sum(0).tolist() == [20] * 10
     assert set(splits.train.source_index.flatten().tolist()) < set(everything.train.source_index.flatten().tolist())
     assert_same(splits.test, everything.test)
-    with pytest.raises(ValueError, match=r"sample_size between 1 and 1\d\d, the pictures of class '0', but got 1000"):
+    with pytest.raises(ValueError, match=r"sample_size between 1 and 1\d\d, the images of class '0', but got 1000"):
         dataset.build(source="digits", sample_size=1000)
 
 
@@ -123,7 +123,7 @@ def test_image_size_resizes_the_sources_before_they_are_composed() -> None:
     assert tuple(splits.train.images.shape[1:]) == (1, 24, 24)
 
 
-def test_normalization_by_the_training_pictures(composed: dataset.Splits) -> None:
+def test_normalization_by_the_training_images(composed: dataset.Splits) -> None:
     values = composed.train.images.double() / 255
     assert composed.mean == pytest.approx([values.mean().item()], rel=1e-12)
     assert composed.std == pytest.approx([values.std(correction=0).item()], rel=1e-12)
@@ -237,7 +237,7 @@ def test_a_header_of_another_kind_is_refused(tmp_path: Path, header) -> None:
         dataset.load(tmp_path)
 
 
-def test_a_multiplicity_without_pictures_is_fine(tmp_path: Path) -> None:
+def test_a_multiplicity_without_images_is_fine(tmp_path: Path) -> None:
     splits = dataset.build(**COMPOSED | {"train_counts": {1: 2, 2: 0}})
     dataset.save(splits, tmp_path)
     assert dataset.load(tmp_path).train.multiplicity.unique().tolist() == [1]

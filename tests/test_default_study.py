@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from nclib.study import Study
+from nclib.study.study import Study
 from tests.small_project import ROOT, Project
 
 

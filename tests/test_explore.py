@@ -37,10 +37,10 @@ from nclib.explore.theme import run_colors, text_color
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import panel
 from nclib.figures.style import RunStyles
-from nclib.geometry import Geometry
-from nclib.notebook import run_notebook
-from nclib.storage import StageError
-from nclib.study import ParameterError, Study
+from nclib.results.geometry import Geometry
+from nclib.study.files import StageError
+from nclib.study.runner import run_notebook
+from nclib.study.study import ParameterError, Study
 from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
 
 VIEWS = (MetricsView, MatricesView, FeaturesView, PairsView)
@@ -152,7 +152,7 @@ def test_a_run_has_the_color_of_the_figures_whatever_is_chosen(tmp_path):
     names = ["learned", "etf", "lbfgs"]
     study = make_runs(tmp_path / "made_colors", *names)
     note_figures(study, *names)
-    expected = {run: to_hex(color) for run, color in RunStyles.from_runs(names).colours.items()}
+    expected = {run: to_hex(color) for run, color in RunStyles.from_runs(names).colors.items()}
     assert {run: load_run(study, run, 0).color for run in names} == expected
     for run in names:
         state = Explorer(study, run=run).state
@@ -267,8 +267,8 @@ def test_circle_shows_an_etf_as_a_regular_polygon(collapsed):
 def test_principal_axes_hold_the_largest_share(pair):
     data = pair[0]
     means = data.geometry.class_means.double().numpy()
-    centred = means - means.mean(1, keepdims=True)
-    values = np.linalg.svd(centred, compute_uv=False) ** 2
+    centered = means - means.mean(1, keepdims=True)
+    values = np.linalg.svd(centered, compute_uv=False) ** 2
     seen = project(data, "principal")
     own = np.square(seen.means - seen.origin[:, None]).sum((1, 2))
     np.testing.assert_allclose(own, (values[:, :2].sum(1) / values.sum(1)) * data.num_classes, rtol=1e-6)
@@ -338,7 +338,7 @@ def drawn_panels(*data: RunData, **changes):
     return view.figure.axes[:5]
 
 
-def labelled(ax) -> list[str]:
+def labeled(ax) -> list[str]:
     low, high = ax.get_ylim()
     ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
     return [label.get_text() for tick, label in ticks if low <= tick <= high and label.get_text()]
@@ -352,7 +352,7 @@ def test_an_exact_etf_leaves_the_axis_to_the_other_curves(pair):
     assert 0.02 < low < 0.07 and 0.9 < high < 2
     etf_line = ax.lines[2].get_ydata()
     assert np.ptp(etf_line) == 0 and low < etf_line[0] < 0.07
-    assert labelled(ax)[0] == "0" and ax.get_yticks()[0] == etf_line[0]
+    assert labeled(ax)[0] == "0" and ax.get_yticks()[0] == etf_line[0]
     assert np.array_equal(ax.lines[3].get_ydata(), [0.9, 0.3, 0.07])
 
 
@@ -361,21 +361,21 @@ def test_zeros_are_drawn_at_the_lower_edge(pair):
     ax = drawn_panels(data, metric="nc4")[4]
     low, line = ax.get_ylim()[0], ax.lines[0].get_ydata()
     assert np.array_equal(line[:2], [0.9, 0.01]) and line[2] == line[3] == ax.get_yticks()[0]
-    assert low < line[2] < 0.01 and labelled(ax)[0] == "0"
+    assert low < line[2] < 0.01 and labeled(ax)[0] == "0"
     ax = drawn_panels(with_metrics(pair[0], nc4=[0.0, 0.0]), metric="nc4")[4]
-    assert ax.get_ylim()[0] < ax.lines[0].get_ydata()[0] < 1e-3 and labelled(ax)[0] == "0"
+    assert ax.get_ylim()[0] < ax.lines[0].get_ydata()[0] < 1e-3 and labeled(ax)[0] == "0"
 
 
 def test_small_values_are_drawn_in_their_place(pair):
     ax = drawn_panels(with_metrics(pair[0], nc1=[60_000.0, 1e-2, 1e-5]))[0]
     assert np.array_equal(ax.lines[0].get_ydata(), [60_000.0, 1e-2, 1e-5])
-    assert 1e-6 < ax.get_ylim()[0] < 1e-5 and "0" not in labelled(ax) and 3 <= len(labelled(ax)) <= 6
+    assert 1e-6 < ax.get_ylim()[0] < 1e-5 and "0" not in labeled(ax) and 3 <= len(labeled(ax)) <= 6
 
 
 @pytest.mark.parametrize("values", [(0.98, 0.125), (0.9, 0.7), (0.2, 0.2), (3e-5, 9e-5), (1.49, 0.011)])
 def test_short_log_axes_have_labels(pair, values):
     ax = drawn_panels(with_metrics(pair[0], tag_wise_ratio_2=list(values)))[3]
-    assert ax.get_yscale() == "log" and len(labelled(ax)) >= 3
+    assert ax.get_yscale() == "log" and len(labeled(ax)) >= 3
 
 
 @pytest.mark.parametrize("decades", [0.02, 0.3, 0.8, 1, 1.7, 2.5, 4, 9])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from nclib.study import Study
+from nclib.study.study import Study
 from tests import synthetic_study
 from tests.lab_driver import (
     JupyterServer,
     LabNotebook,
     RedrawClock,
-    artefacts,
+    artifacts,
     chromium_page,
     find_chromium,
     image_bytes,
@@ -145,7 +145,7 @@ def test_a_plane_of_three_classes(page):
 def test_a_single_label_study(page, tmp_path):
     page.locator(".nc-study select").select_option(label="made_single")
     wait_for(page, epoch=40)
-    page.screenshot(path=artefacts(tmp_path) / "explore_single_label.png")
+    page.screenshot(path=artifacts(tmp_path) / "explore_single_label.png")
     page.locator(".nc-study select").select_option(label="made_multi")
     wait_for(page, epoch=60)
 
@@ -155,7 +155,7 @@ def test_nothing_overlaps_in_a_narrow_window(page, tmp_path):
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     wait_for(page, epoch=15)
-    page.screenshot(path=artefacts(tmp_path) / "explore.png")
+    page.screenshot(path=artifacts(tmp_path) / "explore.png")
     pictures = page.locator("img.nc-picture").all()
     boxes = [p.bounding_box() for p in [*pictures, *page.locator(".nc-head, .nc-bar, .nc-card").all()]]
     for place, a in enumerate(boxes):

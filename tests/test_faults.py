@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nclib import dataset
-from nclib.geometry import Geometry
-from nclib.notebook import NotebookError, run_notebook
-from nclib.reproduce import BUSY
-from nclib.storage import StageError
-from nclib.tensors import load_tensors
+from nclib.data import dataset
+from nclib.results.geometry import Geometry
+from nclib.study.files import StageError
+from nclib.study.launcher import BUSY
+from nclib.study.runner import NotebookError, run_notebook
+from nclib.study.tensors import load_tensors
 from tests.small_project import SMALL, Project, wait_for
 from tests.test_notebook import write as write_notebook
 

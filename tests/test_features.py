@@ -56,8 +56,8 @@ def test_modes_come_back_submodule_by_submodule():
 def test_a_loader_of_tuples_or_of_tensors():
     model = TwoOutputs()
     expected = extract(model, IMAGES)
-    labelled = DataLoader(TensorDataset(IMAGES, torch.arange(11)), batch_size=4)
-    for loader in (labelled, list(IMAGES.split(3)), iter(IMAGES.split(5))):
+    labeled = DataLoader(TensorDataset(IMAGES, torch.arange(11)), batch_size=4)
+    for loader in (labeled, list(IMAGES.split(3)), iter(IMAGES.split(5))):
         for result, value in zip(extract(model, loader, batch_size=1), expected, strict=True):
             torch.testing.assert_close(result, value)
 

@@ -20,18 +20,19 @@ import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from nclib import dataset, figures, heads
-from nclib.compose import MultiLabelData
+from nclib import figures, heads
+from nclib.data import dataset
+from nclib.data.compose import MultiLabelData
 from nclib.figures.gram import simplex_cosines, upper_bound
 from nclib.figures.layout import fit_text
 from nclib.figures.panels import panel
-from nclib.figures.predictions import balanced_counts
 from nclib.figures.style import group_names
-from nclib.notebook import run_notebook
-from nclib.results import StudyResults
-from nclib.runs import Manifest
-from nclib.storage import StageError, sha256, write_csv
-from nclib.study import Study
+from nclib.results.predictions import balanced_counts
+from nclib.results.results import StudyResults
+from nclib.study.files import StageError, sha256, write_csv
+from nclib.study.runner import run_notebook
+from nclib.study.runs import Manifest
+from nclib.study.study import Study
 from nclib.theory import predict_training
 from tests.synthetic_study import (
     IMBALANCED,
@@ -92,7 +93,7 @@ def assert_readable(figure, artists):
 
 
 def titles_of(figure):
-    """The titles of all axes, left or centred."""
+    """The titles of all axes, left or centered."""
     shown = [text for axes in figure.axes for text in (axes._left_title, axes.title)]
     return [text for text in shown if text.get_text()]
 
@@ -100,7 +101,7 @@ def titles_of(figure):
 def test_importing_the_package_and_its_tables_loads_no_plotting_library():
     code = (
         "import sys, nclib\nassert not {'torch', 'matplotlib', 'ipywidgets'} & set(sys.modules)\n"
-        "import nclib.tables\nassert not {'matplotlib', 'seaborn', 'ipywidgets'} & set(sys.modules), 'plotting'"
+        "import nclib.results.tables\nassert not {'matplotlib', 'seaborn', 'ipywidgets'} & set(sys.modules), 'plotting'"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -167,17 +168,17 @@ def test_results_of_other_parameters_are_refused(tmp_path):
 # --- styles
 
 
-def test_sixteen_runs_differ_in_more_than_colour():
+def test_sixteen_runs_differ_in_more_than_color():
     runs = [f"run{i}" for i in range(16)]
     styles = figures.RunStyles.from_runs(runs)
     in_print = {(styles.dashes[run], styles.markers[run]) for run in runs}
     assert len(in_print) > 11
-    assert len({(styles.colours[run], styles.dashes[run], styles.markers[run]) for run in runs}) == 16
+    assert len({(styles.colors[run], styles.dashes[run], styles.markers[run]) for run in runs}) == 16
 
 
-def test_grouped_runs_share_colour_in_a_group_and_dashes_in_a_variant():
+def test_grouped_runs_share_color_in_a_group_and_dashes_in_a_variant():
     styles = figures.RunStyles.from_runs(["vgg16_learned", "vgg16_etf", "vgg19_learned", "vgg19_etf"])
-    assert styles.colours["vgg16_learned"] == styles.colours["vgg16_etf"] != styles.colours["vgg19_etf"]
+    assert styles.colors["vgg16_learned"] == styles.colors["vgg16_etf"] != styles.colors["vgg19_etf"]
     assert styles.markers["vgg16_learned"] == styles.markers["vgg16_etf"] != styles.markers["vgg19_etf"]
     assert styles.dashes["vgg16_etf"] == styles.dashes["vgg19_etf"] != styles.dashes["vgg19_learned"]
 
@@ -204,7 +205,7 @@ def test_names_form_groups_only_where_variants_recur(runs, groups):
 def test_many_variants_of_a_group_differ():
     runs = [f"{base}-lr={lr}" for base in ("learned", "etf") for lr in range(1, 9)]
     styles = figures.RunStyles.from_runs(runs)
-    assert len({(styles.colours[run], styles.dashes[run], styles.markers[run]) for run in runs}) == 16
+    assert len({(styles.colors[run], styles.dashes[run], styles.markers[run]) for run in runs}) == 16
 
 
 def test_style_leaves_the_settings_as_they_were():
@@ -337,7 +338,7 @@ def test_predicted_values_are_drawn_as_lines(load):
     display = figures.LossCurves.from_results(load(MULTI_LABEL), references={"train_loss": {"etf": 0.7}}).plot()
     (line,) = (line for line in display.axes_[1].lines if len(line.get_xdata()) == 2)
     assert set(line.get_ydata()) == {0.7}
-    assert line.get_color() == figures.RunStyles.from_runs(["learned", "etf"]).colours["etf"]
+    assert line.get_color() == figures.RunStyles.from_runs(["learned", "etf"]).colors["etf"]
     legend = display.figure_.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["learned", "etf", "theory"]
 
@@ -369,7 +370,7 @@ def test_a_run_without_a_metric_has_no_line(load):
 # --- the other displays
 
 
-def test_samples_show_pictures_under_their_own_labels(load):
+def test_samples_show_images_under_their_own_labels(load):
     data = load(TRIPLES).splits("digits").train
     display = figures.SampleGrid.from_data(data, number=4).plot()
     assert [len(row) for row in display.rows] == [4, 4, 4]
@@ -400,12 +401,12 @@ def test_long_label_lists_above_samples_have_a_line_a_label():
 
 
 @pytest.mark.parametrize("number", [8, 14])
-def test_long_class_names_fit_above_their_pictures(number):
+def test_long_class_names_fit_above_their_images(number):
     names = ("African hunting dog", "electrical switchgear box", "three-toed sloth")
     labels = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.uint8).repeat(number, 1)
-    pictures = torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8)
+    images = torch.zeros(len(labels), 3, 4, 4, dtype=torch.uint8)
     rows = [[*range(0, 2 * number, 2)], [*range(1, 2 * number, 2)]]
-    display = figures.SampleGrid(pictures, labels, names, rows).plot()
+    display = figures.SampleGrid(images, labels, names, rows).plot()
     titles = titles_of(display.figure_)
     assert titles[0].get_text().split() == names[0].split()
     assert_readable(display.figure_, titles + [axes.images[0] for axes in display.axes_])
@@ -489,7 +490,7 @@ def test_imbalance_has_a_line_for_each_group_and_a_panel_for_each_run(load):
     for n, line in zip((20, 8, 2), lines_of(display.axes_[1]), strict=True):
         np.testing.assert_allclose(line.get_ydata(), table.groupby("epoch")[f"imbalance_ratio_{n}"].mean())
     names = [text.get_text() for text in display.figure_.legends[0].get_texts()]
-    assert names == ["20 pictures a pair", "8 pictures a pair", "2 pictures a pair"]
+    assert names == ["20 images a pair", "8 images a pair", "2 images a pair"]
     with pytest.raises(ValueError, match="'made_multi' is balanced"):
         figures.ImbalanceCurves.from_results(load(MULTI_LABEL))
 
@@ -536,13 +537,13 @@ def test_margins_are_sorted_with_the_smallest_beside_them(load):
     assert len(whole.axes_) == 1  # 600 samples: the smallest 1,000 would be the same panel
 
 
-def contact_pictures():
+def contact_images():
     images = torch.arange(6, dtype=torch.uint8).mul(40)[:, None, None, None].expand(6, 1, 4, 4).contiguous()
     return images, torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 2, 1, 0, 0, 1])
 
 
 def test_contact_sheet_has_the_misclassified_in_their_class_rows():
-    display = figures.ContactSheet.from_predictions(*contact_pictures(), ("cat", "dog", "cow"), columns=3).plot()
+    display = figures.ContactSheet.from_predictions(*contact_images(), ("cat", "dog", "cow"), columns=3).plot()
     axes = display.axes_[0]
     assert axes.get_title(loc="left") == "4 misclassified, by class\nbelow each: the class predicted"
     assert [text.get_text() for text in axes.texts] == ["cat (1)", "dog (1)", "cow (2)", "cow", "cat", "cat", "dog"]
@@ -550,11 +551,11 @@ def test_contact_sheet_has_the_misclassified_in_their_class_rows():
     tall = sheet.shape[0] // 3
     assert sheet[:4, :4].tolist() == [[40] * 4] * 4
     assert sheet[2 * tall : 2 * tall + 4, 5:9].tolist() == [[200] * 4] * 4
-    assert sheet[tall, 5] == 0  # no second picture of a dog
+    assert sheet[tall, 5] == 0  # no second image of a dog
 
 
-def test_contact_sheet_is_as_wide_as_its_pictures():
-    images, labels, predicted = contact_pictures()
+def test_contact_sheet_is_as_wide_as_its_images():
+    images, labels, predicted = contact_images()
     names = ("cat", "dog", "cow")
     few = figures.ContactSheet.from_predictions(images, labels, predicted, names).plot()
     assert few.axes_[0].images[0].get_array().shape[1] == 2 * 5  # the class with most has two
@@ -564,7 +565,7 @@ def test_contact_sheet_is_as_wide_as_its_pictures():
     assert full.figure_.get_figwidth() == pytest.approx(6.75)
 
 
-def test_misclassified_pictures_are_listed_in_full_by_class():
+def test_misclassified_images_are_listed_in_full_by_class():
     labels = torch.tensor([2, 0, 0, 1, 0])
     predicted = torch.tensor([1, 0, 2, 1, 1])
     images = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
@@ -574,8 +575,8 @@ def test_misclassified_pictures_are_listed_in_full_by_class():
 
 
 @pytest.mark.parametrize("wrong", [0, 3])
-def test_validation_writes_the_list_of_misclassified_pictures(tmp_path, wrong):
-    """The last cell of 03_validate, with a network that mistakes the first pictures."""
+def test_validation_writes_the_list_of_misclassified_images(tmp_path, wrong):
+    """The last cell of 03_validate, with a network that mistakes the first images."""
     splits = dataset.build(**Study.from_mapping(DIGITS).resolve("any").dataset.model_dump())
     predicted = splits.train.labels.argmax(dim=1)
     predicted[:wrong] = (predicted[:wrong] + 1) % 10
@@ -597,7 +598,7 @@ def test_validation_writes_the_list_of_misclassified_pictures(tmp_path, wrong):
 
 
 def test_contact_sheet_uses_numbers_for_long_names_and_may_be_empty():
-    images, labels, predicted = contact_pictures()
+    images, labels, predicted = contact_images()
     names = ("airplane", "automobile", "bird")
     texts = figures.ContactSheet.from_predictions(images, labels, predicted, names).plot().axes_[0].texts
     assert [text.get_text() for text in texts][:4] == ["0 airplane (1)", "1 automobile (1)", "2 bird (2)", "2"]
@@ -678,7 +679,7 @@ def test_another_process_writes_the_same_bytes(load, tmp_path):
     paths = figures.save(heat_map.figure_, tmp_path / "here", "labels")
     code = (
         "import matplotlib, sys; matplotlib.use('agg')\n"
-        "from nclib import dataset, figures\n"
+        "from nclib import figures\nfrom nclib.data import dataset\n"
         "shown = figures.LabelHeatMap.from_data(dataset.load(sys.argv[1]).train).plot()\n"
         "figures.save(shown.figure_, sys.argv[2], 'labels')"
     )
@@ -721,7 +722,5 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
         results.folder.run("etf", 1) / "geometry.safetensors"
     )
     cells = nbformat.read(tmp_path / "04_figures.ipynb", as_version=4).cells
-    pictures = [
-        o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})
-    ]
-    assert len(pictures) == len(names)  # every figure is seen in the notebook, too
+    images = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert len(images) == len(names)  # every figure is seen in the notebook, too

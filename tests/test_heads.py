@@ -18,7 +18,7 @@ def _float64():
 
 @pytest.mark.parametrize(("k", "d"), [(2, 1), (2, 5), (3, 2), (10, 9), (10, 10), (10, 64), (100, 99)])
 @pytest.mark.parametrize("rotated", [False, True])
-def test_rows_are_unit_centred_and_equiangular(k, d, rotated):
+def test_rows_are_unit_centered_and_equiangular(k, d, rotated):
     generator = torch.Generator().manual_seed(0) if rotated else None
     etf = simplex_etf(k, d, generator=generator)
     assert etf.shape == (k, d)

@@ -18,14 +18,14 @@ import pytest
 import torch
 from PIL import Image
 
-from nclib.sources import stand_ins
-from nclib.sources.base import SourceError
-from nclib.sources.digit_struct import read_digit_struct
-from nclib.sources.download import unpack
-from nclib.sources.pictures import decode
-from nclib.storage import StageError, read_csv
-from nclib.study import ParameterError, Study
-from nclib.tensors import load_tensors, save_tensors
+from nclib.data import stand_ins
+from nclib.data.sources.base import SourceError
+from nclib.data.sources.decoding import decode
+from nclib.data.sources.digit_struct import read_digit_struct
+from nclib.data.sources.download import unpack
+from nclib.study.files import StageError, read_csv
+from nclib.study.study import ParameterError, Study
+from nclib.study.tensors import load_tensors, save_tensors
 
 CASES = 10_000
 MEMORY = 1 << 29  # bytes that reading a damaged file may add
@@ -81,10 +81,10 @@ def test_studies(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_pictures(tmp_path, kind):
+def test_images(tmp_path, kind):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 99, 199)).save(buffer, kind)
-    fuzz(tmp_path / "p", buffer.getvalue(), lambda p: decode(p, lambda picture: picture.resize((4, 4))), SourceError)
+    fuzz(tmp_path / "p", buffer.getvalue(), lambda p: decode(p, lambda image: image.resize((4, 4))), SourceError)
 
 
 @pytest.mark.slow

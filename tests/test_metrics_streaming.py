@@ -48,7 +48,7 @@ def test_the_classifier_may_change_between_two_computes():
 def test_reset_forgets_everything():
     metric = streamed(FEATURES + 3, LABELS, LOGITS, batch_size=50)
     metric.reset()
-    with pytest.raises(ValueError, match="Expected an update with labelled samples"), pytest.warns(UserWarning):
+    with pytest.raises(ValueError, match="Expected an update with labeled samples"), pytest.warns(UserWarning):
         metric.compute()
     metric.update(FEATURES, LABELS)
     expected = metrics.measure(FEATURES, LABELS, WEIGHT)

@@ -103,7 +103,7 @@ def test_invariance_to_rotation_scale_class_and_sample_order(seed, scale, classe
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), offset=st.floats(-100, 100))
-def test_centred_metrics_ignore_a_common_offset(seed, offset):
+def test_centered_metrics_ignore_a_common_offset(seed, offset):
     features, labels, weight, _ = draw(n=40, d=5, k=3, max_labels=2, seed=seed)
     for metric in (metrics.nc1, metrics.nc1_quotient, metrics.nc1_cdnv, metrics.nc2_h_centered, metrics.equiangle_h):
         shifted = metric(features + offset, labels)

@@ -90,7 +90,7 @@ def test_natural_feature_dim_is_the_ordinary_network():
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (16, 3), (28, 1), (64, 3), (84, 3)])
-def test_resnets_take_small_and_large_pictures(size, channels, stem):
+def test_resnets_take_small_and_large_images(size, channels, stem):
     model = narrow(in_channels=channels, stem=stem)
     logits, features = model(torch.rand(2, channels, size, size, generator=seeded()))
     assert logits.shape == (2, 10)
@@ -169,7 +169,7 @@ def test_impossible_networks_are_refused(arch, options, message):
         narrow(arch, **options)
 
 
-def test_pictures_that_do_not_fit_are_refused():
+def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"at least 32 x 32 pixels for a VGG.*got 16 x 16"):
         narrow("vgg16")(torch.zeros(2, 3, 16, 16))
     with pytest.raises(

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from nclib.notebook import NotebookError, run_notebook
+from nclib.study.runner import NotebookError, run_notebook
 
 PARAMETERS = "number = 1  # a number"
 
@@ -32,7 +32,7 @@ def texts(path: Path) -> str:
 
 def start(notebook: Path, out: Path, parameters: dict) -> subprocess.Popen:
     """A runner whose parent is a shell of its own, as under a scheduler."""
-    command = [sys.executable, "-m", "nclib.notebook", str(notebook), str(out), json.dumps(parameters)]
+    command = [sys.executable, "-m", "nclib.study.runner", str(notebook), str(out), json.dumps(parameters)]
     parent = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", parent, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

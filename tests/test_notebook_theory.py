@@ -14,8 +14,8 @@ import torch
 from nclib import theory
 from nclib.explore.theory import TheoryExplorer
 from nclib.figures import theory as theory_figures
-from nclib.notebook import run_notebook
-from nclib.study import Study
+from nclib.study.runner import run_notebook
+from nclib.study.study import Study
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "00_theory.ipynb"
@@ -74,7 +74,7 @@ def test_notebook_is_clean():
 @pytest.fixture(scope="module")
 def plane():
     settings = {"num_classes": 3, "counts": {1: 2, 2: 1}, "weight_decay": 5e-3, "feature_decay": 5e-3}
-    return theory.minimise(**settings, feature_dim=2, generator=seeded(), record_every=1, record_path=True)
+    return theory.minimize(**settings, feature_dim=2, generator=seeded(), record_every=1, record_path=True)
 
 
 def test_path_has_its_first_and_last_point(plane):
@@ -90,11 +90,11 @@ def test_path_has_its_first_and_last_point(plane):
 
 
 def test_figures_refuse_what_they_cannot_draw(plane):
-    other = theory.minimise(4, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, generator=seeded())
+    other = theory.minimize(4, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, generator=seeded())
     for draw in (theory_figures.plot_path, lambda result: theory_figures.plot_tag_wise(result, {})):
         with pytest.raises(ValueError, match=r"Expected K = 3 and d = 2 .* but got K = 4 and d = 4"):
             draw(other)
-    unrecorded = theory.minimise(3, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, generator=seeded())
+    unrecorded = theory.minimize(3, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, generator=seeded())
     with pytest.raises(ValueError, match="Expected a result with a recorded path"):
         theory_figures.plot_path(unrecorded)
 
@@ -116,7 +116,7 @@ def test_saddle_figure(plane):
     curvature = theory.most_negative_curvature(problem, saddle, generator=seeded())
     settings = {"weight_decay": 5e-3, "feature_decay": 5e-3, "feature_dim": 2}
     start = saddle.moved(curvature.direction, distance=0.05)
-    escape = theory.minimise(3, problem.counts, **settings, start=start, record_every=1)
+    escape = theory.minimize(3, problem.counts, **settings, start=start, record_every=1)
     figure = theory_figures.plot_saddle(problem, saddle, curvature, escape)
     along, quadratic = figure.axes[1].lines
     middle = len(along.get_xdata()) // 2
@@ -180,7 +180,7 @@ def test_explorer_shows_errors_and_recovers(explorer):
     assert picture(explorer) == before
 
 
-def test_explorer_has_a_picture_for_readers_without_a_kernel(explorer):
+def test_explorer_has_a_image_for_readers_without_a_kernel(explorer):
     bundle = explorer._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]) == picture(explorer)
     assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from packaging.version import Version
 from torch import nn
 
-from nclib.device import place
 from nclib.models import build_model
 from nclib.optim import build_optimizer, build_schedule, decay_groups, step
 from nclib.optim.sdlbfgs import damped_pair, inverse_hessian_product
+from nclib.training.device import place
 
 NAMES = ["sgd", "adam", "adamw", "lbfgs", "sdlbfgs"]
 RATES = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "lbfgs": 0.1, "sdlbfgs": 0.1}
@@ -50,7 +50,7 @@ class Point(nn.Module):
         super().__init__()
         self.x = nn.Parameter(torch.tensor(start, dtype=torch.float64))
 
-    def minimise(self, function, name, *, steps, **options):
+    def minimize(self, function, name, *, steps, **options):
         optimizer = build_optimizer(name, self, **options)
 
         def closure():
@@ -157,13 +157,13 @@ def test_decay_groups_leave_out_what_does_not_train():
         decay_groups(model, mode="all")
 
 
-# Each optimiser against its formula
+# Each optimizer against its formula
 
 
 def test_sgd_is_momentum_with_coupled_decay():
     point = Point([1.0, -2.0])
     x, velocity = np.array([1.0, -2.0]), 0.0
-    losses = point.minimise(lambda x: x.square().sum(), "sgd", steps=4, lr=0.1, weight_decay=0.3)
+    losses = point.minimize(lambda x: x.square().sum(), "sgd", steps=4, lr=0.1, weight_decay=0.3)
     for loss in losses:
         assert loss == pytest.approx((x**2).sum())  # at the start of the step, without decay
         velocity = 0.9 * velocity + 2 * x + 0.3 * x
@@ -175,7 +175,7 @@ def test_decay_of_adam_is_coupled_and_of_adamw_not():
     moved = {}
     for name in ("adam", "adamw"):
         point = Point([2.0])
-        point.minimise(lambda x: 0.0 * x.sum(), name, steps=1, lr=0.01, weight_decay=0.5)
+        point.minimize(lambda x: 0.0 * x.sum(), name, steps=1, lr=0.01, weight_decay=0.5)
         moved[name] = 2.0 - point.x.item()
     assert moved["adam"] == pytest.approx(0.01, rel=1e-6)  # lr times the sign of the gradient
     assert moved["adamw"] == pytest.approx(0.01 * 0.5 * 2.0)
@@ -203,10 +203,10 @@ def quadratic(size=20, condition=100.0):
     return matrix, vector, lambda x: 0.5 * x @ matrix @ x - vector @ x
 
 
-def test_lbfgs_minimises_the_decayed_loss():
+def test_lbfgs_minimizes_the_decayed_loss():
     matrix, vector, function = quadratic()
     point = Point([0.0] * 20)
-    losses = point.minimise(function, "lbfgs", steps=8, lr=1.0, weight_decay=3.0)
+    losses = point.minimize(function, "lbfgs", steps=8, lr=1.0, weight_decay=3.0)
     minimum = torch.linalg.solve(matrix + 3 * torch.eye(20), vector)
     torch.testing.assert_close(
         point.x.detach(), minimum, atol=1e-4, rtol=0
@@ -266,7 +266,7 @@ def test_sdlbfgs_steps_are_those_of_a_loop_written_from_the_paper():
     matrix, vector, function = quadratic(size=6)
     a, b, memory, lr, delta, decay = matrix.numpy(), vector.numpy(), 3, 0.4, 2.0, 0.5
     point = Point([1.0] * 6)
-    point.minimise(function, "sdlbfgs", steps=9, lr=lr, history_size=memory, delta=delta, weight_decay=decay)
+    point.minimize(function, "sdlbfgs", steps=9, lr=lr, history_size=memory, delta=delta, weight_decay=decay)
     x, pairs, gamma = np.ones(6), [], delta
     for _ in range(9):
         gradient = a @ x - b + decay * x
@@ -288,9 +288,9 @@ def test_sdlbfgs_solves_a_convex_problem_that_gradient_descent_does_not():
     matrix, vector, function = quadratic()
     minimum = torch.linalg.solve(matrix, vector)
     point, descent = Point([0.0] * 20), Point([0.0] * 20)
-    point.minimise(function, "sdlbfgs", steps=100, lr=1.0)
+    point.minimize(function, "sdlbfgs", steps=100, lr=1.0)
     # As many gradients, and the step of 1 / the largest curvature
-    descent.minimise(function, "sgd", steps=200, lr=0.01, momentum=0.0)
+    descent.minimize(function, "sgd", steps=200, lr=0.01, momentum=0.0)
     assert (point.x - minimum).norm() < 1e-6 * minimum.norm()
     assert (descent.x - minimum).norm() > 0.01 * minimum.norm()
 
@@ -305,7 +305,7 @@ def test_sdlbfgs_solves_a_noisy_convex_problem():
         return F.binary_cross_entropy_with_logits(inputs[chosen] @ x, labels[chosen])
 
     exact = Point([0.0] * 5)
-    best = exact.minimise(logistic, "lbfgs", steps=5, lr=1.0)[-1]
+    best = exact.minimize(logistic, "lbfgs", steps=5, lr=1.0)[-1]
     point = Point([0.0] * 5)
     optimizer = build_optimizer("sdlbfgs", point, lr=0.1, delta=0.1)
     schedule = build_schedule("cosine", lr=0.1, epochs=len(order))
@@ -326,14 +326,14 @@ def test_sdlbfgs_solves_a_noisy_convex_problem():
 def test_sdlbfgs_leaves_a_saddle_and_finds_a_minimum():
     # x^4/4 - x^2/2 + y^2/2: negative curvature along x until |x| = 1/sqrt(3), minima at (-1, 0) and (1, 0)
     point = Point([1e-3, 1.0])
-    point.minimise(lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2, "sdlbfgs", steps=200, lr=0.2)
+    point.minimize(lambda x: x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2 / 2, "sdlbfgs", steps=200, lr=0.2)
     assert point.x.tolist() == pytest.approx([1.0, 0.0], abs=1e-6)
 
 
 def test_sdlbfgs_descends_the_valley_of_rosenbrock():
     point = Point([-1.2, 1.0])
     function = lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2  # noqa: E731
-    point.minimise(function, "sdlbfgs", steps=100, lr=1.0, delta=100.0)
+    point.minimize(function, "sdlbfgs", steps=100, lr=1.0, delta=100.0)
     assert function(point.x) < 0.01  # from 24.2
     assert point.x.tolist() == pytest.approx([1.0, 1.0], abs=0.2)
 
@@ -344,8 +344,8 @@ def test_sdlbfgs_refuses_impossible_settings(options):
         build_optimizer("sdlbfgs", network(), **options)
 
 
-def test_unknown_optimiser_is_refused():
-    with pytest.raises(ValueError, match=r"Expected optimiser to be one of sgd, adam, .*, but got 'rmsprop'"):
+def test_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"Expected optimizer to be one of sgd, adam, .*, but got 'rmsprop'"):
         build_optimizer("rmsprop", network(), lr=0.1)
 
 

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import yaml
 
-from nclib.study import Study, assigned_names
+from nclib.study.study import Study, assigned_names
 from tests.small_project import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -147,7 +147,7 @@ def test_importing_nclib_is_light():
 
 
 def test_the_launcher_starts_without_torch():
-    code = "import sys, nclib.reproduce, nclib.study, nclib.runs; print({'torch', 'nbformat'} & set(sys.modules))"
+    code = "import sys, nclib.study.launcher, nclib.study.study; print({'torch', 'nbformat'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -175,7 +175,7 @@ def test_results_replaced_by_a_stage_that_was_then_killed_are_refused(project, r
 
 
 def test_outside_the_project_nothing_is_made(tmp_path):
-    command = [sys.executable, "-m", "nclib.reproduce", ROOT / "params/mlab_digits.yaml", "--smoke"]
+    command = [sys.executable, "-m", "nclib.study.launcher", ROOT / "params/mlab_digits.yaml", "--smoke"]
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "is not in nclib's folder" in refused.stderr

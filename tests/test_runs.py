@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from nclib.reproduce import forget_stale
-from nclib.runs import parameters_of_stages, require_stage
-from nclib.storage import StageError
-from nclib.study import Study
-from nclib.watch import LINE_SECONDS, Watch
+from nclib.study.files import StageError
+from nclib.study.launcher import forget_stale
+from nclib.study.runs import parameters_of_stages, require_stage
+from nclib.study.study import Study
+from nclib.study.watch import LINE_SECONDS, Watch
 from tests.synthetic_study import MULTI_LABEL, write_study
 
 
@@ -78,10 +78,10 @@ def test_a_manifest_that_is_none_is_as_good_as_missing(made, content):
 
 def test_a_process_whose_starter_is_gone_already_ends_at_once():
     code = (
-        "import signal, nclib.processes, os, sys\n"
-        "nclib.processes.die_with_parent(signal.SIGTERM, os.getppid())\n"
+        "import signal, nclib.study.processes, os, sys\n"
+        "nclib.study.processes.die_with_parent(signal.SIGTERM, os.getppid())\n"
         "print('lives', flush=True)\n"
-        "nclib.processes.die_with_parent(signal.SIGTERM, 1)\n"
+        "nclib.study.processes.die_with_parent(signal.SIGTERM, 1)\n"
         "print('lives on')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

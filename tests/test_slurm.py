@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nclib import cluster
-from nclib.storage import StageError
+from nclib.study import cluster
+from nclib.study.files import StageError
 from tests.slurm_node import slurm_node
 from tests.small_project import SMALL, Project, wait_for
 
@@ -72,7 +72,7 @@ def test_killed_jobs_and_a_killed_launcher_cost_nothing(node, tmp_path):
 
     done = project.run("--profile", "slurm", *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"cancelled what a killed run had left in Slurm's queue: {last}" in done.stderr
+    assert f"canceled what a killed run had left in Slurm's queue: {last}" in done.stderr
     assert undisturbed.wait(timeout=300) == 0
     assert project.results() == alone.results()
     logs = {path.name.rpartition("-")[0] for path in (project.outputs / "slurm").iterdir()}
@@ -80,7 +80,7 @@ def test_killed_jobs_and_a_killed_launcher_cost_nothing(node, tmp_path):
     assert not cluster.jobs(project.outputs)
 
 
-def test_only_the_studys_own_jobs_are_cancelled(node, tmp_path):
+def test_only_the_studys_own_jobs_are_canceled(node, tmp_path):
     mine, other = tmp_path / "mine", tmp_path / "mine_too"
     (mine / cluster.JOBS).mkdir(parents=True)
     script = tmp_path / "job.sh"

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nclib import dataset, sources
-from nclib.sources import SourceError, SourceImages, cifar10, download, pictures, stand_ins
-from nclib.storage import temporary_beside
+from nclib.data import dataset, sources, stand_ins
+from nclib.data.sources import SourceError, SourceImages, cifar10, decoding, download
+from nclib.study.files import temporary_beside
 
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
@@ -43,7 +43,7 @@ def test_relative_roots_start_at_the_project(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "Snakefile").touch()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert sources.data_root("pictures") == tmp_path / "pictures"
+    assert sources.data_root("images") == tmp_path / "images"
     assert sources.data_root() == tmp_path / "root"
     monkeypatch.delenv("NCLIB_DATA_ROOT")
     assert sources.data_root() == tmp_path / "data"
@@ -98,7 +98,7 @@ def test_mnist_without_network_says_what_to_put_where(offline: None, tmp_path: P
         ("images-idx3", lambda raw: gzip.compress(raw), "no IDX file of MNIST"),
         ("images-idx3", lambda raw: raw[:4] + b"\x7f\xff\xff\xff" + raw[8:], "bytes, but its header says"),
         ("images-idx3", lambda raw: raw[:11] + b"\x1d" + raw[12:], "no IDX file of MNIST"),
-        ("labels-idx1", lambda raw: raw[:7] + b"\x1d" + raw[8:-1], "different numbers of pictures"),
+        ("labels-idx1", lambda raw: raw[:7] + b"\x1d" + raw[8:-1], "different numbers of images"),
         ("labels-idx1", lambda raw: raw[:-1] + b"\x0a", "a label above 9"),
     ],
 )
@@ -166,13 +166,13 @@ def test_cifar10_without_network_says_what_to_put_where(offline: None) -> None:
         sources.load("cifar10", train=True)
 
 
-# folders of pictures
+# folders of images
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    stand_ins.write_image_folder(tmp_path / "pictures", classes=3, per_class=12, side=20)
-    return tmp_path / "pictures"
+    stand_ins.write_image_folder(tmp_path / "images", classes=3, per_class=12, side=20)
+    return tmp_path / "images"
 
 
 def test_an_image_folder_is_split_by_class_like_mini_imagenet(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, 
     (tmp_path / "root").mkdir()
     folder.rename(tmp_path / "root" / "mini")
     assert len(dataset.build(source="image_folder", name="mini", test_fraction=0.5).train) == 18
-    with pytest.raises(SourceError, match="root/maxi is no folder: put one folder of pictures a class there"):
+    with pytest.raises(SourceError, match="root/maxi is no folder: put one folder of images a class there"):
         dataset.build(source="image_folder", name="maxi")
 
 
@@ -208,32 +208,32 @@ def test_folders_train_and_test_are_the_splits(folder: Path, tmp_path: Path) -> 
         dataset.build(source="image_folder", root=both)
 
 
-def test_pictures_of_many_kinds_become_rgb_of_one_size(folder: Path) -> None:
-    grey = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (30, 1)))
-    grey.save(folder / "class000" / "a.jpg", quality=95)
-    grey.convert("RGBA").save(folder / "class001" / "b.png")
-    grey.convert("1").save(folder / "class002" / "c.bmp")
+def test_images_of_many_kinds_become_rgb_of_one_size(folder: Path) -> None:
+    gray = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (30, 1)))
+    gray.save(folder / "class000" / "a.jpg", quality=95)
+    gray.convert("RGBA").save(folder / "class001" / "b.png")
+    gray.convert("1").save(folder / "class002" / "c.bmp")
     with pytest.raises(SourceError, match=r"pixels, but .* set dataset\.image_size to resize all"):
         sources.load("image_folder", root=folder, train=True)
     source = sources.load("image_folder", root=folder, train=True, image_size=16, test_fraction=0.1)
     assert tuple(source.images.shape[1:]) == (3, 16, 16) and source.images.dtype == torch.uint8
 
 
-def test_decoded_pictures_are_cached_until_a_file_changes(folder: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+def test_decoded_images_are_cached_until_a_file_changes(folder: Path, tmp_path: Path, monkeypatch, caplog) -> None:
     def load() -> SourceImages:
         return sources.load("image_folder", root=folder, train=True)
 
     first = load()
-    decode = pictures.decode
+    decode = decoding.decode
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "decode", None)
+        patch.setattr(decoding, "decode", None)
         assert torch.equal(load().images, first.images)  # from the cache
     (kept,) = (tmp_path / "cache").iterdir()
     raw = bytearray(kept.read_bytes())
     raw[-5] ^= 1
     kept.write_bytes(raw)
     decoded = []
-    monkeypatch.setattr(pictures, "decode", lambda path, change: decoded.append(path) or decode(path, change))
+    monkeypatch.setattr(decoding, "decode", lambda path, change: decoded.append(path) or decode(path, change))
     assert torch.equal(load().images, first.images) and decoded
     assert "is made anew" in caplog.text
     decoded.clear()
@@ -266,10 +266,10 @@ def _png_of(width: int, height: int) -> bytes:
     [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20), _png_of(100_000, 100_000), _png_of(9000, 9000), _png_of(20, 20)],
     ids=["empty", "cut off", "other format", "bomb", "too large", "no pixels"],
 )
-def test_damaged_and_hostile_pictures_are_named(folder: Path, content: bytes) -> None:
+def test_damaged_and_hostile_images_are_named(folder: Path, content: bytes) -> None:
     path = folder / "class001" / "0005.png"
     path.write_bytes(content)
-    with pytest.raises(SourceError, match=r"class001/0005\.png cannot be read as a picture .*replace or remove it"):
+    with pytest.raises(SourceError, match=r"class001/0005\.png cannot be read as a image .*replace or remove it"):
         sources.load("image_folder", root=folder, train=True)
 
 
@@ -277,10 +277,10 @@ def test_folders_that_are_no_classes_are_named(folder: Path, tmp_path: Path) -> 
     with pytest.raises(SourceError, match="has 0 class folders, but expected 2 or more"):
         sources.load("image_folder", root=folder / "class000", train=True)
     (folder / "empty").mkdir()
-    with pytest.raises(SourceError, match="pictures: Found no valid file for the classes empty"):
+    with pytest.raises(SourceError, match="images: Found no valid file for the classes empty"):
         sources.load("image_folder", root=folder, train=True)
     Image.new("RGB", (20, 20)).save(folder / "empty" / "1.png")
-    with pytest.raises(SourceError, match="cannot be split: Expected every class to have 2 pictures or more"):
+    with pytest.raises(SourceError, match="cannot be split: Expected every class to have 2 images or more"):
         sources.load("image_folder", root=folder, train=True)
 
 
@@ -293,9 +293,7 @@ def test_folders_within_class_folders_are_refused(folder: Path, tmp_path: Path) 
     with pytest.raises(SourceError, match=r"(train|val)/class00\d is a folder, .* move the class folders up"):
         sources.load("image_folder", root=several, train=True)
     (folder / "class002" / "more").mkdir()
-    with pytest.raises(
-        SourceError, match=r"class002/more is a folder, but pictures must lie directly in the folder of"
-    ):
+    with pytest.raises(SourceError, match=r"class002/more is a folder, but images must lie directly in the folder of"):
         sources.load("image_folder", root=folder, train=True)
 
 

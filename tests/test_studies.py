@@ -14,9 +14,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from nclib.params import WIDTHS, Run
-from nclib.sources import stand_ins
-from nclib.study import Study
+from nclib.data import stand_ins
+from nclib.study.parameters import WIDTHS, Run
+from nclib.study.study import Study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))

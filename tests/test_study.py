@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
-from nclib import dataset, params, sources
-from nclib.cluster import JOBS
+from nclib.data import dataset, sources, stand_ins
 from nclib.models import build_model, vgg
-from nclib.params import Training
-from nclib.sources import stand_ins
-from nclib.study import ParameterError, Study, merge
+from nclib.study import parameters as params
+from nclib.study.cluster import JOBS
+from nclib.study.parameters import Training
+from nclib.study.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
 DIGITS = yaml.safe_load((ROOT / "params/mlab_digits.yaml").read_text())
@@ -109,11 +109,11 @@ PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_co
             r"dataset\.pair_groups: .*take key 2 out of train_counts",
         ),
         ({"dataset": SINGLE | {"pair_groups": [3, 2, 1]}}, r"dataset\.pair_groups: it needs a layout"),
-        ({"dataset": PAIRS | {"source": "svhn"}}, r"dataset\.layout: the pictures of svhn have several labels already"),
+        ({"dataset": PAIRS | {"source": "svhn"}}, r"dataset\.layout: the images of svhn have several labels already"),
         ({"dataset": {"source": "svhn", "random_labels": True}}, r"dataset\.random_labels: .*single-label data"),
         ({"dataset": SINGLE | {"normalization": "imagenet"}}, r"dataset\.normalization: 'imagenet' is for 3 channels"),
         ({"dataset": {"source": "svhn", "normalization": "mnist"}}, r"'mnist' is for 1 channels, but 'svhn' has 3"),
-        ({"model": {"arch": "vgg16"}}, r"model\.arch: 'vgg16' needs pictures of 32 pixels .*, but they have 8"),
+        ({"model": {"arch": "vgg16"}}, r"model\.arch: 'vgg16' needs images of 32 pixels .*, but they have 8"),
         ({"dataset": PAIRS, "model": {"arch": "vgg19"}}, r"model\.arch: 'vgg19' needs .*, but they have 16"),
         ({"model": {"depth": 4}}, r"model\.depth: arch 'resnet18' has no depth to choose, but got 4"),
         ({"model": {"arch": "wide_resnet", "depth": 27}}, r"model\.depth: a wide_resnet has depth 8, .*, but got 27"),
@@ -171,7 +171,7 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
             assert known == (read.num_classes, *read.images.shape[1:3])
     normalizations = {name: len(mean) for name, (mean, _) in dataset.NORMALIZATIONS.items()}
     assert normalizations == params.NORMALIZED_CHANNELS
-    assert params.SMALLEST_VGG_PICTURE == vgg.SMALLEST_PICTURE
+    assert params.SMALLEST_VGG_IMAGE == vgg.SMALLEST_IMAGE
     with torch.device("meta"):
         for arch, (width, factor) in params.WIDTHS.items():
             for given in (None, 16):

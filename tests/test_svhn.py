@@ -1,4 +1,4 @@
-"""SVHN format 1: selection on labels alone, annotations (true, damaged, hostile), crops, from archive to pictures."""
+"""SVHN format 1: selection on labels alone, annotations (true, damaged, hostile), crops, from archive to images."""
 
 import hashlib
 import os
@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nclib import dataset, sources
-from nclib.labels import select_svhn
-from nclib.sources import SourceError, pictures, stand_ins, svhn
-from nclib.sources.digit_struct import Annotation, read_digit_struct
+from nclib.data import dataset, sources, stand_ins
+from nclib.data.sources import SourceError, decoding, svhn
+from nclib.data.sources.digit_struct import Annotation, read_digit_struct
+from nclib.data.sources.svhn_labels import select_svhn
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_the_papers_numbers_are_the_defaults() -> None:
 
 @pytest.mark.parametrize("number", [[], [10], [-1, 2]])
 def test_digits_that_cannot_be_are_refused(number: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"one or more digits 0\.\.9 in picture 1"):
+    with pytest.raises(ValueError, match=r"one or more digits 0\.\.9 in image 1"):
         select_svhn([[1], number])
 
 
@@ -102,12 +102,12 @@ def test_annotations_come_back_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry, message",
     [
-        (("../1.png", [1], [(1, 1, 5, 5)]), r"'\.\./1\.png' is no name of a picture"),
-        (("/etc/1.png", [1], [(1, 1, 5, 5)]), "is no name of a picture"),
-        (("1.png\n", [1], [(1, 1, 5, 5)]), "is no name of a picture"),
-        (("1.\u0661png", [1], [(1, 1, 5, 5)]), "is no name of a picture"),
+        (("../1.png", [1], [(1, 1, 5, 5)]), r"'\.\./1\.png' is no name of a image"),
+        (("/etc/1.png", [1], [(1, 1, 5, 5)]), "is no name of a image"),
+        (("1.png\n", [1], [(1, 1, 5, 5)]), "is no name of a image"),
+        (("1.\u0661png", [1], [(1, 1, 5, 5)]), "is no name of a image"),
         (("1" * 70 + ".png", [1], [(1, 1, 5, 5)]), "an array has 74 entries, but expected 1 to 64"),
-        (("1.png", [11], [(1, 1, 5, 5)]), r"at picture 1\.png: a box is empty or a label is not in 1\.\.10"),
+        (("1.png", [11], [(1, 1, 5, 5)]), r"at image 1\.png: a box is empty or a label is not in 1\.\.10"),
         (("1.png", [1.5], [(1, 1, 5, 5)]), "a label is not in"),
         (("1.png", [1], [(1, 1, 0, 5)]), "a box is empty"),
         (("1.png", [1], [(1, float("nan"), 5, 5)]), "cannot be places or sizes in pixels"),
@@ -176,10 +176,10 @@ def _huge_names(file: h5py.File) -> None:
         (_no_names, "digitStruct.*name"),
         (_numbers_for_names, "/digitStruct/name holds no references"),
         (_fewer_boxes, "it has 3 names, but 2 boxes"),
-        (_empty_reference, r"at picture 2\.png: a reference is empty"),
-        (_reference_to_an_array, r"at picture 2\.png: its box is no group"),
+        (_empty_reference, r"at image 2\.png: a reference is empty"),
+        (_reference_to_an_array, r"at image 2\.png: its box is no group"),
         (_reference_to_a_group, "a reference or field is no array"),
-        (_no_label, r"at picture 2\.png: .*label"),
+        (_no_label, r"at image 2\.png: .*label"),
         (_label_in_words, "an array holds neither numbers nor references"),
         (_huge, "an array has 100000000000000 entries, but expected 1 to 64"),
         (_huge_names, "/digitStruct/name has 1000000000 entries"),
@@ -224,7 +224,7 @@ def test_damaged_hdf5_is_an_error_or_still_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "boxes, size, window",
     [
-        ([(30, 10, 10, 20)], (100, 50), (25, 10, 45, 30)),  # upright: as wide as high, centred
+        ([(30, 10, 10, 20)], (100, 50), (25, 10, 45, 30)),  # upright: as wide as high, centered
         ([(10, 5, 8, 20), (18, 7, 8, 20)], (100, 40), (7, 5, 29, 27)),  # 16 x 22 around both
         ([(40, 10, 20, 10), (60, 10, 20, 10)], (200, 100), (40, 0, 80, 40)),  # wide: moved inside at the top
         ([(80, 30, 30, 60)], (100, 80), (65, 30, 100, 80)),  # cut off at the right and at the bottom
@@ -233,17 +233,17 @@ def test_damaged_hdf5_is_an_error_or_still_valid(tmp_path: Path) -> None:
         ([(0, 0, 3, 9)], (3, 9), (0, 0, 3, 9)),
     ],
 )
-def test_the_window_is_the_smallest_square_inside_the_picture(boxes, size, window) -> None:
+def test_the_window_is_the_smallest_square_inside_the_image(boxes, size, window) -> None:
     assert svhn.crop_window(boxes, *size) == window
 
 
-def test_boxes_outside_the_picture_are_refused() -> None:
+def test_boxes_outside_the_image_are_refused() -> None:
     for box in [(50, 0, 5, 5), (0, 30, 5, 5), (-9, 0, 5, 5)]:
         with pytest.raises(ValueError, match="boxes lie outside its 40 x 20 pixels"):
             svhn.crop_window([box], 40, 20)
 
 
-# pictures
+# images
 
 
 NUMBERS = [[1], [2, 3], [4, 0], [5, 5], [9, 8, 7], [1, 2, 3, 4], [6, 6, 1]]
@@ -262,9 +262,9 @@ def test_a_split_gives_the_selected_crops_with_their_labels(tmp_path: Path) -> N
     assert tuple(source.images.shape) == (5, 3, 32, 32) and source.images.dtype == torch.uint8
     annotations = read_digit_struct(folder / "digitStruct.mat")
     for image, place in zip(source.images, source.places().tolist(), strict=True):
-        picture = Image.open(folder / f"{place + 1}.png").convert("RGB")
-        window = svhn.crop_window(annotations[place].boxes, *picture.size)
-        expected = np.asarray(picture.crop(window).resize((32, 32), Image.Resampling.LANCZOS))
+        image = Image.open(folder / f"{place + 1}.png").convert("RGB")
+        window = svhn.crop_window(annotations[place].boxes, *image.size)
+        expected = np.asarray(image.crop(window).resize((32, 32), Image.Resampling.LANCZOS))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
     again = sources.load("svhn", train=True, image_size=16)
     assert tuple(again.images.shape[2:]) == (16, 16)
@@ -283,12 +283,12 @@ def test_svhn_becomes_a_data_set(tmp_path: Path) -> None:
         dataset.build(source="svhn", layout="mnist", train_counts={1: 1}, test_counts={1: 1})
 
 
-def test_a_sample_of_each_label_set_is_taken_before_pictures_are_decoded(tmp_path: Path, monkeypatch) -> None:
+def test_a_sample_of_each_label_set_is_taken_before_images_are_decoded(tmp_path: Path, monkeypatch) -> None:
     stand_ins.write_svhn(tmp_path / "root", per_set=3)
     everything = dataset.build(source="svhn")
     decoded = []
-    decode = pictures.decode
-    monkeypatch.setattr(pictures, "decode", lambda path, change: decoded.append(path) or decode(path, change))
+    decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, change: decoded.append(path) or decode(path, change))
     sampled = dataset.build(source="svhn", sample_size=2)
     assert {path.parent.name for path in decoded} == {"train"}, "the test split stays as it is, from the cache"
     assert set(map(str, decoded)) <= {
@@ -307,14 +307,14 @@ def test_a_sample_of_each_label_set_is_taken_before_pictures_are_decoded(tmp_pat
     assert torch.equal(sampled.test.images, everything.test.images)
 
 
-def test_missing_and_damaged_pictures_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_images_are_named(tmp_path: Path) -> None:
     folder = write_split(tmp_path / "root" / "svhn" / "train")
     whole = (folder / "5.png").read_bytes()
     (folder / "5.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match=r"train/5\.png cannot be read as a picture"):
+    with pytest.raises(SourceError, match=r"train/5\.png cannot be read as a image"):
         sources.load("svhn", train=True)
     (folder / "5.png").unlink()
-    with pytest.raises(SourceError, match=r"train/5\.png cannot be read as a picture .*No such file"):
+    with pytest.raises(SourceError, match=r"train/5\.png cannot be read as a image .*No such file"):
         sources.load("svhn", train=True)
     Image.new("RGB", (3, 3)).save(folder / "5.png")
     with pytest.raises(SourceError, match=r"train/5\.png .*boxes lie outside its 3 x 3 pixels"):
@@ -326,7 +326,7 @@ def test_missing_and_damaged_pictures_are_named(tmp_path: Path) -> None:
 
 def test_a_split_with_nothing_to_keep_is_told(tmp_path: Path) -> None:
     stand_ins.write_svhn_split(tmp_path / "root" / "svhn" / "test", [[0], [1, 0]], rng=np.random.default_rng(0))
-    with pytest.raises(SourceError, match="no picture that the selection keeps"):
+    with pytest.raises(SourceError, match="no image that the selection keeps"):
         sources.load("svhn", train=False)
 
 

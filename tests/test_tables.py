@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from nclib import tables
-from nclib.results import StudyResults
-from nclib.storage import read_csv
-from nclib.study import Study
-from nclib.tables import _mean_and_deviation
+from nclib.results import tables
+from nclib.results.results import StudyResults
+from nclib.results.tables import _mean_and_deviation
+from nclib.study.files import read_csv
+from nclib.study.study import Study
 from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
 
 

@@ -1,4 +1,4 @@
-"""The predicted global minima against full minimisations, independent solvers, and points that are not minima."""
+"""The predicted global minima against full minimizations, independent solvers, and points that are not minima."""
 
 import math
 from itertools import combinations
@@ -17,7 +17,7 @@ from nclib.theory import (
     fixed_head_minimum,
     global_minimum,
     gradient_norm,
-    minimise,
+    minimize,
     most_negative_curvature,
     objective,
     predict_training,
@@ -82,7 +82,7 @@ def of_minimum(settings):
 def assert_at_the_global_minimum(settings):
     """Three random starts: the value to 1e-9, the ETF, the tag-wise averages and their scales."""
     for seed in range(3):
-        result = minimise(**settings, generator=seeded(seed))
+        result = minimize(**settings, generator=seeded(seed))
         assert abs(result.gap) < 1e-9
         values = result.collapse()
         assert values["nc2_w_centered"] < 1e-6
@@ -98,13 +98,13 @@ def assert_at_the_global_minimum(settings):
     # the geometry in full: logits, mean logits and bias together, classifier scale, feature norms
     point, minimum, K = result.point, result.minimum, settings["num_classes"]
     sizes = result.labels.sum(1, dtype=torch.int64)
-    centred = result.logits - result.logits.mean(1, keepdim=True)
+    centered = result.logits - result.logits.mean(1, keepdim=True)
     for m in settings["counts"]:
         rows = sizes == m
         on = result.labels[rows] == 1
         a = torch.tensor(minimum.logits[m], dtype=torch.float64)
         expected = torch.where(on, a, -a * m / (K - m))
-        torch.testing.assert_close(centred[rows], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(centered[rows], expected, rtol=0, atol=1e-5)
         norms = point.H[rows].norm(dim=1)
         torch.testing.assert_close(norms, torch.full_like(norms, minimum.feature_norms[m]), rtol=1e-5, atol=0)
         if settings.get("loss") == "mse":
@@ -128,7 +128,7 @@ def test_random_starts_end_at_the_predicted_minimum_larger(name):
 @pytest.mark.parametrize("name", ZERO)
 def test_large_decays_make_both_say_zero(name):
     for seed in range(3):
-        result = minimise(**ZERO[name], generator=seeded(seed))
+        result = minimize(**ZERO[name], generator=seeded(seed))
         assert result.minimum.is_zero
         assert result.is_zero
         assert abs(result.gap) < 1e-9
@@ -162,7 +162,7 @@ def test_value_of_the_prototype():
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name.startswith(("ce", "pal"))])
 def test_reduced_problem_against_scipy(name):
-    """g(s, a) typed in from the paper's form, minimised by another solver."""
+    """g(s, a) typed in from the paper's form, minimized by another solver."""
     settings = SETTINGS[name]
     K, counts = settings["num_classes"], settings["counts"]
     lw, lh, mean = settings["weight_decay"], settings["feature_decay"], settings.get("label_mean", False)
@@ -196,16 +196,16 @@ def test_single_label_mse_is_the_closed_form():
     assert minimum.value == pytest.approx(value, rel=1e-13)
 
 
-def test_penalised_bias_under_mse_breaks_the_tag_wise_average_as_predicted():
+def test_penalized_bias_under_mse_breaks_the_tag_wise_average_as_predicted():
     settings = setting(6, {1: 3, 2: 1}, 6, 1e-3, 3e-4, loss="mse", bias_decay=math.inf)
-    result = minimise(**settings, generator=seeded())
+    result = minimize(**settings, generator=seeded())
     assert abs(result.gap) < 1e-9
     assert result.minimum.mean_logits[1] != 0
     assert result.minimum.min_feature_dim == 6
     assert result.collapse()["tag_wise_cosine_residual_2"] > 1e-7
     assert result.minimum.scales[2] == pytest.approx(result.scales[2], rel=1e-6)
     with pytest.raises(ValueError, match=r"Expected feature_dim >= 6 .* but got 5"):
-        minimise(**{**settings, "feature_dim": 5}, generator=seeded())
+        minimize(**{**settings, "feature_dim": 5}, generator=seeded())
 
 
 # --- the checks can fail -------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_penalised_bias_under_mse_breaks_the_tag_wise_average_as_predicted():
 @pytest.mark.parametrize("name", ["pal-k6-triples", "mse-pal-k6"])
 def test_every_perturbation_of_the_minimum_raises_the_value(name):
     settings = SETTINGS[name]
-    result = minimise(**settings, generator=seeded())
+    result = minimize(**settings, generator=seeded())
     f = objective(result.problem)
     for seed in range(5):
         step = random_point(result.problem, feature_dim=settings["feature_dim"], scale=1.0, generator=seeded(seed))
@@ -225,13 +225,13 @@ def test_every_perturbation_of_the_minimum_raises_the_value(name):
 def test_wrong_settings_are_detected():
     """The tolerances are tight enough to tell a slightly different problem, or a truncated descent, apart."""
     settings = SETTINGS["pal-k6-triples"]
-    result = minimise(**settings, generator=seeded())
+    result = minimize(**settings, generator=seeded())
     other = global_minimum(**{**of_minimum(settings), "feature_decay": settings["feature_decay"] * 1.001})
     assert abs(result.value - other.value) / other.value > 1e-6
     assert abs(result.scales[2] - other.scales[2]) > 1e-6 * other.scales[2]
     mean = global_minimum(**{**of_minimum(settings), "label_mean": True})
     assert abs(mean.scales[2] - result.scales[2]) > 1e-2
-    early = minimise(**settings, generator=seeded(), max_iterations=20, record_every=20)
+    early = minimize(**settings, generator=seeded(), max_iterations=20, record_every=20)
     assert early.gap > 1e-6
     assert early.collapse()["nc2_w_centered"] > 1e-6
 
@@ -243,7 +243,7 @@ def test_an_unbalanced_multiplicity_leaves_the_theorem():
     labels = problem.labels()
     gone = (labels[:, 0] == 1) & (labels[:, 1] == 1) & (labels.sum(1) == 2)
     assert gone.sum() == settings["counts"][2]
-    result = minimise(**settings, generator=seeded())
+    result = minimize(**settings, generator=seeded())
     logits, kept = result.logits[~gone], labels[~gone].double()
     W = result.point.W.clone().requires_grad_()
     H = result.point.H[~gone].clone().requires_grad_()
@@ -288,13 +288,13 @@ def test_single_label_mse_is_rescaled_mse():
 # --- the fixed classifier -----------------------------------------------------------------------------------------
 
 
-def minimise_features(problem, W, *, nonnegative):
+def minimize_features(problem, W, *, nonnegative):
     """Projected-free check: features as squares where they must not be negative, L-BFGS over features and bias."""
     f = objective(problem)
     d = W.shape[1]
     raw = (0.5 + torch.rand(problem.num_samples, d, dtype=torch.float64, generator=seeded())).requires_grad_()
     b = torch.zeros(len(W), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [raw, b],
         max_iter=2000,
         history_size=30,
@@ -307,12 +307,12 @@ def minimise_features(problem, W, *, nonnegative):
         return raw.square() if nonnegative else raw
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = f(W, features(), b) - problem.weight_decay * W.square().sum()
         value.backward()
         return value
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     return closure().item(), features().detach()
 
 
@@ -323,7 +323,7 @@ def test_fixed_etf_head(loss, nonnegative, d):
     K, counts = 5, {1: 2, 2: 1, 3: 1}
     kwargs = {"feature_decay": 2e-3, "bias_decay": 1e-2, "loss": loss}
     problem = Problem(num_classes=K, counts=counts, weight_decay=1.0, **kwargs)
-    value, features = minimise_features(problem, simplex_etf(K, d).double(), nonnegative=nonnegative)
+    value, features = minimize_features(problem, simplex_etf(K, d).double(), nonnegative=nonnegative)
     minimum = fixed_head_minimum(K, counts, nonnegative=nonnegative, **kwargs)
     assert minimum.value == pytest.approx(value, rel=1e-7)  # the frame is rounded to float32
     assert minimum.etf_scale**2 == pytest.approx(K / (K - 1), rel=1e-14)
@@ -384,7 +384,7 @@ def test_other_critical_points_are_strict_saddles(name):
         assert here == value
         assert (near - here) / 1e-4 == pytest.approx(curvature.eigenvalue / 2, rel=1e-2)
         assert far < near < here
-        escaped = minimise(
+        escaped = minimize(
             K,
             problem.counts,
             weight_decay=problem.weight_decay,
@@ -416,7 +416,7 @@ def test_hessian_products_and_lanczos_against_the_full_hessian():
 
 def test_the_global_minimum_is_no_saddle():
     problem = SADDLE_PROBLEMS["pal"]
-    result = minimise(3, problem.counts, weight_decay=5e-3, feature_decay=5e-3, feature_dim=3, generator=seeded())
+    result = minimize(3, problem.counts, weight_decay=5e-3, feature_decay=5e-3, feature_dim=3, generator=seeded())
     assert abs(most_negative_curvature(problem, result.point, generator=seeded()).eigenvalue) < 1e-8
     assert abs(predicted_curvature(problem, result.point)) < 1e-8  # σ = 2 sqrt(λ_W λ_H) exactly there
 
@@ -470,18 +470,18 @@ def test_a_trained_last_layer_reaches_the_prediction():
         layer.weight.copy_(0.3 * torch.randn(K, 3, generator=seeded(1)))
         layer.bias.zero_()
     # weight decay on the last layer, feature decay in the loss; momentum as in the papers
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [{"params": layer.parameters(), "weight_decay": wd}, {"params": [H], "weight_decay": 0.0}], lr=0.3, momentum=0.9
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 150)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 150)
     generator = seeded(2)
     for _ in range(150):
         for batch in torch.randperm(len(H), generator=generator).split(8):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             logits = layer(H[batch])
             loss = losses.pick_all_label_cross_entropy(logits, problem.labels()[batch], label_mean=True)
             (loss + losses.feature_decay(H[batch], weight=decay)).backward()
-            optimiser.step()
+            optimizer.step()
         schedule.step()
     prediction = predict_training(K, counts, weight_decay=wd, feature_decay=decay, batch_size=8)
     with torch.no_grad():
@@ -533,13 +533,13 @@ def test_bad_settings_are_refused(changes, message):
 
 
 def test_edge_cases():
-    two = minimise(2, {1: 3}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=1, generator=seeded())
+    two = minimize(2, {1: 3}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=1, generator=seeded())
     assert abs(two.gap) < 1e-9
-    pairs_only = minimise(4, {2: 2}, weight_decay=1e-2, feature_decay=1e-3, feature_dim=3, generator=seeded())
+    pairs_only = minimize(4, {2: 2}, weight_decay=1e-2, feature_decay=1e-3, feature_dim=3, generator=seeded())
     assert abs(pairs_only.gap) < 1e-9
     assert pairs_only.minimum.scales == pairs_only.scales == {}
     with pytest.raises(ValueError, match=r"Expected feature_dim >= 3 .* but got 2"):
-        minimise(4, {1: 2}, weight_decay=1e-2, feature_decay=1e-3, feature_dim=2)
+        minimize(4, {1: 2}, weight_decay=1e-2, feature_decay=1e-3, feature_dim=2)
     # tiny and huge decays neither overflow nor hang
     assert global_minimum(100, {1: 500}, weight_decay=1e-12, feature_decay=1e-12).value < 1e-6
     assert global_minimum(100, {1: 500}, weight_decay=1e12, feature_decay=1e12).is_zero
@@ -548,13 +548,13 @@ def test_edge_cases():
 def test_a_recorded_path_starts_and_ends_where_it_should():
     start = Point(*(torch.ones(*size, dtype=torch.float64) for size in ((3, 2), (3, 2), (3,))))
     start.W[0, 0], start.H[1, 1] = 2.0, -1.0
-    result = minimise(
+    result = minimize(
         3, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, start=start, record_every=1, record_path=True
     )
     assert torch.equal(result.path[0].W, start.W)
     torch.testing.assert_close(result.path[-1].H, result.point.H)
     with pytest.raises(ValueError, match=r"Expected a start .* of shapes \(\(3, 2\), \(6, 2\), \(3,\)\), but got"):
-        minimise(3, {1: 2}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, start=start)
+        minimize(3, {1: 2}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, start=start)
     assert len(result.path) == len(result.losses) == len(result.iterations)
     assert result.iterations[:3] == [0, 1, 2]
     assert result.losses[-1] == result.value

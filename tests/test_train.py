@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from nclib import batches, dataset, train
-from nclib.device import choose_precision, place
+from nclib.data import batches, dataset
 from nclib.models import build_model
-from nclib.params import Model, Training
-from nclib.resume import fingerprint, load_state, save_state
-from nclib.storage import StageError
-from nclib.tensors import load_tensors
+from nclib.study.files import StageError
+from nclib.study.parameters import Model, Training
+from nclib.study.tensors import load_tensors
+from nclib.training import loop as train
+from nclib.training.device import choose_precision, place
+from nclib.training.resume import fingerprint, load_state, save_state
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "checkpoint_every": 2, "feature_decay": 1e-6, "lr": 0.05}
 SMALL = Model(arch="resnet18", width=2)
@@ -51,7 +52,7 @@ def splits():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Single-label data."""
     return dataset.build(source="digits", sample_size=6)
 
@@ -173,9 +174,9 @@ def test_every_loss_falls(splits, tmp_path, loss, label_mean):
     assert history["train_loss"].iloc[-1] < 0.95 * history["train_loss"].iloc[0]
 
 
-def test_single_label_data_take_the_same_path(pictures, tmp_path):
+def test_single_label_data_take_the_same_path(images, tmp_path):
     history = run(
-        pictures, tmp_path, loss="mse", decay_on="features", schedule="step", epochs=12, optimizer="adam", lr=0.01
+        images, tmp_path, loss="mse", decay_on="features", schedule="step", epochs=12, optimizer="adam", lr=0.01
     )
     assert history["train_accuracy"].iloc[-1] > 0.5
     assert history["train_accuracy"].equals(history["train_accuracy"].clip(0, 1))
@@ -190,12 +191,12 @@ def test_epochs_differ_in_their_order_but_not_between_runs(splits):
     assert torch.equal(torch.cat(orders[0]).sum(0), splits.train.labels.sum(0))
 
 
-def test_batches_hold_normalised_pictures(splits):
+def test_batches_hold_normalized_images(splits):
     images, labels = splits.train.images, splits.train.labels
     made = batches.DeviceBatches(images, labels, mean=[0.5], std=[0.25], device=torch.device("cpu"), batch_size=50)
-    pictures = torch.cat([x for x, _ in made.ordered()])
-    torch.testing.assert_close(pictures, (images.float() / 255 - 0.5) / 0.25)
-    assert pictures.dtype == torch.float32
+    normalized = torch.cat([x for x, _ in made.ordered()])
+    torch.testing.assert_close(normalized, (images.float() / 255 - 0.5) / 0.25)
+    assert normalized.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(104, [104, 1]), (52, [52, 53]), (105, [105]), (200, [105])])
@@ -246,14 +247,14 @@ def test_bfloat16_keeps_head_and_loss_in_float32(splits):
     assert seen["conv"] == torch.bfloat16
 
 
-def test_bfloat16_ends_where_float32_does(pictures, tmp_path):
+def test_bfloat16_ends_where_float32_does(images, tmp_path):
     """Within the noise between seeds (three of each)."""
     changes = {"epochs": 30, "optimizer": "adam", "lr": 0.01, "schedule": "cosine"}
     wide = Model(arch="resnet18", width=4)
     ends = {
         precision: torch.tensor(
             [
-                run(pictures, tmp_path / f"{precision}{s}", seed=s, model=wide, precision=precision, **changes)[
+                run(images, tmp_path / f"{precision}{s}", seed=s, model=wide, precision=precision, **changes)[
                     "train_soft_iou"
                 ]
                 .iloc[-5:]
@@ -268,7 +269,7 @@ def test_bfloat16_ends_where_float32_does(pictures, tmp_path):
     assert ends["bfloat16"].min() > 0.9
 
 
-def test_no_host_synchronisation_in_an_epoch(splits):
+def test_no_host_synchronization_in_an_epoch(splits):
     """On the meta device nothing can be read back: any `.item()`, `.cpu()` or `nonzero` in the loop would raise."""
     settings = Training(**SETTINGS)
     trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
@@ -306,7 +307,7 @@ def test_compiled_training_gives_the_same_losses():
 
 NARROW = """
 import torch
-from nclib.device import place
+from nclib.training.device import place
 from nclib.models import build_model
 for arch, width, stem in (("resnet18", 4, "small"), ("resnet18", 8, "imagenet"), ("wide_resnet", 4, "small")):
     depth = 8 if arch == "wide_resnet" else None

@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from nclib import dataset as datasets
-from nclib import decode, metrics, train
-from nclib.batches import DeviceBatches
-from nclib.device import place
+from nclib import decode, metrics
+from nclib.data import dataset as datasets
+from nclib.data.batches import DeviceBatches
 from nclib.features import extract
-from nclib.params import Dataset
-from nclib.storage import StageError
-from nclib.study import Study
-from nclib.tensors import load_tensors, save_tensors
-from nclib.validate import spread_sample, validate
+from nclib.results.validate import spread_sample, validate
+from nclib.study.files import StageError
+from nclib.study.parameters import Dataset
+from nclib.study.study import Study
+from nclib.study.tensors import load_tensors, save_tensors
+from nclib.training import loop as train
+from nclib.training.device import place
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ def settings_of(name, **dataset):
 
 
 def passes(model, splits, *, batch_size=512):
-    """Batches of the training and of the test pictures."""
+    """Batches of the training and of the test images."""
     return {
         name: DeviceBatches(
             split.images, split.labels, mean=splits.mean, std=splits.std, device=CPU, batch_size=batch_size
@@ -105,7 +106,7 @@ def test_a_network_whose_features_are_all_equal_is_named(tmp_path):
     splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1))
     dead = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     save_tensors(checkpoints[1], dead)
-    with pytest.raises(StageError, match=r"(?s)train pictures at .*epoch_0001.*all are equal.*lower training.feature"):
+    with pytest.raises(StageError, match=r"(?s)train images at .*epoch_0001.*all are equal.*lower training.feature"):
         validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
 
 

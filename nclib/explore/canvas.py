@@ -61,7 +61,7 @@ class State:
 
     @property
     def colors(self) -> tuple[str, ...]:
-        """The colour of each run; the second has a darker shade if it would have that of the first."""
+        """The color of each run; the second has a darker shade if it would have that of the first."""
         found: list[str] = []
         for data in self.runs:
             found.append(shade(data.color) if data.color in found else data.color)
@@ -185,7 +185,7 @@ class View(ABC):
         return self.figure.text(x, y, text, **{"va": "top", "ha": "left", "color": INK, **settings})
 
     def name_run(self, left: Number, top: Number, data: RunData, color: str, label: str | None = None) -> None:
-        """Write a run's name in its colour; `pixels` adds the epoch (where a slider shows it, it would cost time)."""
+        """Write a run's name in its color; `pixels` adds the epoch (where a slider shows it, it would cost time)."""
         self.text(left, top, "\N{BLACK SQUARE}", color=color)
         name = self.text(left + 15, top, label or data.label, color=text_color(color), weight="bold")
         if data.epochs.size:
@@ -216,7 +216,7 @@ class Cells:
 
     Args:
         ax: axes of the map, with row 0 on top, as `imshow` has it; the cells' centres are at whole numbers.
-        mapping: values to colours; NaN leaves the axes' own colour.
+        mapping: values to colors; NaN leaves the axes' own color.
     """
 
     def __init__(self, ax: Axes, mapping: ScalarMappable) -> None:
@@ -224,7 +224,7 @@ class Cells:
         self.values: Float[np.ndarray, "k k"] = np.zeros((1, 1))
 
     def colors(self) -> UInt8[np.ndarray, "k k 4"]:
-        """The cells' colours."""
+        """The cells' colors."""
         colors = self._mapping.to_rgba(np.ma.masked_invalid(self.values), bytes=True)
         colors[np.isnan(self.values)] = np.round(255 * np.array(self.ax.get_facecolor()))
         return colors

@@ -20,7 +20,7 @@ from nclib.explore.theme import FAINT, GREY, INK, class_style
 TOP, PANEL = 30, 340  # pixels
 LOWEST_MARGIN = -2.0  # smaller ones, as single pictures of an untrained network have, lie at the lower edge
 NAMED_CLASSES = 20
-COLORED_SETS = 12  # more label sets in one plane, and only those of one label keep a colour
+COLORED_SETS = 12  # more label sets in one plane, and only those of one label keep a color
 
 
 def reach(plane: Plane, num_classes: int) -> float:
@@ -59,14 +59,14 @@ class FeaturesView(View):
             self._draw_margins([item for item in zip(state.runs, state.colors, strict=True) if item[0].geometry])
 
     def _draw_legend(self, *, pairs: bool) -> None:
-        grey = {"color": GREY, "ls": ""}
+        gray = {"color": GREY, "ls": ""}
         handles = [
-            Line2D([], [], marker=".", ms=5, label="training picture", **grey),
-            Line2D([], [], marker="o", ms=8, mec="white", label="class mean", **grey),
+            Line2D([], [], marker=".", ms=5, label="training picture", **gray),
+            Line2D([], [], marker="o", ms=8, mec="white", label="class mean", **gray),
             Line2D([], [], color=INK, lw=1.3, label="classifier row"),
         ]
         if pairs:
-            handles.append(Line2D([], [], marker="D", ms=4, mec=INK, mew=0.8, label="pair mean", **grey))
+            handles.append(Line2D([], [], marker="D", ms=4, mec=INK, mew=0.8, label="pair mean", **gray))
             handles.append(Line2D([], [], marker="s", ms=7, mfc="none", mec=INK, ls="", label="tag-wise average"))
         place = (8 / self.width, 1 - (TOP + PANEL + 4) / self.height)
         settings = {
@@ -151,7 +151,7 @@ class _Cloud:
 
 
 def _groups(data: RunData, seen: Projection) -> Iterator[tuple[tuple[float, ...], Bool[np.ndarray, " n"]]]:
-    """Colours of the points: those of their classes, mixed; grey for several labels where that would be a muddle."""
+    """Colors of the points: those of their classes, mixed; gray for several labels where that would be a muddle."""
     labels = data.geometry.sample_labels.numpy()[seen.shown]
     sets = np.unique(labels, axis=0)
     muddle = labels.sum(1) > 1 if len(sets) > COLORED_SETS else np.zeros(len(labels), bool)

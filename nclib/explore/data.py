@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, UInt8
 
-from nclib import dataset
-from nclib.compose import MultiLabelData
+from nclib.data import dataset
+from nclib.data.compose import MultiLabelData
 from nclib.explore.theme import FIRST_COLOR, run_colors
-from nclib.geometry import Geometry
-from nclib.runs import project_root
-from nclib.storage import StageError, json_or_empty, read_csv, read_json
-from nclib.study import ParameterError, Study
+from nclib.results.geometry import Geometry
+from nclib.study.files import StageError, json_or_empty, read_csv, read_json
+from nclib.study.runs import project_root
+from nclib.study.study import ParameterError, Study
 
 LabelSet = tuple[int, ...]
 SEED_FOLDER = re.compile(r"seed(\d+)")
@@ -52,7 +52,7 @@ def runs(study: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def study_order(study: str | Path) -> list[str]:
-    """All runs of a study, those not begun included, in the order in which its figures show and colour them.
+    """All runs of a study, those not begun included, in the order in which its figures show and color them.
 
     The manifest of 04_figures tells it; before that stage, the study's file in `params/`. Runs that neither names come
     last, by name, but `learned` or `baseline` first, since the others are usually compared with it.
@@ -146,8 +146,8 @@ class RunData:
         """Angles in degrees that vanish at collapse, one for each cell of a K x K map.
 
         Beside the diagonal: mean of a pair's features to its tag-wise average, or, for single-label data, how far the
-        angle between two centred class means is from that of the simplex ETF. On the diagonal: centred class mean to
-        centred classifier row. NaN where the training data have no such pair.
+        angle between two centered class means is from that of the simplex ETF. On the diagonal: centered class mean to
+        centered classifier row. NaN where the training data have no such pair.
         """
         g, K = self.geometry, self.num_classes
         found = np.full((len(self.epochs), K, K), np.nan)

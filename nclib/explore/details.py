@@ -19,13 +19,13 @@ def numbers(data: RunData, labels: LabelSet, epoch: int) -> dict[str, str]:
     """What is known of a label set at an epoch: name of each quantity and its value in words."""
     g, e = data.geometry, data.position(epoch)
     means = g.class_means[e].double().numpy()
-    centred, rows = means - means.mean(0), g.weight[e].double().numpy()
+    centered, rows = means - means.mean(0), g.weight[e].double().numpy()
     rows = rows - rows.mean(0)
     if labels not in data.label_sets:
         if len(labels) != 2 or data.is_multi_label:
             return {"training pictures": "none"}
         i, j = labels
-        pairs = {"class means": centred, "classifier rows": rows}
+        pairs = {"class means": centered, "classifier rows": rows}
         return {f"angle between {what}": f"{degrees(*unit(a[[i, j]])):.2f}°" for what, a in pairs.items()} | {
             "the same in a simplex ETF": f"{np.degrees(np.arccos(-1 / (data.num_classes - 1))):.2f}°"
         }
@@ -33,9 +33,9 @@ def numbers(data: RunData, labels: LabelSet, epoch: int) -> dict[str, str]:
     told = {"training pictures": f"{int(g.counts[place])}"}
     if len(labels) == 1:
         (k,) = labels
-        size = np.linalg.norm(centred, axis=1)
+        size = np.linalg.norm(centered, axis=1)
         return told | {
-            "angle of class mean to classifier row": f"{degrees(unit(centred[k]), unit(rows[k])):.2f}°",
+            "angle of class mean to classifier row": f"{degrees(unit(centered[k]), unit(rows[k])):.2f}°",
             "length of class mean, mean of all = 1": f"{size[k] / size.mean():.3f}",
             "bias": f"{g.bias[e, k]:.3f}",
         }

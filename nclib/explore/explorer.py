@@ -22,7 +22,7 @@ from nclib.explore.matrices import MatricesView
 from nclib.explore.pairs import PairsView
 from nclib.explore.png import encode
 from nclib.explore.selection import Selection
-from nclib.storage import StageError
+from nclib.study.files import StageError
 
 
 class Explorer:

@@ -1,4 +1,4 @@
-"""Logarithmic axes on which zero can be seen, with labelled ticks on short ranges, too."""
+"""Logarithmic axes on which zero can be seen, with labeled ticks on short ranges, too."""
 
 from dataclasses import dataclass
 

@@ -73,7 +73,7 @@ class OverlayRenderer(RendererBase):
     def draw_cells(
         self, colors: UInt8[np.ndarray, "k k 4"], left: Number, top: Number, width: Number, height: Number
     ) -> None:
-        """A K x K map; cells of one colour are one element, without smoothing, which would leave seams."""
+        """A K x K map; cells of one color are one element, without smoothing, which would leave seams."""
         K = len(colors)
         if K > DRAWN_CELLS:
             place = f"x='{left:g}' y='{top:g}' width='{width:g}' height='{height:g}' preserveAspectRatio='none'"

@@ -13,7 +13,7 @@ from nclib.explore.matrices import prepare_cells
 from nclib.explore.theme import FAINT
 
 LEFT, TOP, PANEL, STEP = 40, 30, 270, 318  # pixels
-SMALLEST, LARGEST = 0.3, 90.0  # degrees at the ends of the colour scale
+SMALLEST, LARGEST = 0.3, 90.0  # degrees at the ends of the color scale
 TICKS = (0.3, 1, 3, 10, 30, 90)
 
 

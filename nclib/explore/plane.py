@@ -26,7 +26,7 @@ class Projection:
         points: those features.
         means: class means.
         origin: mean of all K class means, where the classifier's arrows start.
-        tips: ends of the arrows: centred classifier rows, in units of their own root mean square length.
+        tips: ends of the arrows: centered classifier rows, in units of their own root mean square length.
         pairs: the two-label sets that are drawn.
         pair_means: mean features of those.
         averages: their tag-wise averages, C_2 times the sum of both class means.

@@ -11,8 +11,8 @@ from nclib.explore.controls import Controls
 from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import CIRCLE, PRINCIPAL
-from nclib.storage import StageError
-from nclib.study import ParameterError
+from nclib.study.files import StageError
+from nclib.study.study import ParameterError
 
 THREE = "three"
 NO_RUN = ""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nclib.figures.style import TEXT_WIDTH, style
 from nclib.figures.theory import draw_prediction
-from nclib.theory import GlobalMinimum, Problem, global_minimum, minimise
+from nclib.theory import GlobalMinimum, Problem, global_minimum, minimize
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
 MOST_SAMPLES = 2000  # of a descent that should end within seconds
@@ -23,7 +23,7 @@ class TheoryExplorer:
     """Controls over the settings of an unconstrained-feature problem, and a picture of its global minimum.
 
     The picture is a `widgets.Image`; `draw` makes its bytes from the controls' values. An error is shown in `error`,
-    since an exception in a widget's callback would otherwise be seen nowhere. "check" minimises the full problem from
+    since an exception in a widget's callback would otherwise be seen nowhere. "check" minimizes the full problem from
     a random start and reports how far from the prediction it ends.
 
     Args:
@@ -57,7 +57,7 @@ class TheoryExplorer:
         )
         self.loss = widgets.Dropdown(options=LOSSES, description="loss", style=named, layout=wide)
         self.label_mean = widgets.Checkbox(description="mean over labels", indent=False)
-        self.check = widgets.Button(description="check by a descent", tooltip="Minimise from a random start")
+        self.check = widgets.Button(description="check by a descent", tooltip="Minimize from a random start")
         self.status, self.error = widgets.HTML(), widgets.HTML()
         self.image = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="880px"))
         self._figure = Figure(figsize=(TEXT_WIDTH + 1, 3.0), layout="constrained", dpi=130)
@@ -131,7 +131,7 @@ class TheoryExplorer:
                     f"Expected at most {MOST_SAMPLES} samples for a descent, but got {samples}: lower a count."
                 )
             self._say(minimum, f"descending over {samples} free features ...")
-            result = minimise(**settings, generator=torch.Generator().manual_seed(0))
+            result = minimize(**settings, generator=torch.Generator().manual_seed(0))
             self._say(
                 minimum,
                 f"global minimum {minimum.value:.10f}; a random start ended at {result.value:.10f} after "

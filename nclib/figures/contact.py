@@ -1,4 +1,4 @@
-"""Contact sheets: every picture of a selection, by class."""
+"""Contact sheets: every image of a selection, by class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,27 +14,27 @@ from torch import Tensor
 from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 
-GAP = 1  # pixels between two pictures
+GAP = 1  # pixels between two images
 COLUMNS = 20
-LARGEST = 0.4  # inches: side of a picture where there are few
-NAMES_TAKE = 3  # pictures' widths, left of the rows
+LARGEST = 0.4  # inches: side of a image where there are few
+NAMES_TAKE = 3  # images' widths, left of the rows
 TITLE_TAKES = 2.7  # inches, with the names
-NAME_FITS = 5  # letters below a picture
+NAME_FITS = 5  # letters below a image
 
 
 @dataclass
 class ContactSheet:
-    """Misclassified pictures, one row of small pictures for each class; what the network says stands below each.
+    """Misclassified images, one row of small images for each class; what the network says stands below each.
 
     Where the class names are long, it is said by the class's number.
 
     Args:
-        images: the pictures, 0..255.
+        images: the images, 0..255.
         labels: their classes.
         predicted: what the network says.
         class_names: name of each class.
-        columns: largest number of pictures of a class that are shown; the title of a row counts them all.
-        index: place of each picture in its split; None: they are the whole split.
+        columns: largest number of images of a class that are shown; the title of a row counts them all.
+        index: place of each image in its split; None: they are the whole split.
 
     Attributes:
         figure_: the figure drawn on.
@@ -68,20 +68,20 @@ class ContactSheet:
         *,
         columns: int = COLUMNS,
     ) -> "ContactSheet":
-        """Keep the pictures whose prediction is wrong.
+        """Keep the images whose prediction is wrong.
 
         Args:
-            images: all pictures of a split, 0..255.
+            images: all images of a split, 0..255.
             labels: their classes.
             predicted: what the network says.
             class_names: name of each class.
-            columns: largest number of pictures of a class that are shown.
+            columns: largest number of images of a class that are shown.
         """
         wrong = (labels != predicted).nonzero().flatten()
         return cls(images[wrong], labels[wrong], predicted[wrong], class_names, columns, wrong)
 
     def table(self) -> pd.DataFrame:
-        """Every picture, by class: `index` (its place in the split), `label` and `predicted` (class numbers)."""
+        """Every image, by class: `index` (its place in the split), `label` and `predicted` (class numbers)."""
         index = torch.arange(len(self.labels)) if self.index is None else self.index
         columns = {"index": index, "label": self.labels, "predicted": self.predicted}
         return pd.DataFrame(columns).sort_values(["label", "index"], ignore_index=True)
@@ -131,8 +131,8 @@ class ContactSheet:
             name = f"{f'{label} ' if self._numbered else ''}{self.class_names[label]} ({len(places)})"
             axes.text(-width * 0.2, row * tall + height / 2, name, ha="right", va="center", fontsize=7)
         pixels = sheet.permute(1, 2, 0).numpy()
-        colours = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if channels == 1 else {}
+        colors = {"cmap": "gray_r", "vmin": 0, "vmax": 255} if channels == 1 else {}
         axes.set_anchor("W")
-        axes.imshow(pixels[..., 0] if channels == 1 else pixels, interpolation="nearest", **colours)
+        axes.imshow(pixels[..., 0] if channels == 1 else pixels, interpolation="nearest", **colors)
         for x, y, text in texts:
             axes.text(x, y, text, ha="center", va="top", fontsize=5.5)

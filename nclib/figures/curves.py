@@ -14,7 +14,7 @@ from nclib.figures.layout import LINE, SomeAxes, fit_text, legend_beside, legend
 from nclib.figures.lines import draw_lines, scale_axis
 from nclib.figures.panels import Panel, panel
 from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
-from nclib.results import StudyResults
+from nclib.results.results import StudyResults
 
 NARROWEST = 1.1  # inches: a column of panels
 LEFT = 0.7  # inches: the numbers and names beside the panels
@@ -168,7 +168,7 @@ class MetricCurves:
         references = self.references.get(shown.column, {})
         for run in runs:
             if run in references:
-                axes.axhline(references[run], color=styles.colours[run], dashes=(1, 2), linewidth=1.0, zorder=1)
+                axes.axhline(references[run], color=styles.colors[run], dashes=(1, 2), linewidth=1.0, zorder=1)
 
     def _seeds_note(self) -> str | None:
         return seeds_note(self.table["seed"].nunique())
@@ -238,7 +238,7 @@ def _narrow(title: str) -> str:
 
 
 def _with_accuracies(results: StudyResults, table: pd.DataFrame) -> pd.DataFrame:
-    """The table of checkpoints with the accuracies of training and test pictures, both at the checkpoint."""
+    """The table of checkpoints with the accuracies of training and test images, both at the checkpoint."""
     keys = ["run", "seed", "epoch"]
     for split in _SPLITS:
         chosen = results.metrics.loc[results.metrics["split"] == split, [*keys, "top1"]]

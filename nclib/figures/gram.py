@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nclib.figures.layout import LINE, SomeAxes, fit_text, panels, size_of
 from nclib.figures.style import RC, TEXT_WIDTH, style
-from nclib.geometry import Geometry
-from nclib.results import StudyResults
+from nclib.results.geometry import Geometry
+from nclib.results.results import StudyResults
 
 RUNS_A_ROW = 4
 KINDS = ("class means", "classifier")
@@ -32,7 +32,7 @@ def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
 
 
 def gram_floor(num_classes: int) -> float:
-    """The lowest cosine with a colour of its own, a little below that of the ETF."""
+    """The lowest cosine with a color of its own, a little below that of the ETF."""
     return -1 / (num_classes - 1) - 0.2
 
 
@@ -47,7 +47,7 @@ def upper_bound(distance: float) -> str:
 
 @dataclass
 class GramMatrices:
-    """Cosines between the centred class means and between the centred classifier rows of each run, beside the ideal.
+    """Cosines between the centered class means and between the centered classifier rows of each run, beside the ideal.
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
     distance from that, entry by entry, rounded up.

@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from nclib.compose import MultiLabelData
+from nclib.data.compose import MultiLabelData
 from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import style
 
-LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colours follow the logarithm
+LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colors follow the logarithm
 NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
 
 
 @dataclass
 class LabelHeatMap:
-    """K x K counts: on the diagonal the pictures with that label alone, elsewhere those with that pair of labels.
+    """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels.
 
     Args:
         counts: K x K, symmetric.
@@ -41,7 +41,7 @@ class LabelHeatMap:
 
     @classmethod
     def from_data(cls, data: MultiLabelData) -> "LabelHeatMap":
-        """Count one split of a data set; pictures with three labels or more are left out.
+        """Count one split of a data set; images with three labels or more are left out.
 
         Args:
             data: the split.
@@ -82,13 +82,13 @@ class LabelHeatMap:
                 xticklabels="auto",  # as many as there is room for
                 yticklabels="auto",
                 cbar_kws={
-                    "label": "pictures",
+                    "label": "images",
                     "shrink": 0.85,
                     **({"format": "{x:g}"} if wide else {"ticks": MaxNLocator(5, integer=True)}),
                 },
                 ax=axes,
             )
-            axes.set(xlabel="label", ylabel="label", title="pictures with one label (diagonal) and with two")
+            axes.set(xlabel="label", ylabel="label", title="images with one label (diagonal) and with two")
             axes.grid(False)
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)

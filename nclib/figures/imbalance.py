@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 from nclib.figures.layout import LINE, SomeAxes, few_ticks, fit_text, legend_beside, panels, seeds_note, size_of
 from nclib.figures.lines import draw_lines
 from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
-from nclib.results import StudyResults
+from nclib.results.results import StudyResults
 
 LEFT = 0.7  # inches: the numbers beside the axes and the gaps between them
 
 
 @dataclass
 class ImbalanceCurves:
-    """Tag-wise ratio of the pairs against epoch, one line for each number of training pictures a pair, one panel a run.
+    """Tag-wise ratio of the pairs against epoch, one line for each number of training images a pair, one panel a run.
 
     Args:
         table: long: columns `run`, `seed`, `epoch`, `group` and `ratio`.
-        groups: pictures of each pair, largest first.
+        groups: images of each pair, largest first.
 
     Attributes:
         figure_: the figure drawn on.
@@ -63,7 +63,7 @@ class ImbalanceCurves:
         runs = list(dict.fromkeys(self.table["run"]))
         columns = min(4, len(runs))
         rows = -(-len(runs) // columns)
-        names = [f"{n} pictures a pair" for n in self.groups]
+        names = [f"{n} images a pair" for n in self.groups]
         styles = RunStyles.from_runs(names)
         table = self.table.assign(name=self.table["group"].map(dict(zip(self.groups, names, strict=True))))
         with style():

@@ -38,7 +38,7 @@ def draw_lines(
             y=column,
             errorbar=("pi", 100) if rows["seed"].nunique() > 1 else None,
             err_kws={"alpha": 0.2, "linewidth": 0},
-            color=styles.colours[run],
+            color=styles.colors[run],
             linestyle=(0, styles.dashes[run]) if styles.dashes[run] else "-",
             marker=styles.markers[run],
             markevery=(place * step // max(1, len(runs)) % step, step),

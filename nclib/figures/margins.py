@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
 from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
-from nclib.results import StudyResults
+from nclib.results.results import StudyResults
 
 
 @dataclass
@@ -90,7 +90,7 @@ class MarginDistribution:
         axes.plot(
             ranks,
             rows.mean(0),
-            color=styles.colours[run],
+            color=styles.colors[run],
             linestyle=(0, styles.dashes[run]) if styles.dashes[run] else "-",
             marker=styles.markers[run],
             markevery=(place * step // 8 % step, step),
@@ -98,4 +98,4 @@ class MarginDistribution:
             markeredgewidth=0.4,
         )
         if len(rows) > 1:
-            axes.fill_between(ranks, rows.min(0), rows.max(0), color=styles.colours[run], alpha=0.2, linewidth=0)
+            axes.fill_between(ranks, rows.min(0), rows.max(0), color=styles.colors[run], alpha=0.2, linewidth=0)

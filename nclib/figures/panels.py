@@ -37,7 +37,7 @@ _METRICS = [
     Panel("released_nc1", "released NC1", log=True, floor=None),
     Panel("nc2_w", "released NC2 (W)"),
     Panel("nc2_h", "released NC2 (H)"),
-    Panel("nc3", "NC3, not centred"),
+    Panel("nc3", "NC3, not centered"),
     Panel("released_nc2_w", "released NC2 (W)"),
     Panel("released_nc2_h", "released NC2 (H)"),
     Panel("released_nc3", "released NC3"),
@@ -72,7 +72,7 @@ _BY_MULTIPLICITY = {
     "tag_wise_angle_max": ("largest tag-wise angle, {m} labels [°]", 0.0),
     "tag_wise_residual": ("tag-wise residual, {m} labels", 0.0),
     "tag_wise_scale": ("tag-wise scale $C_{m}$", None),
-    "imbalance_ratio": ("tag-wise ratio of pairs with {m} pictures", 0.0),
+    "imbalance_ratio": ("tag-wise ratio of pairs with {m} images", 0.0),
 }
 
 

@@ -1,4 +1,4 @@
-"""Sample pictures with their labels."""
+"""Sample images with their labels."""
 
 from dataclasses import dataclass, field
 
@@ -8,17 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nclib.compose import MultiLabelData
+from nclib.data.compose import MultiLabelData
 from nclib.figures.layout import SomeAxes, fit_text, panels, size_of
 from nclib.figures.style import TEXT_WIDTH, style
 
-GAP = 0.08  # inches: between two pictures
+GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
-LETTERS = 110  # that fit side by side above a row of pictures; longer lists of labels have a line for each
+LETTERS = 110  # that fit side by side above a row of images; longer lists of labels have a line for each
 
 
-def show_picture(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
-    """Draw one picture (1 channel: black paper, white ink turned to black on white) without ticks."""
+def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
+    """Draw one image (1 channel: black paper, white ink turned to black on white) without ticks."""
     pixels = image.permute(1, 2, 0).numpy()
     if pixels.shape[2] == 1:
         axes.imshow(pixels[..., 0], cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
@@ -30,13 +30,13 @@ def show_picture(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 @dataclass
 class SampleGrid:
-    """Pictures with their labels, one row for each multiplicity.
+    """Images with their labels, one row for each multiplicity.
 
     Args:
-        images: the pictures, 0..255.
+        images: the images, 0..255.
         labels: multi-hot.
         class_names: name of each class.
-        rows: places of the pictures to show in each row of the figure.
+        rows: places of the images to show in each row of the figure.
 
     Attributes:
         figure_: the figure drawn on.
@@ -53,17 +53,17 @@ class SampleGrid:
 
     @classmethod
     def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
-        """`number` pictures of each multiplicity, their label sets spread over those that occur.
+        """`number` images of each multiplicity, their label sets spread over those that occur.
 
         Args:
             data: one split of a data set.
-            number: pictures a row.
+            number: images a row.
         """
         rows = []
         for m in data.multiplicity.unique().tolist():
             places = (data.multiplicity == m).nonzero().flatten()
             sets = data.labels[places].unique(dim=0).flip(0)
-            if len(sets) < number and m == 1:  # few classes: more pictures of each
+            if len(sets) < number and m == 1:  # few classes: more images of each
                 chosen = places[:: max(1, len(places) // number)][:number]
                 rows.append(chosen.tolist())
                 continue
@@ -76,7 +76,7 @@ class SampleGrid:
         """Draw.
 
         Args:
-            ax: axes to draw on, one a picture; None makes a figure.
+            ax: axes to draw on, one a image; None makes a figure.
 
         Returns:
             The display itself.
@@ -104,13 +104,13 @@ class SampleGrid:
                 self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0.0, 0.0))
                 texts = _titles(titles, between, min(size_of(axes)[0] for axes in self.axes_))
             for axes, place, (text, points) in zip(self.axes_, places, texts, strict=True):
-                show_picture(axes, self.images[place])
+                show_image(axes, self.images[place])
                 axes.set_title(text, loc="center", fontsize=points, pad=2.5)
         return self
 
 
 def _titles(titles: list[list[str]], between: str, width: float) -> list[tuple[str, float]]:
-    """The labels of each picture, in lines that are no wider than `width` [inches], and the size of their letters."""
+    """The labels of each image, in lines that are no wider than `width` [inches], and the size of their letters."""
     found = []
     for names in titles:
         fitted = [fit_text(line, width, size=TITLE_SIZE) for line in between.join(names).split("\n")]

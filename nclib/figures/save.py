@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nclib.storage import atomic_path
+from nclib.study.files import atomic_path
 
 PNG_DPI = 200
 

@@ -1,4 +1,4 @@
-"""How figures look: type sizes, and colour, dash and marker of each run."""
+"""How figures look: type sizes, and color, dash and marker of each run."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -54,17 +54,17 @@ def style() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunStyles:
-    """Colour, dashes and marker of each run of a study.
+    """Color, dashes and marker of each run of a study.
 
-    Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups: colour and marker tell the group, dashes the
+    Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups: color and marker tell the group, dashes the
     variant (from the seventh on, dashes recur with another marker). Otherwise each run differs in all three.
 
     Args:
-        colours, dashes, markers: by run.
+        colors, dashes, markers: by run.
         groups: the group and the variant of each run; None if the names form no groups.
     """
 
-    colours: dict[str, tuple[float, float, float]]
+    colors: dict[str, tuple[float, float, float]]
     dashes: dict[str, str | tuple[float, ...]]
     markers: dict[str, str]
     groups: dict[str, tuple[str, str]] | None = None
@@ -83,8 +83,8 @@ class RunStyles:
             first, second = (list(dict.fromkeys(pair[i] for pair in groups.values())) for i in (0, 1))
             places = {}
             for run, (group, variant) in groups.items():
-                colour, dash = first.index(group), second.index(variant)
-                places[run] = (colour, dash, colour + dash // len(DASHES) * len(first))
+                color, dash = first.index(group), second.index(variant)
+                places[run] = (color, dash, color + dash // len(DASHES) * len(first))
         return cls(
             {run: COLOURS[place % len(COLOURS)] for run, (place, _, _) in places.items()},
             {run: DASHES[place % len(DASHES)] for run, (_, place, _) in places.items()},
@@ -95,7 +95,7 @@ class RunStyles:
     def line(self, run: str, label: str | None = None) -> Line2D:
         """A line to show in a legend."""
         dashes = self.dashes[run]
-        drawn = Line2D([], [], color=self.colours[run], marker=self.markers[run], label=label or run)
+        drawn = Line2D([], [], color=self.colors[run], marker=self.markers[run], label=label or run)
         drawn.set(markeredgecolor="white", markeredgewidth=0.4)
         if dashes:
             drawn.set_dashes(dashes)

@@ -22,16 +22,16 @@ from nclib.figures.theory_plane import (
     name_at,
     plane_legend,
 )
-from nclib.theory import Curvature, GlobalMinimum, Minimisation, Point, Problem, objective, values_along
+from nclib.theory import Curvature, GlobalMinimum, Minimization, Point, Problem, objective, values_along
 
 SMALLEST_GAP = 1e-17  # a gap of 0, or below it by rounding, is drawn here
 
 
-def plot_path(result: Minimisation, *, panels: int = 8) -> Figure:
+def plot_path(result: Minimization, *, panels: int = 8) -> Figure:
     """Small multiples of a recorded descent with K = 3 in the plane: features and classifier fall onto the ETF.
 
     Args:
-        result: of `minimise(3, ..., feature_dim=2, record_every=1, record_path=True)`.
+        result: of `minimize(3, ..., feature_dim=2, record_every=1, record_path=True)`.
         panels: how many points of the path; the first and the last are among them, the early ones are denser.
 
     Returns:
@@ -43,7 +43,7 @@ def plot_path(result: Minimisation, *, panels: int = 8) -> Figure:
     check_plane(result.problem, result.point)
     if not result.path:
         raise ValueError(
-            "Expected a result with a recorded path: call minimise(..., record_path=True, record_every=1)."
+            "Expected a result with a recorded path: call minimize(..., record_path=True, record_every=1)."
         )
     chosen = _while_it_moves(result, panels)
     with style():
@@ -62,7 +62,7 @@ def plot_path(result: Minimisation, *, panels: int = 8) -> Figure:
     return figure
 
 
-def plot_gaps(results: Mapping[str, Sequence[Minimisation]]) -> Figure:
+def plot_gaps(results: Mapping[str, Sequence[Minimization]]) -> Figure:
     """The relative gap to the predicted global minimum against the iteration; one line a random start."""
     with style():
         figure, ax = plt.subplots(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
@@ -91,7 +91,7 @@ def plot_gaps(results: Mapping[str, Sequence[Minimisation]]) -> Figure:
     return figure
 
 
-def plot_tag_wise(result: Minimisation, scales: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
+def plot_tag_wise(result: Minimization, scales: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
     """A pair's mean as the scaled sum of its tags' means, and the scale `C_2`, predicted and measured.
 
     Args:
@@ -114,8 +114,8 @@ def plot_tag_wise(result: Minimisation, scales: Mapping[str, Mapping[int, tuple[
         draw_rays(left, result)
         corner = first + second
         left.plot(*np.stack([first, corner, second]).T, color=FAINT, linewidth=1, linestyle="--")
-        for vector, colour, name in ((first, COLOURS[0], "$\\mu_1$"), (second, COLOURS[1], "$\\mu_2$")):
-            draw_arrow(left, vector, colour=colour)
+        for vector, color, name in ((first, COLOURS[0], "$\\mu_1$"), (second, COLOURS[1], "$\\mu_2$")):
+            draw_arrow(left, vector, color=color)
             name_at(left, vector, name)
         left.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
         name_at(left, corner, "$\\mu_1 + \\mu_2$")
@@ -129,11 +129,11 @@ def plot_tag_wise(result: Minimisation, scales: Mapping[str, Mapping[int, tuple[
         frame_around(left, np.stack([first, second, corner, np.zeros(2)]))
         for place, (name, points) in enumerate(scales.items()):
             counts, predicted, measured = list(points), *zip(*points.values(), strict=True)
-            colour, marker = COLOURS[place], MARKERS[place]
-            line = right.plot(counts, predicted, color=colour)[0]
+            color, marker = COLOURS[place], MARKERS[place]
+            line = right.plot(counts, predicted, color=color)[0]
             if DASHES[place]:
                 line.set_dashes(DASHES[place])
-            right.plot(counts, measured, color=colour, marker=marker, linestyle="none", markersize=5, label=name)
+            right.plot(counts, measured, color=color, marker=marker, linestyle="none", markersize=5, label=name)
         right.set(xscale="log", xlabel="samples a pair", ylabel="$C_2$", title="predicted (line), measured (mark)")
         right.set_xticks(counts, [str(n) for n in counts])
         right.xaxis.minorticks_off()
@@ -141,7 +141,7 @@ def plot_tag_wise(result: Minimisation, scales: Mapping[str, Mapping[int, tuple[
     return figure
 
 
-def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: Minimisation) -> Figure:
+def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: Minimization) -> Figure:
     """A strict saddle of K = 3 in the plane: the way out, the loss along it, and the descent that takes it.
 
     Args:
@@ -169,7 +169,7 @@ def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: M
         step = 0.55 * extent / curvature.direction.H.norm(dim=1).max().item()
         for h, moved in zip(saddle.H.numpy(), step * curvature.direction.H.numpy(), strict=True):
             if np.linalg.norm(moved) > 0.1 * extent:
-                draw_arrow(axes[0], moved, start=h, colour=GREY)
+                draw_arrow(axes[0], moved, start=h, color=GREY)
         value = objective(problem)(*saddle.tensors).item()
         reach = 1.4 * step
         distances = np.linspace(-reach, reach, 81)
@@ -210,7 +210,7 @@ def draw_prediction(
         tags = [minimum.feature_norms[1] * direction for direction in directions]
         for k, mean in enumerate(tags):
             left.plot(*np.stack([np.zeros(2), mean]).T, color=CLASS_COLOURS[k], linewidth=5, alpha=0.25)
-            draw_arrow(left, mean, colour=CLASS_COLOURS[k])
+            draw_arrow(left, mean, color=CLASS_COLOURS[k])
             name_at(left, mean, f"$\\mu_{k + 1}$")
         corner = tags[0] + tags[1]
         if 2 in minimum.scales:
@@ -236,14 +236,14 @@ def draw_prediction(
     right.set(xscale="log", xlim=(min(path), max(path)), ylim=(0, None), xlabel="feature decay $\\lambda_H$")
     if zero:
         right.axvspan(min(zero), max(path), color="0.9", zorder=0)
-    right.set_title("logit on the labels (grey: the optimum is 0)" if zero else "logit on the labels")
+    right.set_title("logit on the labels (gray: the optimum is 0)" if zero else "logit on the labels")
     right.legend(loc="best")
 
 
 _NOTE = {"textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GREY}
 
 
-def _while_it_moves(result: Minimisation, number: int) -> list[int]:
+def _while_it_moves(result: Minimization, number: int) -> list[int]:
     """Places of at most `number` points of the path: dense at the start, where it moves in a plot, and the last."""
     gaps = (np.array(result.losses) - result.minimum.value) / result.minimum.value
     settled = max(int(np.argmax(gaps < 1e-3)), number)  # what moves less cannot be seen

@@ -50,7 +50,7 @@ def cosine_margins(
     of features with `mu_G = 0`.
 
     `c_y - max_{j != y} c_j` with `c_j = (z_j - b_j) / (|h - mu_G| |w_j - wbar|)`; below 0 where another is nearer.
-    `h` in the logits is not centred, as in the released code, so values beyond 2 are possible.
+    `h` in the logits is not centered, as in the released code, so values beyond 2 are possible.
 
     Source: paper 2. Args, Raises: as `nc4`.
 

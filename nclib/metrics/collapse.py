@@ -58,7 +58,7 @@ def nc1_quotient(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"])
 
 
 def nc1_cdnv(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """Class-distance normalised variance: mean over pairs of classes k < l of `(var_k + var_l) / (2 |mu_k - mu_l|²)`.
+    """Class-distance normalized variance: mean over pairs of classes k < l of `(var_k + var_l) / (2 |mu_k - mu_l|²)`.
 
     `var_k` is the mean squared distance of a class to its mean (over n_k). In [0, inf), 0 at collapse.
 
@@ -72,7 +72,7 @@ def nc1_cdnv(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> 
 
 
 def nc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
-    """`| WWᵀ/|WWᵀ|_F - T |_F`, W **not** centred, as released with paper 1; in [0, 2], 0 for a simplex ETF.
+    """`| WWᵀ/|WWᵀ|_F - T |_F`, W **not** centered, as released with paper 1; in [0, 2], 0 for a simplex ETF.
 
     Source: paper 1.
 
@@ -105,7 +105,7 @@ def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
 
 
 def nc2_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """`nc2_w` of the stacked class means `mu_k`, **not** centred, as released with paper 1; in [0, 2], 0 at collapse.
+    """`nc2_w` of the stacked class means `mu_k`, **not** centered, as released with paper 1; in [0, 2], 0 at collapse.
 
     Source: paper 1. Args, Returns, Raises: as `nc1`.
 
@@ -129,9 +129,9 @@ def nc2_h_centered(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"
 def nc3(
     features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
 ) -> Float[Tensor, ""]:
-    """Self-duality `| W Hbar/|W Hbar|_F - T |_F`, `Hbar` the columns `mu_k - mu_G`, W **not** centred; in [0, 2].
+    """Self-duality `| W Hbar/|W Hbar|_F - T |_F`, `Hbar` the columns `mu_k - mu_G`, W **not** centered; in [0, 2].
 
-    0 at collapse, where the classifier equals the centred class means up to scale.
+    0 at collapse, where the classifier equals the centered class means up to scale.
 
     Source: paper 1; its released code differs in `mu_G`, see `released_nc3`.
 
@@ -168,7 +168,7 @@ def nc3_centered(
 
 
 def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
-    """Coefficient of variation (std over K / mean) of the row norms of the centred weight; in [0, inf), 0 at collapse.
+    """Coefficient of variation (std over K / mean) of the row norms of the centered weight; in [0, inf), 0 at collapse.
 
     Source: Papyan et al. 2020. Args, Returns, Raises: as `nc2_w`.
 
@@ -179,7 +179,7 @@ def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
 
 
 def equinorm_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """`equinorm_w` of the centred class means. Args, Returns, Raises: as `nc1`.
+    """`equinorm_w` of the centered class means. Args, Returns, Raises: as `nc1`.
 
     >>> equinorm_h(torch.eye(4), torch.arange(4))
     tensor(0.)
@@ -188,7 +188,7 @@ def equinorm_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -
 
 
 def equiangle_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
-    """Mean over pairs of rows of the centred weight of `|cos + 1/(K-1)|`; in [0, 1 + 1/(K-1)], 0 at collapse.
+    """Mean over pairs of rows of the centered weight of `|cos + 1/(K-1)|`; in [0, 1 + 1/(K-1)], 0 at collapse.
 
     Source: Papyan et al. 2020. Args, Returns, Raises: as `nc2_w`.
 
@@ -199,7 +199,7 @@ def equiangle_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
 
 
 def equiangle_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """`equiangle_w` of the centred class means. Args, Returns, Raises: as `nc1`.
+    """`equiangle_w` of the centered class means. Args, Returns, Raises: as `nc1`.
 
     >>> equiangle_h(torch.eye(4), torch.arange(4)).round(decimals=5)
     tensor(0.)
@@ -263,7 +263,7 @@ def mean_cdnv(statistics: CollapseStatistics, class_variances: Float64[Tensor, "
 
 
 def duality_distance(weight: Float64[Tensor, "k d"], centered_means: Float64[Tensor, "k d"]) -> Float64[Tensor, ""]:
-    """`nc3` from the weight and the centred class means."""
+    """`nc3` from the weight and the centered class means."""
     return simplex_distance(weight @ centered_means.T)
 
 

@@ -38,7 +38,7 @@ def unit_rows(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
 
 
 def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
-    """Cosines between all pairs of rows, as given (not centred); off the diagonal `-1/(K-1)` for a simplex ETF.
+    """Cosines between all pairs of rows, as given (not centered); off the diagonal `-1/(K-1)` for a simplex ETF.
 
     Args:
         rows: Class means, or a classifier's weight (k, d).

@@ -1,7 +1,7 @@
 """How well the logits name the labels: soft IoU, Jaccard index, subset and top-k accuracy.
 
 All lie in [0, 1], 1 is best, and none waits for the device: shapes are checked, labels are not, so a training loop can
-call them. Samples without labels are left out, as in `measure`; without any labelled sample the value is NaN. A class
+call them. Samples without labels are left out, as in `measure`; without any labeled sample the value is NaN. A class
 belongs to the top m where fewer than m other classes have a logit at least as large; so ties count against a
 prediction and NaN is never right. Predicted label sets have scores of their own in `nclib.decode`.
 """
@@ -52,7 +52,7 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     """
     slots = _checked_slots(logits, labels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return mean_of_labelled(_label_probabilities(logits, slots), (slots >= 0).any(dim=1))
+    return mean_of_labeled(_label_probabilities(logits, slots), (slots >= 0).any(dim=1))
 
 
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -67,7 +67,7 @@ def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]
     tensor(1.)
     """
     slots = _checked_slots(logits, labels)
-    return mean_of_labelled(label_scores(logits, slots).subset_accuracy.float(), (slots >= 0).any(dim=1))
+    return mean_of_labeled(label_scores(logits, slots).subset_accuracy.float(), (slots >= 0).any(dim=1))
 
 
 def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -79,7 +79,7 @@ def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Flo
     tensor(0.3333)
     """
     slots = _checked_slots(logits, labels)
-    return mean_of_labelled(label_scores(logits, slots).jaccard, (slots >= 0).any(dim=1)).float()
+    return mean_of_labeled(label_scores(logits, slots).jaccard, (slots >= 0).any(dim=1)).float()
 
 
 def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
@@ -102,7 +102,7 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
     if labels.ndim != 1:
         raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
     slots = _checked_slots(logits, labels)
-    return mean_of_labelled((label_ranks(logits, slots) < top_k).float().squeeze(1), labels >= 0)
+    return mean_of_labeled((label_ranks(logits, slots) < top_k).float().squeeze(1), labels >= 0)
 
 
 def label_scores(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> LabelScores:
@@ -144,9 +144,9 @@ def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tenso
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
 
-def mean_of_labelled(values: Float[Tensor, " n"], labelled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
+def mean_of_labeled(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
     """Mean over the samples that have labels, NaN where none has."""
-    return values.where(labelled, 0).sum() / labelled.sum()
+    return values.where(labeled, 0).sum() / labeled.sum()
 
 
 def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = None) -> None:

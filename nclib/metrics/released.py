@@ -2,7 +2,7 @@
 
 It divides the sum of the one-label features by the number of **all** samples to get `mu_G`, so that its "global mean"
 is too short wherever multi-label samples exist (on the paper's MNIST set 0.775 of the true mean). That enters `nc1`
-and `nc3`; its nc2 is `nc2_w` and `nc2_h`, not centred.
+and `nc3`; its nc2 is `nc2_w` and `nc2_h`, not centered.
 """
 
 from jaxtyping import Float, Float64, Shaped

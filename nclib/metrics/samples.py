@@ -112,14 +112,14 @@ def sample_means(
     directions = torch.cat(parts).to(dtype)
     squares_of_sets = features.new_zeros(len(sets.counts), dtype=torch.float64)
     single_sums = features.new_zeros(len(whitenings) + 3, dtype=torch.float64)
-    labelled_sums = features.new_zeros(3, dtype=torch.float64)
+    labeled_sums = features.new_zeros(3, dtype=torch.float64)
     margins = features.new_full((len(features),), torch.nan, dtype=dtype)
     for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(directions)):
-        labelled = sets.of_sample[rows] >= 0
-        single = labelled & (ids < sets.num_classes)
+        labeled = sets.of_sample[rows] >= 0
+        single = labeled & (ids < sets.num_classes)
         classes = ids.clamp(max=sets.num_classes - 1)
         squares = torch.linalg.vector_norm(deviations, dim=1).square_()
-        squares_of_sets += torch.bincount(ids, weights=squares.double() * labelled, minlength=len(sets.counts))
+        squares_of_sets += torch.bincount(ids, weights=squares.double() * labeled, minlength=len(sets.counts))
         products = project(deviations, directions)
         *projections, mean_products, products = products.split([len(part) for part in parts], dim=1)
         z = products + tables.set_logits[ids] if logits is None else logits[rows].to(dtype)
@@ -127,17 +127,17 @@ def sample_means(
         single_values = [projection.square().sum(dim=1) for projection in projections]
         single_values += [tables.disagreement(z, mean_products, classes), scores.rank < 1, scores.rank < 5]
         single_sums += _masked_sums(single_values, single)
-        labelled_sums += _masked_sums([scores.soft_iou, scores.jaccard, scores.subset_accuracy], labelled)
+        labeled_sums += _masked_sums([scores.soft_iou, scores.jaccard, scores.subset_accuracy], labeled)
         block_margins = tables.margins(z, mean_products, squares, classes)
         margins[rows] = torch.where(single, block_margins, torch.nan)
-    check_not_nan(labelled_sums)
+    check_not_nan(labeled_sums)
     num_single = statistics.class_counts.sum()
     *traces, nc4, top1, top5 = single_sums / num_single
     rounding = mean_rounding(features, statistics)
     added = [trace_of_rounding(rounding, statistics, matrix) for matrix in whitenings]
     traces = [(trace - more).clamp(min=0) for trace, more in zip(traces, added, strict=True)]
     variances = (squares_of_sets / sets.counts)[: sets.num_classes] - rounding.square().sum(dim=1)
-    soft_iou, jaccard, subset_accuracy = labelled_sums / sets.counts.sum()
+    soft_iou, jaccard, subset_accuracy = labeled_sums / sets.counts.sum()
     return SampleMeans(
         class_variances=variances.clamp(min=0),
         within_traces=torch.stack(traces) if traces else single_sums[:0],

@@ -12,7 +12,7 @@ MIN_STRIP = 128
 
 
 def nuclear_over_frobenius(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
-    """Mean over classes of `|H_k|_* / |H_k|_F`, the features of a class **not** centred; in [1, sqrt(rank)].
+    """Mean over classes of `|H_k|_* / |H_k|_F`, the features of a class **not** centered; in [1, sqrt(rank)].
 
     1 at collapse, where the features of a class are all the same. Only samples with one label, and classes that
     have some. float64 features go through a singular value decomposition; narrower ones through the eigenvalues of the

@@ -188,8 +188,8 @@ def set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor
     for rows, (starts, ids) in zip(blocks, bags, strict=True):
         shifted = torch.sub(features[rows], shift, out=buffer[: rows.stop - rows.start])
         bag_sums = F.embedding_bag(order[rows] - rows.start, shifted, starts - rows.start, mode="sum")
-        labelled = ids >= 0
-        sums.index_add_(0, ids[labelled], bag_sums[labelled].double())
+        labeled = ids >= 0
+        sums.index_add_(0, ids[labeled], bag_sums[labeled].double())
     return shift.double() + sums / sets.counts.unsqueeze(1)
 
 

@@ -24,7 +24,7 @@ PREDICTION_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
 
 
 class CollapseMetrics(Metric):
-    """Collapse metrics over batches of any size, synchronised across ranks: as `measure`, without storing features.
+    """Collapse metrics over batches of any size, synchronized across ranks: as `measure`, without storing features.
 
     Keeps in float64 the mean and count of each label set seen, and of the samples with one label the sum of
     `(h - mu_k)(h - mu_k)ᵀ` (d x d) and the squares `|h - mu_k|²` of each class. Batches and ranks are merged by the
@@ -68,7 +68,7 @@ class CollapseMetrics(Metric):
         self.add_state(name, default=torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _start_sets(self) -> None:
-        # no rows rather than no tensors, so that a rank without samples fits the others in a synchronisation
+        # no rows rather than no tensors, so that a rank without samples fits the others in a synchronization
         self.set_members = [torch.zeros(0, self.num_classes, dtype=torch.uint8, device=self.device)]
         self.set_counts = [torch.zeros(0, dtype=torch.int64, device=self.device)]
         self.set_means = [torch.zeros(0, self.feature_dim, dtype=torch.float64, device=self.device)]
@@ -144,11 +144,11 @@ class CollapseMetrics(Metric):
         return values | {name: total / count for name, total, count in scored if count > 0}
 
     def _statistics(self) -> CollapseStatistics:
-        # after a synchronisation every rank's sets stand one behind the other
+        # after a synchronization every rank's sets stand one behind the other
         self._merge_sets()
         members, counts, means = self.set_members[0] > 0, self.set_counts[0], self.set_means[0]
         if len(counts) == 0:
-            raise ValueError("Expected an update with labelled samples before compute, but there was none.")
+            raise ValueError("Expected an update with labeled samples before compute, but there was none.")
         sets = LabelSets(counts.new_empty(0), members, counts)
         check_single_labels(sets)
         if not bool(means.isfinite().all() & self.scatter.isfinite().all()):
@@ -193,9 +193,9 @@ class CollapseMetrics(Metric):
         )
 
     def _add_predictions(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
-        labelled = sets.of_sample >= 0
-        of_sample = sets.of_sample[labelled]
-        scores = label_scores(logits[labelled].to(working_dtype(logits)), sets.slots[of_sample])
+        labeled = sets.of_sample >= 0
+        of_sample = sets.of_sample[labeled]
+        scores = label_scores(logits[labeled].to(working_dtype(logits)), sets.slots[of_sample])
         single_ranks = scores.rank[sets.multiplicity[of_sample] == 1]
         values = [scores.soft_iou, scores.jaccard, scores.subset_accuracy, single_ranks < 1, single_ranks < 5]
         sums = torch.stack([value.sum(dtype=torch.float64) for value in values])

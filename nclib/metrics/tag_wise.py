@@ -1,7 +1,7 @@
 """Tag-wise average: the mean of a multi-label set against the sum of its classes' means (paper 1).
 
 Every function takes the multiplicity m, the number of labels of the sets that it looks at. `mu_S` are means of all
-features with label set S, `mu_k` those of the features with the one label k; none is centred, as released.
+features with label set S, `mu_k` those of the features with the one label k; none is centered, as released.
 """
 
 import math

@@ -72,8 +72,8 @@ def class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatisti
     """`var_k`: mean squared distance of the features of a class (one-label samples) to their mean."""
     sums = torch.zeros(len(statistics.sets.counts), dtype=torch.float64, device=features.device)
     for rows, ids, deviations in deviation_blocks(features, statistics):
-        labelled = statistics.sets.of_sample[rows] >= 0
+        labeled = statistics.sets.of_sample[rows] >= 0
         squares = torch.linalg.vector_norm(deviations, dim=1).double().square()
-        sums += torch.bincount(ids, weights=squares * labelled, minlength=len(sums))
+        sums += torch.bincount(ids, weights=squares * labeled, minlength=len(sums))
     variances = (sums / statistics.sets.counts)[: statistics.sets.num_classes]
     return (variances - mean_rounding(features, statistics).square().sum(dim=1)).clamp(min=0)

@@ -2,7 +2,7 @@
 ETF.
 
 `build_model` makes any of them, `load_released_state_dict` reads weights that either paper's released code
-saved, and `trainable_parameters` counts what the optimiser may move.
+saved, and `trainable_parameters` counts what the optimizer may move.
 """
 
 from nclib.models.build import ARCHITECTURES, Classifier, build_model, trainable_parameters

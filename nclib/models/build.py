@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nclib.heads import ETFHead
 from nclib.models.mlp import MLPBackbone
 from nclib.models.resnet import resnet_backbone, wide_resnet_backbone
-from nclib.models.vgg import VGGBackbone, check_picture_size
+from nclib.models.vgg import VGGBackbone, check_image_size
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "vgg16", "vgg19", "mlp", "wide_resnet"]
 ARCHITECTURES: tuple[str, ...] = get_args(Arch)
@@ -25,7 +25,7 @@ class Classifier(nn.Module):
     the backbone runs under autocast.
 
     Args:
-        backbone: module from pictures (b c h w) to features (b d).
+        backbone: module from images (b c h w) to features (b d).
         head: module from features (b d) to logits (b k): `torch.nn.Linear` or `nclib.heads.ETFHead`.
     """
 
@@ -57,7 +57,7 @@ def build_model(
     image_size: int | tuple[int, int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Classifier:
-    """A network of the papers, on the CPU in float32, initialised as their released code does it.
+    """A network of the papers, on the CPU in float32, initialized as their released code does it.
 
     ResNets: convolutions normal with variance 2 / fan-out, batch norm 1 and 0. VGG and MLP: PyTorch's layer
     defaults, uniform within 1 / sqrt(fan-in). The last layer of each: PyTorch's default; the bias of an ETF head, too.
@@ -71,7 +71,7 @@ def build_model(
 
     Args:
         arch: one of `ARCHITECTURES`.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         num_classes: number of classes K.
         head: "learned" for a linear layer, "etf" for a fixed simplex ETF with a trained bias.
         feature_dim: width d of the features; at least K - 1 for an ETF.
@@ -81,7 +81,7 @@ def build_model(
             others.
         stem: "small" (3 x 3, stride 1) or "imagenet" (7 x 7, stride 2, max-pool), for the ResNets.
         bias: whether the last layer has a bias.
-        image_size: height and width (or both in one number) of the pictures in pixels; an mlp needs it, a VGG
+        image_size: height and width (or both in one number) of the images in pixels; an mlp needs it, a VGG
             checks it.
         generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without
             values and filled from the generator, so that with one the global random state is neither used nor
@@ -122,12 +122,12 @@ def build_model(
     with torch.device("cpu"):
         last_layer = _head(head, backbone.feature_dim, num_classes, bias=bias)
         model = Classifier(backbone.to_empty(device="cpu"), last_layer)
-        _initialise(model, residual="resnet" in arch, generator=generator)
+        _initialize(model, residual="resnet" in arch, generator=generator)
     return model.to(device)
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Number of parameters that an optimiser may move (an ETF head's weight is not one of them)."""
+    """Number of parameters that an optimizer may move (an ETF head's weight is not one of them)."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
@@ -171,7 +171,7 @@ def _backbone(
         return resnet_backbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width, stem=stem)
     if arch.startswith("vgg"):
         if image_size is not None:
-            check_picture_size(*image_size)
+            check_image_size(*image_size)
         return VGGBackbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width)
     if image_size is None:
         raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
@@ -192,7 +192,7 @@ def _head(head: str, feature_dim: int, num_classes: int, *, bias: bool) -> nn.Mo
 
 
 @torch.no_grad()
-def _initialise(model: Classifier, *, residual: bool, generator: torch.Generator | None) -> None:
+def _initialize(model: Classifier, *, residual: bool, generator: torch.Generator | None) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_parameters()  # ones and zeros: nothing random

@@ -1,17 +1,17 @@
-"""Multilayer perceptron with batch norm on flattened pictures."""
+"""Multilayer perceptron with batch norm on flattened images."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class MLPBackbone(nn.Module):
-    """`depth` times linear, batch norm, ReLU on the flattened picture: (b c h w) -> (b d).
+    """`depth` times linear, batch norm, ReLU on the flattened image: (b c h w) -> (b d).
 
     Source: paper 2, section on the validity of the unconstrained-feature model; layers in the order of the
     released code of its predecessor (Zhu et al. 2021), whose parameter names are kept.
 
     Args:
-        inputs: numbers a picture, c h w.
+        inputs: numbers a image, c h w.
         width: units of each hidden layer.
         depth: hidden layers before the last, linear one.
         feature_dim: units of the last hidden layer, or None for `width`.
@@ -31,7 +31,7 @@ class MLPBackbone(nn.Module):
         flat = x.flatten(1)
         if flat.shape[1] != self.inputs:
             raise ValueError(
-                f"Expected pictures with channels x height x width = {self.inputs} for this mlp, "
+                f"Expected images with channels x height x width = {self.inputs} for this mlp, "
                 f"but got {flat.shape[1]} of shape {tuple(x.shape[1:])}."
             )
         return self.layers(flat)

@@ -1,4 +1,4 @@
-"""ResNets for small pictures, from torchvision's residual blocks, with a last block as wide as asked for."""
+"""ResNets for small images, from torchvision's residual blocks, with a last block as wide as asked for."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ _STAGES = {
 
 
 class ResNetBackbone(nn.Module):
-    """Stem, stages of residual blocks that halve the picture, mean over positions: (b c h w) -> (b d).
+    """Stem, stages of residual blocks that halve the image, mean over positions: (b c h w) -> (b d).
 
     The last block alone changes with `feature_dim`: its last convolution gets that many outputs and its
     shortcut a 1 x 1 convolution with batch norm, while the convolutions before keep their width. At the
@@ -25,7 +25,7 @@ class ResNetBackbone(nn.Module):
     Args:
         block: torchvision's `BasicBlock` or `Bottleneck`.
         blocks: number of blocks of each stage.
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         stem_width: channels after the stem.
         width: channels (before expansion) of the first stage; each later stage has twice as many.
         feature_dim: width d of the features, or None for the natural one, `width * 2**(stages - 1) *
@@ -99,7 +99,7 @@ def resnet_backbone(
 def wide_resnet_backbone(
     *, in_channels: int, feature_dim: int | None, width: int | None, depth: int | None, stem: str
 ) -> ResNetBackbone:
-    """Wide ResNet for small pictures: stem of 16, three stages of basic blocks, the first `width` (160) wide.
+    """Wide ResNet for small images: stem of 16, three stages of basic blocks, the first `width` (160) wide.
 
     "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR
     with depth 26 and 16 x 10 channels in the first stage, not as torchvision's Wide ResNet-50-2 for ImageNet; so it

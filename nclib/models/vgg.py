@@ -7,7 +7,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from nclib.models.resnet import mean_over_positions
 
 _LAYERS = {"vgg16": cfgs["D"], "vgg19": cfgs["E"]}
-SMALLEST_PICTURE = 32  # five max-pools of 2 leave one position of 32
+SMALLEST_IMAGE = 32  # five max-pools of 2 leave one position of 32
 
 
 class VGGBackbone(nn.Module):
@@ -21,7 +21,7 @@ class VGGBackbone(nn.Module):
 
     Args:
         arch: "vgg16" or "vgg19".
-        in_channels: channels of the pictures.
+        in_channels: channels of the images.
         feature_dim: width d of the features, or None for the natural one, 8 times `width`.
         width: channels of the first convolution, or None for the papers' 64; all others are in proportion.
     """
@@ -33,19 +33,19 @@ class VGGBackbone(nn.Module):
         if feature_dim is not None:
             layers[-2] = feature_dim  # the last entry is the last max-pool
         self.features = make_layers(layers, batch_norm=True)
-        if in_channels != 3:  # make_layers knows only colour pictures
+        if in_channels != 3:  # make_layers knows only color images
             self.features[0] = nn.Conv2d(in_channels, layers[0], kernel_size=3, padding=1)
         self.feature_dim = layers[-2]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        check_picture_size(x.shape[-2], x.shape[-1])
+        check_image_size(x.shape[-2], x.shape[-1])
         return mean_over_positions(self.features(x))
 
 
-def check_picture_size(height: int, width: int) -> None:
-    """Raise a ValueError where five max-pools would leave nothing of the picture."""
-    if min(height, width) < SMALLEST_PICTURE:
+def check_image_size(height: int, width: int) -> None:
+    """Raise a ValueError where five max-pools would leave nothing of the image."""
+    if min(height, width) < SMALLEST_IMAGE:
         raise ValueError(
-            f"Expected pictures of at least {SMALLEST_PICTURE} x {SMALLEST_PICTURE} pixels for a VGG, "
-            f"which halves them five times, but got {height} x {width}: enlarge the pictures or choose a resnet."
+            f"Expected images of at least {SMALLEST_IMAGE} x {SMALLEST_IMAGE} pixels for a VGG, "
+            f"which halves them five times, but got {height} x {width}: enlarge the images or choose a resnet."
         )

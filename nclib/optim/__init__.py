@@ -1,4 +1,4 @@
-"""The papers' optimisers and learning-rate schedules behind one step function."""
+"""The papers' optimizers and learning-rate schedules behind one step function."""
 
 from nclib.optim.build import SECOND_ORDER, build_optimizer, decay_groups, step
 from nclib.optim.schedule import build_schedule

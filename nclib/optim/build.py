@@ -1,4 +1,4 @@
-"""Optimisers by name, which parameters decay, and one step function for all of them."""
+"""Optimizers by name, which parameters decay, and one step function for all of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ def build_optimizer(
     delta: float = 1.0,
     fused: bool = True,
 ) -> torch.optim.Optimizer:
-    """The papers' optimisers; every one has a state dict of tensors, numbers, lists, dicts and None.
+    """The papers' optimizers; every one has a state dict of tensors, numbers, lists, dicts and None.
 
     Weight decay is the gradient of 1/2 wd |p|² in all but "adamw", where it is decoupled (p <- p - lr wd p).
 
@@ -76,7 +76,7 @@ def build_optimizer(
         fused: one kernel for all parameters in "sgd", "adam" and "adamw", where the device has it.
 
     Returns:
-        An optimiser for `step`.
+        An optimizer for `step`.
 
     Raises:
         ValueError: for another name, or a number outside its range.
@@ -99,7 +99,7 @@ def build_optimizer(
         "sdlbfgs": lambda: SdLBFGS(groups, delta=delta, **second_order),
     }
     if name not in builders:
-        raise ValueError(f"Expected optimiser to be one of {', '.join(builders)}, but got {name!r}.")
+        raise ValueError(f"Expected optimizer to be one of {', '.join(builders)}, but got {name!r}.")
     optimizer = builders[name]()
     optimizer.register_load_state_dict_post_hook(_place_state)
     for group in optimizer.param_groups:
@@ -111,15 +111,15 @@ def build_optimizer(
 def step(
     optimizer: torch.optim.Optimizer, closure: Callable[[], Float[Tensor, ""]], *, model: nn.Module
 ) -> Float[Tensor, ""]:
-    """One step of any optimiser on one batch; nothing is read back from the device unless the optimiser does (L-BFGS).
+    """One step of any optimizer on one batch; nothing is read back from the device unless the optimizer does (L-BFGS).
 
-    First-order optimisers call the closure once, "sdlbfgs" twice, "lbfgs" up to 1.25 `max_iter` times. Whatever the
+    First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 1.25 `max_iter` times. Whatever the
     number, the running statistics of batch norm see the batch once, at the parameters before the step.
 
     Args:
         optimizer: from `build_optimizer`.
         closure: clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
-            give the same value when called again: same pictures, same augmentation.
+            give the same value when called again: same images, same augmentation.
         model: the module whose batch-norm layers the closure runs.
 
     Returns:
@@ -141,7 +141,7 @@ def step(
 
 @contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norm in training mode normalises by the batch as always, but leaves its running statistics as they are."""
+    """Batch norm in training mode normalizes by the batch as always, but leaves its running statistics as they are."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     tracked = [layer for layer in layers if layer.track_running_stats]
     for layer in tracked:

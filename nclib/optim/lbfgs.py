@@ -1,4 +1,4 @@
-"""L-BFGS with strong Wolfe line search and weight decay as part of what it minimises."""
+"""L-BFGS with strong Wolfe line search and weight decay as part of what it minimizes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ class LBFGS(torch.optim.LBFGS):
 
     A line search compares values of the function whose gradients it sees, so the decay must be in both: PyTorch's
     L-BFGS has none of its own. The closure computes the loss without it and its gradients, as for any other
-    optimiser.
+    optimizer.
 
     Source: paper 2, L-BFGS arm. Its gradients are laid out again where needed: those of channels_last convolutions,
     which PyTorch's L-BFGS refuses.

@@ -1,6 +1,6 @@
 """The theorems of both papers for unconstrained features, as numbers that can be checked to machine precision.
 
-`global_minimum` predicts the optimum from a handful of scalars, `minimise` finds it by descent over all
+`global_minimum` predicts the optimum from a handful of scalars, `minimize` finds it by descent over all
 weights and features, `saddles` looks at the other critical points, and `predict_training` says what a
 training run's settings imply. The derivations are in docs/theory.md.
 """
@@ -18,12 +18,12 @@ from nclib.theory.saddles import (
     values_along,
 )
 from nclib.theory.training import TheorySettings, predict_training, settings_of_training
-from nclib.theory.unconstrained import Minimisation, descend, minimise, random_point
+from nclib.theory.unconstrained import Minimization, descend, minimize, random_point
 
 __all__ = [
     "Curvature",
     "GlobalMinimum",
-    "Minimisation",
+    "Minimization",
     "Point",
     "Problem",
     "TheorySettings",
@@ -31,7 +31,7 @@ __all__ = [
     "fixed_head_minimum",
     "global_minimum",
     "gradient_norm",
-    "minimise",
+    "minimize",
     "most_negative_curvature",
     "objective",
     "predict_training",

@@ -2,7 +2,7 @@
 
 docs/theory.md derives it. By the variational form of the nuclear norm, `min λ_W|W|² + λ_H|H|²` over `W Hᵀ =
 Z` is `2 sqrt(λ_W λ_H) |Z|_*`; what is left is convex in Z and unchanged by a permutation of the classes, so
-some optimal Z is unchanged, too: centred logits `a_m` on the label set and `-m a_m/(K-m)` off it, plus a
+some optimal Z is unchanged, too: centered logits `a_m` on the label set and `-m a_m/(K-m)` off it, plus a
 mean logit `e_m`. Its singular values then are known, and the stationarity conditions have one unknown each,
 monotone in it: a bracketing root finder meets it to the last bits.
 """
@@ -17,20 +17,20 @@ from nclib.theory.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalMinimum:
-    """The global minimum of an unconstrained-feature problem; every global minimiser has these values.
+    """The global minimum of an unconstrained-feature problem; every global minimizer has these values.
 
     Args:
         num_classes: K.
         value: the objective at the minimum, penalties included.
         data_loss: the data term alone (what a training log calls the loss).
         soft_iou: the mean over samples of the softmax's share on their labels (what a training log calls IoU).
-        logits: m -> `a_m`, the centred logit (bias left out) on the labels of a sample with m labels; off
+        logits: m -> `a_m`, the centered logit (bias left out) on the labels of a sample with m labels; off
             them it is `-m a_m/(K-m)`.
-        mean_logits: m -> `e_m`, the mean over the classes of those logits. 0 save for MSE with a penalised
+        mean_logits: m -> `e_m`, the mean over the classes of those logits. 0 save for MSE with a penalized
             or missing bias.
         bias: every entry of the bias that has the smallest norm among the optimal ones (cross-entropy does
             not see a constant).
-        etf_scale: s, where the centred classifier has `W Wᵀ = s² (I - 11ᵀ/K)`.
+        etf_scale: s, where the centered classifier has `W Wᵀ = s² (I - 11ᵀ/K)`.
         scales: m -> `C_m`, the least-squares scale in `mu_S ~ C_m Σ_{k in S} mu_k`; empty where there are
             no class means to compare with (no samples with one label, or a zero optimum).
         feature_norms: m -> |h_S|.
@@ -52,7 +52,7 @@ class GlobalMinimum:
 
     @property
     def is_zero(self) -> bool:
-        """Whether the decays are so large that no feature carries a label: all centred logits are 0."""
+        """Whether the decays are so large that no feature carries a label: all centered logits are 0."""
         return not any(self.logits.values())
 
 
@@ -60,12 +60,12 @@ def solve(problem: Problem, *, squared_scale: float | None = None, nonnegative: 
     """Solve the reduced problem, for a free classifier or (with `squared_scale` = s²) for a fixed ETF."""
     K, N, lw, lh = problem.num_classes, problem.num_samples, problem.weight_decay, problem.feature_decay
     shares = {m: problem.counts[m] * math.comb(K, m) / N for m in problem.multiplicities}
-    # squared centred logits of a sample = spread[m] a_m², squared norm of its features = cost[m] a_m² / s²
+    # squared centered logits of a sample = spread[m] a_m², squared norm of its features = cost[m] a_m² / s²
     spread = {m: m * K / (K - m) for m in shares}
     cost = {m: spread[m] * K / (K - m) if nonnegative else spread[m] for m in shares}
 
-    def centred(kappa: float) -> dict[int, float]:
-        return {m: _centred_logit(problem, m, kappa * cost[m] / spread[m]) for m in shares}
+    def centered(kappa: float) -> dict[int, float]:
+        return {m: _centered_logit(problem, m, kappa * cost[m] / spread[m]) for m in shares}
 
     def norm(a: dict[int, float]) -> float:
         return math.sqrt(N * sum(shares[m] * spread[m] * a[m] ** 2 for m in shares))
@@ -73,13 +73,13 @@ def solve(problem: Problem, *, squared_scale: float | None = None, nonnegative: 
     def mean_norm(e: dict[int, float]) -> float:
         return math.sqrt(N * K * sum(shares[m] * e[m] ** 2 for m in shares))
 
-    # κ = λ_H/s² for the centred logits; a second one for the mean logits, which only the squared error sees
+    # κ = λ_H/s² for the centered logits; a second one for the mean logits, which only the squared error sees
     mean_kappa = math.inf
     if squared_scale is not None:
         kappa = lh / squared_scale
     else:
         kappa = _balance(
-            lambda k: k * norm(centred(k)),
+            lambda k: k * norm(centered(k)),
             target=math.sqrt(lw * lh * (K - 1)),
             limit=norm({m: _pull(problem, m) for m in shares}),
         )
@@ -90,7 +90,7 @@ def solve(problem: Problem, *, squared_scale: float | None = None, nonnegative: 
                 target=math.sqrt(lw * lh),
                 limit=mean_norm({m: missing * problem.label_weight(m) / (K * N) for m in shares}),
             )
-    a = centred(kappa) if kappa < math.inf else dict.fromkeys(shares, 0.0)
+    a = centered(kappa) if kappa < math.inf else dict.fromkeys(shares, 0.0)
     e, beta = _mean_logits(problem, mean_kappa)
     s2, mean_s2 = lh / kappa, lh / mean_kappa
 
@@ -105,7 +105,7 @@ def solve(problem: Problem, *, squared_scale: float | None = None, nonnegative: 
     scales = {}
     if 1 in shares and (a[1] or e[1]):
         for m in shares:  # inner products of h_S, and of the sum of its tags' means, with that sum
-            tags = a[1] * (K - m) / (K - 1)  # the centred logit of the sum
+            tags = a[1] * (K - m) / (K - 1)  # the centered logit of the sum
             cross = _over(cost[m] * a[m] * tags, s2) + _over(K * m * e[m] * e[1], mean_s2)
             scales[m] = cross / (_over(cost[m] * tags**2, s2) + _over(K * (m * e[1]) ** 2, mean_s2))
     return GlobalMinimum(
@@ -129,7 +129,7 @@ def bias_at_zero(problem: Problem) -> float:
 
 
 def _loss(problem: Problem, m: int, a: float, mean: float) -> float:
-    """The loss averaged over the labels of a sample with centred logit `a` and mean logit (bias included) `mean`."""
+    """The loss averaged over the labels of a sample with centered logit `a` and mean logit (bias included) `mean`."""
     K = problem.num_classes
     if problem.loss == "cross_entropy":
         return math.log(m + (K - m) * math.exp(-a * K / (K - m)))
@@ -137,8 +137,8 @@ def _loss(problem: Problem, m: int, a: float, mean: float) -> float:
     return (a - target) ** 2 * m / (K - m) + (mean - 1 / K) ** 2 + (1 - 1 / m) / K
 
 
-def _centred_logit(problem: Problem, m: int, kappa: float) -> float:
-    """The `a_m` that minimises the data term plus `κ q_m a_m²`; κ = λ_H/s²."""
+def _centered_logit(problem: Problem, m: int, kappa: float) -> float:
+    """The `a_m` that minimizes the data term plus `κ q_m a_m²`; κ = λ_H/s²."""
     K, N, weight = problem.num_classes, problem.num_samples, problem.label_weight(m)
     if problem.loss == "mse":
         return (K - m) / (m * K) * weight / (weight + kappa * K * N)
@@ -159,7 +159,7 @@ def _pull(problem: Problem, m: int) -> float:
 
 
 def _mean_logits(problem: Problem, kappa: float) -> tuple[dict[int, float], float]:
-    """The `e_m` and the bias that minimise the squared error's mean part plus `κ K Σ_m N_m e_m²` (CE: 0)."""
+    """The `e_m` and the bias that minimize the squared error's mean part plus `κ K Σ_m N_m e_m²` (CE: 0)."""
     K, N, lb = problem.num_classes, problem.num_samples, problem.bias_decay
     weights = {m: problem.label_weight(m) for m in problem.multiplicities}
     if problem.loss == "cross_entropy":

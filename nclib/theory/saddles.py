@@ -39,7 +39,7 @@ def rank_deficient_point(
 ) -> Point:
     """A critical point that uses only `rank` feature dimensions: fewer than the K - 1 that the ETF needs.
 
-    The problem is minimised with `feature_dim = rank` and the missing dimensions are filled with zeros. The
+    The problem is minimized with `feature_dim = rank` and the missing dimensions are filled with zeros. The
     gradient with respect to a column of zeros is 0 when both its classifier and its feature entries are, so
     the point stays critical.
 

@@ -10,7 +10,7 @@ from nclib.theory.reduced import GlobalMinimum
 
 
 class TheorySettings(TypedDict):
-    """Keyword arguments of `global_minimum` and `minimise`."""
+    """Keyword arguments of `global_minimum` and `minimize`."""
 
     weight_decay: float
     feature_decay: float
@@ -33,7 +33,7 @@ def settings_of_training(
 ) -> TheorySettings:
     """Translate a run's settings into λ_W, λ_H, λ_b of the objective that its last layer and features see.
 
-    An optimiser's `weight_decay` wd adds `wd W` to the gradient, so it is `(wd/2) |W|²`: `λ_W = λ_b =
+    An optimizer's `weight_decay` wd adds `wd W` to the gradient, so it is `(wd/2) |W|²`: `λ_W = λ_b =
     wd/2`. The feature decay is a sum over each batch beside a mean loss. An epoch has `ceil(N /
     batch_size)` steps and every sample is in one of them, so an average step sees `λ_H = feature_decay /
     steps` (about `feature_decay · batch_size / N`); with `feature_decay_mean` it is `feature_decay / N`.
@@ -46,13 +46,13 @@ def settings_of_training(
     - Weight decay acts on all layers. Its pull on the backbone makes large features dearer than λ_H says.
     - The floor holds at any time for the network on the training set without augmentation; with a decaying
       learning rate SGD ends near a stationary point of it, momentum and batch noise aside.
-    - Batch normalisation sees other statistics in evaluation than in training.
+    - Batch normalization sees other statistics in evaluation than in training.
     - Adam divides its decay term by the gradient's scale, so that it is no penalty of this form.
 
     Args:
         num_classes: K.
         counts: multiplicity -> training samples of each label set of that size.
-        weight_decay: wd as handed to the optimiser.
+        weight_decay: wd as handed to the optimizer.
         feature_decay: λ of `λ |H_batch|_F²`.
         batch_size: samples a step.
         feature_decay_mean: the run divides its feature decay by the batch size.
@@ -61,7 +61,7 @@ def settings_of_training(
         loss: the single-label loss; "mse" is the mean over the classes, without rescaling (k = M = 1).
 
     Returns:
-        Keyword arguments for `global_minimum` and `minimise`.
+        Keyword arguments for `global_minimum` and `minimize`.
 
     Raises:
         ValueError: for a batch size below 1.
@@ -107,7 +107,7 @@ def predict_training(
     Args:
         num_classes: K.
         counts: multiplicity -> training samples of each label set of that size.
-        weight_decay: wd as handed to the optimiser.
+        weight_decay: wd as handed to the optimizer.
         feature_decay: λ of `λ |H_batch|_F²`.
         batch_size: samples a step.
         head: a trained classifier, or the fixed ETF with unit rows.

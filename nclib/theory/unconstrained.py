@@ -1,4 +1,4 @@
-"""The full unconstrained-feature problem, minimised from a random start and held against the prediction."""
+"""The full unconstrained-feature problem, minimized from a random start and held against the prediction."""
 
 import math
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ _ZERO_LOGIT = 1e-6  # where the optimum is 0, L-BFGS leaves logits of about 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Minimisation:
-    """Where a minimisation ended, and how far that is from the theorem.
+class Minimization:
+    """Where a minimization ended, and how far that is from the theorem.
 
     Args:
         problem: the settings.
@@ -70,12 +70,12 @@ class Minimisation:
 
     @property
     def is_zero(self) -> bool:
-        """Whether no feature carries a label: the centred logits are all (numerically) 0."""
+        """Whether no feature carries a label: the centered logits are all (numerically) 0."""
         logits = self.point.H @ self.point.W.T
         return bool((logits - logits.mean(1, keepdim=True)).abs().max() < _ZERO_LOGIT)
 
 
-def minimise(
+def minimize(
     num_classes: int,
     counts: Mapping[int, int],
     *,
@@ -90,8 +90,8 @@ def minimise(
     max_iterations: int = 5000,
     record_every: int = 50,
     record_path: bool = False,
-) -> Minimisation:
-    """Minimise over classifier, bias and one free feature vector a sample, by L-BFGS in float64.
+) -> Minimization:
+    """Minimize over classifier, bias and one free feature vector a sample, by L-BFGS in float64.
 
     Source: the landscape theorems of arXiv 2310.15903 and 2203.01238: every other critical point is a
     strict saddle, so a descent from a random start ends at a global minimum.
@@ -158,13 +158,13 @@ def random_point(
 
 def descend(
     problem: Problem, start: Point, *, max_iterations: int = 5000, record_every: int = 50, record_path: bool = False
-) -> Minimisation:
+) -> Minimization:
     """Run L-BFGS from `start` until the loss no longer changes, in any feature dimension (saddles need small ones)."""
     f = objective(problem)
     # With W scaled by α and H by 1/α both penalties have the one weight sqrt(λ_W λ_H).
     alpha = (problem.feature_decay / problem.weight_decay) ** 0.25
     W, H, b = (x.clone().requires_grad_() for x in (start.W / alpha, start.H * alpha, start.b))
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         [W, H, b],
         lr=1.0,
         max_iter=record_every,
@@ -176,7 +176,7 @@ def descend(
     )
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = f(W * alpha, H / alpha, b)
         value.backward()
         return value
@@ -188,8 +188,8 @@ def descend(
         losses = [f(*start.tensors).item()]
     iterations, path = [0], [here()]
     while iterations[-1] < max_iterations:
-        optimiser.step(closure)
-        done = optimiser.state[W]["n_iter"]
+        optimizer.step(closure)
+        done = optimizer.state[W]["n_iter"]
         with torch.no_grad():
             losses.append(f(W * alpha, H / alpha, b).item())
         iterations.append(done)
@@ -199,7 +199,7 @@ def descend(
         if done - iterations[-2] < record_every or losses[-1] >= losses[-2]:
             break
     minimum = solve(problem)
-    return Minimisation(
+    return Minimization(
         problem=problem,
         point=here(),
         labels=problem.labels(),

@@ -18,6 +18,6 @@ request=()
 if [ "$gpus" -gt 0 ]; then
   read -ra request <<< "${NCLIB_SLURM_GPU---gres=gpu:$gpus}"
 fi
-# The comment is how nclib.cluster finds a study's jobs again.
+# The comment is how nclib.study.cluster finds a study's jobs again.
 exec sbatch --parsable --job-name="$name" --comment="nclib $folder" --output="$folder/slurm/${file//\//-}-%j.log" \
   --nodes=1 --ntasks=1 --cpus-per-task="$threads" --mem="$megabytes" --time="$minutes" "${request[@]}" "$script"

@@ -1,0 +1,1 @@
+"""The data sets: sources of images, composition of several labels, splits, batches on the device, augmentation."""

@@ -1,0 +1,135 @@
+"""What every source returns, where data lie, and the split of sources that come without one."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64, Integer, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from nclib.study.files import StageError
+from nclib.study.runs import project_root
+from nclib.training.progress import BATCH_SECONDS
+
+
+class SourceError(StageError):
+    """Source images are missing or damaged; the message names the file and says what to put where."""
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """Images of one split of a source.
+
+    Args:
+        images: the images, gray or RGB, 0..255.
+        labels: class ids, or a multi-hot row a image where a image has several labels (SVHN).
+        class_names: name of each class.
+        index: place of each image in the source as published (its own split file, or the order of the file names);
+            None means 0, 1, 2, ...
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"] | UInt8[Tensor, "n k"]
+    class_names: tuple[str, ...]
+    index: Int64[Tensor, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.labels.ndim == 2
+
+    def places(self) -> Int64[Tensor, " n"]:
+        """Place of each image in the source as published."""
+        return torch.arange(len(self)) if self.index is None else self.index
+
+    def select(self, rows: Int64[Tensor, " m"]) -> "SourceImages":
+        """The images at `rows`, in that order."""
+        return SourceImages(self.images[rows], self.labels[rows], self.class_names, self.places()[rows])
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the data: `root`, else `$NCLIB_DATA_ROOT`, else `data`; relative ones from the project's root."""
+    return project_root() / Path(root or os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
+
+
+def cache_root() -> Path:
+    """The folder of decoded images: `$NCLIB_CACHE_ROOT`, else `cache` in the data root."""
+    given = os.environ.get("NCLIB_CACHE_ROOT")
+    return project_root() / Path(given).expanduser() if given else data_root() / "cache"
+
+
+def stream(seed: int, purpose: str) -> torch.Generator:
+    """A generator for one purpose of a data set, so that e.g. more test images leave the training images as they
+    are.
+
+    Args:
+        seed: the data set's seed.
+        purpose: what is drawn, e.g. `"compose train"`; each gets an independent stream.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def split_by_class(
+    labels: Integer[Tensor, " n"], *, test_fraction: float, train: bool, generator: torch.Generator
+) -> Int64[Tensor, " m"]:
+    """Rows of one split, drawn at random within each class; the two splits of one generator state share no row.
+
+    Each class of n images gives `round(n * test_fraction)` of them to the test split, but at least 1, and keeps at
+    least 1.
+
+    Args:
+        labels: class ids.
+        test_fraction: share of the test split, strictly between 0 and 1.
+        train: rows of the training split, or of the test split.
+        generator: where the draw comes from.
+
+    Returns:
+        Ascending rows.
+
+    Raises:
+        ValueError: `test_fraction` is out of range, or a class has fewer than 2 images.
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"Expected test_fraction to lie strictly between 0 and 1, but got {test_fraction}.")
+    kept = []
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().squeeze(1)
+        if len(rows) < 2:
+            raise ValueError(
+                f"Expected every class to have 2 images or more to split, but class {label} has {len(rows)}."
+            )
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        num_test = min(max(round(len(rows) * test_fraction), 1), len(rows) - 1)
+        kept.append(rows[num_test:] if train else rows[:num_test])
+    return torch.cat(kept).sort().values
+
+
+def resized(source: SourceImages, image_size: int | None) -> SourceImages:
+    """The images at `image_size` x `image_size` pixels, bilinear with anti-aliasing.
+
+    None, or the size they have, returns `source` itself.
+    """
+    if image_size is None or source.images.shape[-2:] == (image_size, image_size):
+        return source
+    from torchvision.transforms.v2.functional import resize
+
+    images = resize(source.images, [image_size, image_size], antialias=True)
+    return SourceImages(images, source.labels, source.class_names, source.index)
+
+
+def progress(items: Iterable | None = None, **options: object) -> tqdm:
+    """A progress bar on the standard output; in a batch job each refresh is a line of the log."""
+    interval = BATCH_SECONDS if "NCLIB_BATCH" in os.environ else 0.5
+    return tqdm(items, file=sys.stdout, mininterval=interval, **options)

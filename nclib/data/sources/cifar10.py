@@ -1,0 +1,70 @@
+"""CIFAR-10: 50,000 and 10,000 color images of 32 x 32 in ten classes."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nclib.data.sources.base import SourceError, SourceImages
+from nclib.data.sources.download import fetch, unpack
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+RECORD = 1 + 3 * 32 * 32  # bytes of a image in the binary version: its label, then red, green and blue
+
+
+def load(*, root: Path, train: bool) -> SourceImages:
+    """Read CIFAR-10 from `ROOT/cifar-10-batches-bin` or `ROOT/cifar-10-batches-py`; fetch the latter if neither is
+    there.
+
+    torchvision reads the Python version, after checking the MD5 of every file (they are pickles).
+
+    Args:
+        root: folder of the data; may be read-only if the files are there.
+        train: the 50,000 training images, or the 10,000 test images.
+
+    Returns:
+        3 x 32 x 32 images.
+
+    Raises:
+        SourceError: a file cannot be fetched or is damaged.
+    """
+    binary = root / "cifar-10-batches-bin"
+    images, labels = _read_binary(binary, train) if binary.is_dir() else _read_python(root, train)
+    return SourceImages(images, labels, CLASS_NAMES)
+
+
+def _read_python(root: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    if not folder.is_dir():
+        archive = root / CIFAR10.filename
+        advice = f"Put {archive.name} (from {CIFAR10.url}) into {root}, or set NCLIB_DATA_ROOT to a folder that has it."
+        unpack(fetch([CIFAR10.url], archive, digest=CIFAR10.tgz_md5, advice=advice), folder)
+    try:
+        with warnings.catch_warnings():  # NumPy's about how these old pickles spell a dtype
+            warnings.simplefilter("ignore")
+            published = CIFAR10(root, train=train, download=False)
+    except RuntimeError as error:
+        raise SourceError(f"{folder} is incomplete or damaged: delete it and run the same command again.") from error
+    return torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(published.targets)
+
+
+def _read_binary(folder: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
+    files = [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"{file} is missing: unpack cifar-10-binary.tar.gz again.")
+        size = file.stat().st_size
+        if size == 0 or size % RECORD or size != files[0].stat().st_size:
+            raise SourceError(
+                f"{file} has {size} bytes, but expected a multiple of {RECORD}, the same in all batches: "
+                "unpack cifar-10-binary.tar.gz again."
+            )
+    records = torch.from_numpy(np.concatenate([np.fromfile(file, np.uint8).reshape(-1, RECORD) for file in files]))
+    labels = records[:, 0].long()
+    if labels.max() > 9:
+        raise SourceError(f"{folder} has a label above 9: unpack cifar-10-binary.tar.gz again.")
+    return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), labels

@@ -1,0 +1,196 @@
+"""Measuring the collapse at every checkpoint of a training (stage 03_validate).
+
+Each checkpoint costs one forward pass over training and test images, in float32 whatever the training's precision;
+all metrics and the geometry come from its features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from nclib import decode, metrics
+from nclib.data.batches import DeviceBatches
+from nclib.data.dataset import Splits
+from nclib.features import extract
+from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
+from nclib.results.geometry import Geometry
+from nclib.study.files import StageError
+from nclib.study.parameters import Dataset
+from nclib.study.tensors import load_tensors
+from nclib.training.device import place
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What `validate` found.
+
+    Attributes:
+        table: one row for each checkpoint and split (`train`, `test`): `epoch`, `split` and the scalars of
+            `nclib.metrics.measure`; training rows of an imbalanced data set have `imbalance_ratio_N`, too, and test
+            rows of multi-label data the scores of the decoders.
+        geometry: the last layer at every checkpoint.
+        predicted: the most probable class of each training image at the last checkpoint.
+    """
+
+    table: pd.DataFrame
+    geometry: Geometry
+    predicted: Int64[Tensor, " n"]
+
+
+def validate(
+    model: nn.Module,
+    checkpoints: Mapping[int, Path],
+    splits: Splits,
+    *,
+    dataset: Dataset,
+    device: torch.device,
+    batch_size: int,
+    feature_sample: int,
+) -> Validation:
+    """Load each checkpoint into `model` and measure it.
+
+    Args:
+        model: the network of the run; it ends with the weights of the last checkpoint.
+        checkpoints: files by epoch, ascending (`StudyFolder.checkpoints`).
+        splits: the data set.
+        dataset: its parameters; `pair_groups` asks for the imbalance ratios.
+        device: where to compute.
+        batch_size: samples a forward pass.
+        feature_sample: how many training features to keep at each checkpoint.
+
+    Raises:
+        StageError: there are no checkpoints, or one is damaged, of another network, or of one whose features are all
+            equal.
+    """
+    if not checkpoints:
+        raise StageError("There are no checkpoints: run stage 02_train first.")
+    model = place(model, device)
+    batches = {
+        name: DeviceBatches(
+            split.images, split.labels, mean=splits.mean, std=splits.std, device=device, batch_size=batch_size
+        )
+        for name, split in (("train", splits.train), ("test", splits.test))
+    }
+    labels = {name: part.labels.to(device) for name, part in batches.items()}
+    sample = spread_sample(splits.train.labels, feature_sample)
+    rows: list[dict[str, Any]] = []
+    pieces: list[dict[str, Tensor]] = []
+    for epoch, path in checkpoints.items():
+        _load_weights(model, path)
+        # copies: the next checkpoint is loaded into the same memory
+        weight, bias = model.head.weight.detach().clone(), _bias(model.head)
+        found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
+        measured = {}
+        for name, (features, logits) in found.items():
+            try:
+                measured[name] = metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
+            except ValueError as error:
+                raise StageError(_unmeasurable(path, name, error)) from error
+        rows += [{"epoch": epoch, "split": name, **measured[name].scalars()} for name in found]
+        features, logits = found["train"]
+        statistics = measured["train"].statistics
+        if dataset.pair_groups:
+            ratios = ratios_by_count(statistics, counts=dataset.pair_groups)
+            rows[-2] |= {f"imbalance_ratio_{count}": ratio.float().item() for count, ratio in ratios.items()}
+        if splits.is_multi_label:
+            prototypes = decode.averages_of_sets(statistics)
+            rows[-1] |= _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+        pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
+    geometry = Geometry(
+        class_names=splits.class_names,
+        epochs=torch.tensor(list(checkpoints)),
+        label_sets=statistics.sets.members.to("cpu", torch.uint8),
+        counts=statistics.sets.counts.cpu(),
+        sample_index=sample,
+        sample_labels=splits.train.labels[sample],
+        **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
+    )
+    return Validation(pd.DataFrame(rows), geometry, logits.argmax(dim=1).cpu())
+
+
+def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
+    """Positions of up to `size` samples, as many from each label set as there are, ascending.
+
+    Args:
+        labels: multi-hot label sets (n, k).
+        size: at most so many.
+    """
+    _, group = torch.unique(labels, dim=0, return_inverse=True)
+    order = torch.argsort(group, stable=True)
+    starts = torch.searchsorted(group[order].contiguous(), torch.arange(int(group.max()) + 1))
+    place_in_group = torch.arange(len(group)) - starts[group[order]]
+    first = order[torch.argsort(place_in_group, stable=True)]  # one of each set, then the second of each, ...
+    return first[:size].sort().values
+
+
+def _unmeasurable(path: Path, split: str, error: ValueError) -> str:
+    return (
+        f"The {split} images at {path} cannot be measured: {error} If all features have become equal, or no numbers, "
+        "the training has failed: lower training.feature_decay, training.weight_decay or training.lr."
+    )
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    weights, _ = load_tensors(path, stage="02_train")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise StageError(f"{path} holds another network ({error}): run stage 02_train again.") from error
+
+
+def _bias(head: nn.Module) -> Float[Tensor, " k"]:
+    return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach().clone()
+
+
+def _decoded(
+    prototypes: decode.TagAverages,
+    logits: Float[Tensor, "n k"],
+    labels: Tensor,
+    test_features: Float[Tensor, "q d"],
+    test_logits: Float[Tensor, "q k"],
+    test_labels: Tensor,
+) -> dict[str, float]:
+    """Scores on the test images of decoders that were fitted on the training images."""
+    predicted = {
+        "onn": decode.nearest_tag_average(test_features, prototypes),
+        "threshold": decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels)),
+    }
+    scores: dict[str, float] = {}
+    for name, hot in predicted.items():
+        scores[f"{name}_jaccard"] = float(decode.set_jaccard(hot, test_labels))
+        scores[f"{name}_subset_accuracy"] = float(decode.set_subset_accuracy(hot, test_labels))
+    return scores
+
+
+def _snapshot(measurement: metrics.Measurement, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """What `Geometry` keeps of one checkpoint, in float32."""
+    statistics = measurement.statistics
+    class_means = statistics.class_means.float()
+    global_mean = class_means.mean(dim=0)
+    multiplicity = statistics.sets.multiplicity
+    most = int(multiplicity.max())
+    angles = torch.zeros(len(multiplicity), device=weight.device)
+    scales = torch.full((most,), torch.nan, device=weight.device)
+    scales[0] = 1
+    for m in range(2, most + 1):
+        if (multiplicity == m).any():
+            angles[multiplicity == m] = set_angles(statistics, m).float()
+            scales[m - 1] = scale_and_residual(statistics, m)[0]
+    return {
+        "class_means": class_means,
+        "global_mean": global_mean,
+        "set_means": statistics.set_means.float(),
+        "weight": weight,
+        "bias": bias,
+        "gram_features": metrics.cosine_gram(class_means - global_mean),
+        "gram_weight": metrics.cosine_gram(weight - weight.mean(dim=0)),
+        "angles": angles,
+        "scales": scales,
+        "margins": measurement.samples.margins.sort().values,
+    }

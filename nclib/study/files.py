@@ -1,0 +1,172 @@
+"""Writing files whole or not at all, and reading them back only when they are what was written.
+
+Every result goes to a temporary name in its own folder, is flushed to the disk and renamed, so that a crash, a full
+disk or `kill -9` leaves either the old file or the new one. Tensors have a module of their own, `tensors`: the launcher
+and Snakemake need this one, and torch takes seconds to import.
+"""
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import SafetensorError
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on; the message names the file or parameter and what to do about it."""
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on that disk and run the same command again",
+    errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",
+    errno.EROFS: "that disk is read-only: choose another folder with the parameter 'outputs'",
+    errno.EACCES: "make that folder writable or choose another with the parameter 'outputs'",
+    errno.EPERM: "make that folder writable or choose another with the parameter 'outputs'",
+}
+
+
+def unwritable(path: Path, error: Exception) -> StageError:
+    """The error that says why `path` could not be written and what to do about it."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None and (found := re.search(r"os error (\d+)", str(error))):  # safetensors hides the errno in its text
+        code = int(found.group(1))
+    why = os.strerror(code) if code else str(error)
+    return StageError(f"Cannot write {path}: {why}; {_ADVICE.get(code, 'earlier results are untouched')}.")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def temporary_beside(path: Path, ending: str) -> Path:
+    """A name beside `path` that is this process's own; what ended processes left under such names is removed.
+
+    Only processes of this machine are known to have ended: another machine may be writing to the same folder.
+    """
+    machine = platform.node().replace(".", "-")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{machine}.*.{ending}"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{machine}.{os.getpid()}.{ending}")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
+
+    Leftovers of writers that were killed are removed on the way.
+
+    Args:
+        path: where the finished file shall be; its folder is made if missing.
+
+    Raises:
+        StageError: the disk is full, read-only or forbids writing; `path` is as it was before.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path, "tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):  # not there after the rename, or its folder is no folder
+            temporary.unlink()
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut (Linux and macOS need the folder synced, too)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` (UTF-8) whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused, since JSON has neither."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, *, stage: str) -> Any:
+    """Read JSON; a missing or broken file is an error that names the stage to run."""
+    path = require(path, stage=stage)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"it is no JSON: {error}", stage=stage) from error
+
+
+def json_or_empty(path: Path) -> dict[str, Any]:
+    """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write `table` as CSV (no index column; floats in their shortest exact form), whole or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def read_csv(path: str | Path, *, stage: str) -> pd.DataFrame:
+    """Read a table written by `write_csv`; floats come back bit for bit (pandas from 3.1 on)."""
+    path = require(path, stage=stage)
+    try:
+        return pd.read_csv(path)
+    except (ValueError, pd.errors.ParserError) as error:
+        raise damaged(path, f"it is no table: {error}", stage=stage) from error
+
+
+def require(path: str | Path, *, stage: str) -> Path:
+    """Return `path` if it is a file.
+
+    Raises:
+        StageError: it is missing; the message names the stage that makes it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StageError(f"{path} is missing: run stage {stage} first.")
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged(path: Path, why: str, *, stage: str) -> StageError:
+    """The error for a file that is not what `stage` wrote."""
+    return StageError(f"{path} is damaged ({why}): delete it and run stage {stage} again.")

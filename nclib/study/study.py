@@ -1,0 +1,311 @@
+"""A study: shared sections, seeds and runs, read from a YAML file or from a notebook's `parameters` cell.
+
+A study file has the sections `study`, `dataset`, `model`, `training`, `validation`, `seeds` and `runs`; `runs` maps
+each run's name to overrides that are deep-merged over the sections. Two more are optional: `sweep` multiplies the runs
+by lists of values, and `smoke` holds overrides that make the study small enough to try in a minute. What is left out
+takes the defaults of `nclib.study.parameters`.
+"""
+
+import ast
+import copy
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError
+
+from nclib.study.parameters import (
+    SECTIONS,
+    Dataset,
+    Name,
+    Run,
+    Section,
+    Seeds,
+    Smoke,
+    as_number,
+    as_tuple,
+)
+
+PARAMETERS = ("study", *SECTIONS, "seeds", "runs", "sweep", "smoke", "run", "seed", "outputs")
+
+
+class ParameterError(ValueError):
+    """A study file or a notebook's parameters are not valid; the message names each field at fault."""
+
+
+MOST_VALUES = 100_000  # in a study file
+TAKEN_STUDIES = ("reference", "theory")  # folders of the outputs
+TAKEN_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
+
+
+class Study(Section):
+    """A study: shared sections, the seeds, and the runs with their overrides (`resolve` gives one run's parameters).
+
+    Raises:
+        ParameterError: from `from_mapping`, `from_file` and `from_notebook`, when anything is not valid.
+    """
+
+    study: Name
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    validation: dict[str, Any] = Field(default_factory=dict)
+    seeds: Seeds = (0,)
+    runs: Annotated[dict[Name, dict[str, Any] | None], Field(min_length=1)]
+    sweep: dict[str, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    smoke: Smoke = Smoke()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, smoke: bool = False) -> "Study":
+        """Check `values` (a parsed study file), with the `smoke` overrides if asked for, and every run in it."""
+        values = copy.deepcopy(dict(values))
+        unknown = sorted(set(values) - set(cls.model_fields))
+        if unknown:
+            raise ParameterError(f"{unknown[0]}: no such section; a study has {', '.join(cls.model_fields)}")
+        try:
+            study = cls.model_validate(values)
+            if smoke:
+                study = study._made_small()
+            study = study._swept()
+        except ValidationError as error:
+            raise ParameterError(explain(error)) from None
+        study._check_runs()
+        return study
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
+        """Read and check a study file (YAML, safe loading only; a key given twice is refused)."""
+        try:
+            values = yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+        except FileNotFoundError:
+            raise ParameterError(
+                f"{path}: there is no such study file; see params/ for those that come with nclib"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ParameterError(f"{path}: cannot be read ({error})") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ParameterError(
+                f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
+            ) from None
+        if not isinstance(values, dict):
+            raise ParameterError(
+                f"{path}: expected the sections of a study (study, dataset, ...), but got {type(values).__name__}"
+            )
+        try:
+            return cls.from_mapping(values, smoke=smoke)
+        except ParameterError as error:
+            raise ParameterError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Study":
+        """The study that a notebook's parameters describe.
+
+        papermill injects parameters that a notebook does not know without more than a log line; here they are an error.
+        Where a whole study is injected (`-f params/STUDY.yaml`: at least a name and runs), what its file leaves out
+        takes the defaults of `nclib.study.parameters`, not the values of the notebook's own cell.
+
+        Args:
+            namespace: the notebook's `globals()`.
+        """
+        injected = _injected_names(namespace)
+        for name in injected:
+            if name not in PARAMETERS:
+                raise ParameterError(f"{name}: no such parameter; a notebook takes {', '.join(PARAMETERS)}")
+        names = injected if {"study", "runs"} <= set(injected) else namespace
+        return cls.from_mapping({name: namespace[name] for name in cls.model_fields if name in names})
+
+    def only(self, runs: Sequence[str]) -> "Study":
+        """The study without its other runs; as it is if `runs` is empty."""
+        for run in runs:
+            self.resolve(run)
+        return self.model_copy(update={"runs": {run: self.runs[run] for run in runs}}) if runs else self
+
+    def resolve(self, run: str) -> Run:
+        """The parameters of one run.
+
+        Raises:
+            ParameterError: there is no such run, or its overrides are not valid.
+        """
+        if run not in self.runs:
+            raise ParameterError(f"run: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}")
+        overrides = self.runs[run] or {}
+        for section in overrides:
+            if section not in SECTIONS:
+                raise ParameterError(f"runs.{run}.{section}: a run overrides {', '.join(SECTIONS)} only")
+        merged = merge({section: getattr(self, section) for section in SECTIONS}, overrides)
+        try:
+            return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged})
+        except ValidationError as error:
+            raise ParameterError(explain(error, run=run, overrides=overrides)) from None
+
+    def resolve_seed(self, run: str, seed: Any) -> Run:
+        """`resolve`, and a check that `seed` is one of the study's."""
+        resolved = self.resolve(run)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ParameterError(f"seed: expected an integer, but got {seed!r}")
+        if seed not in self.seeds:
+            raise ParameterError(
+                f"seed: study '{self.study}' has no seed {seed}; it has {', '.join(map(str, self.seeds))}"
+            )
+        return resolved
+
+    def datasets(self) -> dict[str, Dataset]:
+        """Each data set of the study by name (runs that override nothing of it share one)."""
+        return {resolved.dataset.name: resolved.dataset for resolved in map(self.resolve, self.runs)}
+
+    def _check_runs(self) -> None:
+        if self.study in TAKEN_STUDIES:
+            raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
+        seen: dict[str, tuple[str, Dataset]] = {}
+        for run in self.runs:
+            if run in TAKEN_RUNS:
+                raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
+            dataset = self.resolve(run).dataset
+            first, known = seen.setdefault(dataset.name, (run, dataset))
+            if known != dataset:
+                field = next(f for f in Dataset.model_fields if getattr(known, f) != getattr(dataset, f))
+                raise ParameterError(
+                    f"runs.{run}.dataset.name: runs '{first}' and '{run}' call their data set '{dataset.name}', "
+                    f"but differ in dataset.{field}; give one of them another dataset.name"
+                )
+
+    def _made_small(self) -> "Study":
+        """The study with its `smoke` overrides and without its sweep, under a name (and so in a folder) of its own."""
+        if not self.smoke.model_fields_set:
+            raise ParameterError(
+                f"smoke: study '{self.study}' does not say how to make it small; "
+                "add, for example, 'smoke: {training: {epochs: 2}, model: {width: 4}}'"
+            )
+        kept = self.smoke.runs or tuple(self.runs)
+        for run in kept:
+            if run not in self.runs:
+                raise ParameterError(
+                    f"smoke.runs: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}"
+                )
+        overrides = {section: getattr(self.smoke, section) for section in SECTIONS}
+        runs = {run: merge(self.runs[run] or {}, {k: v for k, v in overrides.items() if v}) for run in kept}
+        return self.model_copy(
+            update={"study": f"{self.study}_smoke", "runs": runs, "seeds": self.smoke.seeds, "sweep": {}}
+        )
+
+    def _swept(self) -> "Study":
+        """The study with `sweep` multiplied out into runs (and seeds)."""
+        lists = dict(self.sweep)
+        seeds = lists.pop("seeds", None)
+        if seeds is not None:
+            seeds = Study.model_validate({"study": self.study, "seeds": seeds, "runs": self.runs}).seeds
+        for key in lists:
+            section, _, field = key.partition(".")
+            if section not in SECTIONS or not field or "." in field:
+                raise ParameterError(f"sweep.{key}: expected 'seeds' or a field such as training.lr or model.arch")
+        runs = {}
+        for (run, overrides), values in itertools.product(self.runs.items(), itertools.product(*lists.values())):
+            chosen = dict(zip(lists, values, strict=True))
+            label = "-".join(f"{key.partition('.')[2]}={_readable(value)}" for key, value in chosen.items())
+            swept = copy.deepcopy(overrides or {})
+            for key, value in chosen.items():
+                section, _, field = key.partition(".")
+                swept = merge(swept, {section: {field: value}})
+            changed = [f"{k.partition('.')[2]}={_readable(v)}" for k, v in chosen.items() if k.startswith("dataset.")]
+            if changed and "dataset.name" not in chosen:
+                name = merge(self.dataset, swept.get("dataset", {})).get("name", Dataset().name)
+                swept["dataset"]["name"] = "-".join([name, *changed])
+            name = f"{run}-{label}" if label else run
+            if name in runs:
+                raise ParameterError(f"sweep: two runs would get the name '{name}'; leave out one of their values")
+            runs[name] = swept
+        return self.model_copy(update={"runs": runs, "seeds": seeds or self.seeds, "sweep": {}})
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge: mappings key by key; all else in `over` (`*_counts` are values, too) replaces what `base` has."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and not key.endswith("_counts")
+        merged[key] = merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+_IN_YAML = {
+    "tuple_type": "should be a list, such as [0, 1]",
+    "list_type": "should be a list, such as [0, 1]",
+    "dict_type": "should be a mapping, such as {name: value}",
+    "model_type": "should be a mapping, such as {name: value}",
+}
+
+
+def explain(error: ValidationError, *, run: str | None = None, overrides: Mapping[str, Any] | None = None) -> str:
+    """One line for each field at fault: its path, what was expected and what came."""
+    lines = []
+    for fault in error.errors():
+        within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `Misfit`
+        path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
+        section = (overrides or {}).get(path[0]) if path else None
+        overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)
+        where = ".".join(["runs", run, *path] if run and overridden else path)
+        if fault["type"] == "extra_forbidden":
+            known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke
+            lines.append(f"{where}: no such parameter; there are {', '.join(known.model_fields)}")
+        elif fault["type"] == "missing":
+            lines.append(f"{where}: it is missing")
+        elif fault["type"] == "string_type" and fault["loc"][-1] == "[key]":
+            lines.append(f"{'.'.join(path[:-1])}: a name should be text, but got {fault['input']!r}: put it in quotes")
+        elif fault["type"] == "value_error":
+            lines.append(f"{where}: {fault['ctx']['error']}" + (f" (run '{run}')" if run and not overridden else ""))
+        else:
+            expected = fault["msg"].replace("Input should", "should").replace("String should", "should")
+            expected = _IN_YAML.get(fault["type"], expected)
+            lines.append(f"{where}: {expected}, but got {fault['input']!r}")
+    return "\n".join(lines)
+
+
+def _readable(value: Any) -> str:
+    value = as_number(value)
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_-") or "none"
+
+
+def assigned_names(cell: str) -> list[str]:
+    """Names that a cell of plain assignments gives values to."""
+    assignments = [statement for statement in ast.parse(cell).body if isinstance(statement, ast.Assign)]
+    targets = [target for assignment in assignments for target in assignment.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    """Names assigned in cells that papermill injected (IPython keeps the text of the cells it ran in `In`)."""
+    cells = [cell for cell in namespace.get("In", ()) if isinstance(cell, str) and cell.startswith("# Parameters")]
+    return [name for cell in cells for name in assigned_names(cell)]
+
+
+class _StudyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key given twice (PyYAML keeps the last one and says nothing)."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"aliases make it more than {MOST_VALUES} values")
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a document has with its aliases written out: a few lines can outgrow the memory."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 1  # of a loop
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(value,) for value in node.value]
+        known[id(node)] = 1 + sum(_values(part, known) for pair in pairs for part in pair)
+    return known[id(node)]

@@ -1,0 +1,1 @@
+"""Training one network: the loop, resuming, device and precision, progress."""

@@ -1,0 +1,291 @@
+"""The training loop (stage 02_train): fast, resumable, and the same code on CPU and GPU.
+
+Nothing is read back from the device inside an epoch: losses and scores add up on the device and are fetched once at its
+end. The backbone may run in bfloat16; head, loss and metrics are float32. An epoch's order and augmentation come from a
+generator seeded with (seed, epoch), so that a run continued after `kill -9` is the run that was never killed.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from nclib import losses
+from nclib.data.dataset import Splits
+from nclib.metrics import soft_iou, subset_accuracy
+from nclib.models import Classifier, build_model
+from nclib.optim import SECOND_ORDER, build_optimizer, build_schedule, decay_groups, step
+from nclib.study.files import StageError
+from nclib.study.parameters import Model, Training
+from nclib.study.tensors import save_tensors
+from nclib.training.device import choose_device, choose_precision, place
+from nclib.training.resume import load_state, save_state
+
+COMPILE_PAYS_FROM = 20_000  # steps on a GPU; below, compiling costs more than it saves
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What the loop needs of its data (`nclib.data.batches`)."""
+
+    def __len__(self) -> int: ...
+    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def ordered(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+def build_loss(settings: Training) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss that the settings name: the pick-all-label reduction of a single-label loss, or rescaled MSE."""
+    if settings.loss == "rescaled_mse":
+        return partial(losses.rescaled_mse, k=settings.mse_k, M=settings.mse_M)
+    single = {
+        "cross_entropy": losses.cross_entropy,
+        "mse": losses.mse,
+        "label_smoothing": losses.label_smoothing(settings.smoothing),
+        "focal": losses.focal(settings.gamma),
+    }[settings.loss]
+    return losses.pick_all_label(single, label_mean=settings.label_mean)
+
+
+def build_network(settings: Model, splits: Splits, *, seed: int) -> Classifier:
+    """The network of a run, made for the images and classes of `splits`, its initial weights drawn with `seed`."""
+    _, channels, height, width = splits.train.images.shape
+    return build_model(
+        **settings.model_dump(),
+        in_channels=channels,
+        num_classes=splits.num_classes,
+        image_size=(height, width),
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+class Sums:
+    """Loss and scores of an epoch, added up on the device; `means` is the one place that waits for it."""
+
+    NAMES = ("loss", "feature_decay", "soft_iou", "accuracy")
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
+        self._samples = 0
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, decay: Tensor, logits: Float[Tensor, "b k"], labels: Integer[Tensor, "b k"]) -> None:
+        scores = torch.stack([loss, decay, soft_iou(logits, labels), subset_accuracy(logits, labels)])
+        self._sums += scores.double() * len(logits)
+        self._samples += len(logits)
+
+    def means(self, prefix: str) -> dict[str, float]:
+        values = (self._sums / self._samples).tolist()
+        return {f"{prefix}_{name}": value for name, value in zip(self.NAMES, values, strict=True)}
+
+
+class Trainer:
+    """Trains one network with the settings of a run.
+
+    Args:
+        model: from `nclib.models.build_model`, or any module with `.backbone` and `.head` returning (logits, features).
+        settings: the `training` section.
+        seed: decides the order and augmentation of every epoch.
+    """
+
+    def __init__(self, model: nn.Module, settings: Training, *, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.device = choose_device(settings.device)
+        self.dtype = choose_precision(settings.precision, self.device, optimizer=settings.optimizer)
+        self.model = place(model, self.device)
+        self.loss = build_loss(settings)
+        self.optimizer = build_optimizer(
+            settings.optimizer,
+            decay_groups(self.model, mode=settings.decay_on),
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            history_size=settings.history_size,
+        )
+        self.schedule = build_schedule(
+            settings.schedule,
+            lr=settings.lr,
+            epochs=settings.epochs,
+            milestones=settings.milestones,
+            step_size=settings.step_size,
+            gamma=settings.lr_drop,
+            min_lr=settings.lr * settings.min_lr_ratio,
+        )
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.compiled = False
+        self._forward: Callable[[Tensor], tuple[Tensor, Tensor]] = self.model
+
+    def compile(self, steps: int, *, backend: str = "inductor") -> None:
+        """Compile the forward pass if asked to; `auto` does so on a GPU from `COMPILE_PAYS_FROM` steps on."""
+        pays = self.device.type == "cuda" and steps >= COMPILE_PAYS_FROM
+        self.compiled = self.settings.compile == "on" or (self.settings.compile == "auto" and pays)
+        if self.compiled:
+            self._forward = torch.compile(self.model, backend=backend)
+
+    def objective(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, feature decay and logits of a batch; the network minimizes the sum of the first two."""
+        with self._precision():
+            logits, features = self._forward(images)
+        decay = losses.feature_decay(
+            features, weight=self.settings.feature_decay, mean=self.settings.feature_decay_mean
+        )
+        return self.loss(logits, labels), decay, logits
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def train_epoch(self, batches: Batches, epoch: int, on_step: Callable[[], None] | None = None) -> dict[str, float]:
+        """One pass over the shuffled training data.
+
+        Args:
+            batches: the training split.
+            epoch: finished epochs so far; decides order, augmentation and learning rate.
+            on_step: called after each step (which may still be running on the device).
+
+        Returns:
+            Means over the epoch, each sample as the network was when it was seen: `train_loss`, `train_feature_decay`,
+            `train_soft_iou`, `train_accuracy` (the m most probable classes are the m labels).
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(epoch)
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
+        sums = Sums(self.device)
+        for images, labels in batches.shuffled(generator):
+            first = []
+
+            def closure(images: Tensor = images, labels: Tensor = labels, first: list = first) -> Tensor:
+                self.optimizer.zero_grad(set_to_none=True)
+                loss, decay, logits = self.objective(images, labels)
+                (loss + decay).backward()
+                first.append((loss.detach(), decay.detach(), logits.detach())) if not first else None
+                return loss + decay
+
+            step(self.optimizer, closure, model=self.model)
+            sums.add(*first[0], labels)
+            if on_step:
+                on_step()
+        if self.settings.optimizer in SECOND_ORDER:
+            # Few and long steps: averages over the last ten describe networks long gone (test scores stayed at chance).
+            # In random order, since data lie class by class and batches of one class vary less than all do.
+            with self._precision():
+                update_bn(batches.shuffled(generator, plain=True), self.model)
+        return sums.means("train")
+
+    @torch.no_grad()
+    def evaluate(self, batches: Batches) -> dict[str, float]:
+        """`test_loss`, `test_soft_iou` and `test_accuracy` over a split, in evaluation mode."""
+        self.model.eval()
+        sums = Sums(self.device)
+        for images, labels in batches.ordered():
+            loss, decay, logits = self.objective(images, labels)
+            sums.add(loss, decay, logits, labels)
+        means = sums.means("test")
+        del means["test_feature_decay"]
+        return means
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What `fit` tells of its progress (`nclib.training.progress.TrainingProgress`)."""
+
+    def start(self, steps_an_epoch: int, history: list[dict[str, Any]]) -> None: ...
+    def step(self) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+def fit(
+    trainer: Trainer, train: Batches, test: Batches, folder: Path, *, mark: str, progress: Progress
+) -> pd.DataFrame:
+    """Train to the last epoch, or go on from where a killed run of the same settings stopped.
+
+    Checkpoints and the state to resume from go to a folder for this `mark` in `folder/unfinished`; only when the last
+    epoch is done do the checkpoints replace those of an earlier training, so that a run which fails leaves the earlier
+    results as they were. An unfinished training of another mark (a GPU's, say) is left as it is, too.
+    Call `forget(folder)` once everything else of the stage is written, too.
+
+    Args:
+        trainer: the network and its settings.
+        train: training split.
+        test: test split, evaluated after every epoch.
+        folder: the run's folder.
+        mark: `nclib.training.resume.fingerprint` of all that decides the result.
+        progress: is told of every step and epoch.
+
+    Returns:
+        The history: one row an epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, and
+        `seconds`.
+
+    Raises:
+        StageError: the loss is no number any more, a file is damaged, or the disk is full.
+    """
+    settings = trainer.settings
+    unfinished = folder / "unfinished" / mark[:16]
+    state = unfinished / "state.safetensors"
+    history = load_state(state, trainer.model, trainer.optimizer, mark)
+    if not history:
+        if any(other.is_dir() and other != unfinished for other in unfinished.parent.glob("*")):
+            print(
+                f"{unfinished.parent} holds a training of other settings, data, device or precision: this one starts "
+                "anew, and that one is kept until a training of this run is finished"
+            )
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _save_checkpoint(trainer, unfinished, 0)
+    trainer.compile((settings.epochs - len(history)) * len(train))
+    progress.start(len(train), history)
+    try:
+        for epoch in range(len(history), settings.epochs):
+            start = time.perf_counter()
+            row = {
+                "epoch": epoch + 1,
+                "lr": trainer.schedule(epoch),
+                **trainer.train_epoch(train, epoch, progress.step),
+            }
+            row |= trainer.evaluate(test)
+            _check_finite(row, settings)
+            history.append(row | {"seconds": round(time.perf_counter() - start, 4)})
+            if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
+                _save_checkpoint(trainer, unfinished, epoch + 1)
+            save_state(state, trainer.model, trainer.optimizer, history, mark)
+            progress.epoch(history[-1])
+    finally:
+        progress.close()
+    _publish(unfinished / "checkpoints", folder / "checkpoints")
+    return pd.DataFrame(history)
+
+
+def forget(folder: Path) -> None:
+    """Remove the state that `fit` kept for resuming."""
+    shutil.rmtree(folder / "unfinished", ignore_errors=True)
+
+
+def _save_checkpoint(trainer: Trainer, unfinished: Path, epoch: int) -> None:
+    path = unfinished / "checkpoints" / f"epoch_{epoch:04d}.safetensors"
+    save_tensors(path, trainer.model.state_dict(), {"epoch": epoch})
+
+
+def _publish(made: Path, place: Path) -> None:
+    """Move the finished checkpoints into place; done already if a run was killed right after it."""
+    if made.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+        made.rename(place)
+
+
+def _check_finite(row: dict[str, Any], settings: Training) -> None:
+    total = row["train_loss"] + row["train_feature_decay"] + row["test_loss"]
+    if total != total or abs(total) == float("inf"):
+        raise StageError(
+            f"The loss became {row['train_loss']} in epoch {row['epoch']} (train, with feature decay "
+            f"{row['train_feature_decay']}, test {row['test_loss']}): lower training.lr (now {settings.lr:g}) or "
+            f"training.feature_decay (now {settings.feature_decay:g})."
+        )

@@ -1,0 +1,77 @@
+"""How far a training is: a bar in the notebook, and a small file that `make reproduce` draws its bars from."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+FILE = "02_train.progress.json"
+BATCH_SECONDS = 15.0  # between two refreshes of a bar that goes to a log (each is a line there)
+
+
+class TrainingProgress:
+    """Callbacks for `nclib.training.loop.fit`: steps, loss, IoU and time left.
+
+    Args:
+        folder: the run's; about once a second the state goes to a file there that `nclib.study.watch` reads.
+        label: what is trained, e.g. `etf seed 0`.
+        epochs: epochs in all.
+        score: the column of the history to show, `soft_iou`, or `accuracy` for one label a image.
+    """
+
+    def __init__(self, folder: Path, *, label: str, epochs: int, score: str = "soft_iou") -> None:
+        self.score = score
+        self.file = folder / FILE
+        self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
+        self._written = 0.0
+
+    def start(self, steps_an_epoch: int, history: list[dict[str, Any]]) -> None:
+        self.state |= {"steps": steps_an_epoch * self.state["epochs"], "done": steps_an_epoch * len(history)}
+        batch = "NCLIB_BATCH" in os.environ
+        self.bar = tqdm(
+            total=self.state["steps"],
+            initial=self.state["done"],
+            desc=self.state["label"],
+            unit="step",
+            file=sys.stdout,
+            mininterval=BATCH_SECONDS if batch else 0.5,
+            dynamic_ncols=not batch,
+        )
+        if history:
+            print(f"going on after epoch {len(history)}")
+            self.epoch(history[-1])
+
+    def step(self) -> None:
+        self.state["done"] += 1
+        self.bar.update()
+        if time.monotonic() - self._written > 1:
+            self._write()
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        name = {"soft_iou": "IoU"}.get(self.score, self.score)
+        shown = {"loss": row["train_loss"] + row["train_feature_decay"]}
+        shown |= {f"{split} {name}": row[f"{split}_{self.score}"] for split in ("train", "test")}
+        self.state |= {"epoch": row["epoch"], "shown": shown}
+        self.bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+        self._write()
+
+    def close(self) -> None:
+        self.bar.close()
+        self.file.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        """Not worth an fsync: nothing depends on it but the bars of a watcher, and it must never stop a training."""
+        self._written = time.monotonic()
+        done = self.bar.format_dict
+        rate = (done["n"] - done["initial"]) / done["elapsed"] if done["elapsed"] else 0
+        self.state["seconds_left"] = (done["total"] - done["n"]) / rate if rate else None
+        temporary = self.file.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(self.state))
+            temporary.replace(self.file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
