@@ -34,6 +34,10 @@ class Measurement:
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
+        return {metric if m is None else f"{metric}_{m}": value for metric, m, value in self.rows()}
+
+    def rows(self) -> list[tuple[str, int | None, float]]:
+        """Every scalar metric as (name, multiplicity, value); the multiplicity is None where a metric has none."""
         samples = self.samples
         values = {
             "nc1": samples.within_traces[0],
@@ -48,10 +52,10 @@ class Measurement:
         }
         values |= mean_scalars(self.statistics, samples.class_variances)
         values |= classifier_scalars(self.statistics, self.classifier)
-        values |= tag_wise_scalars(self.statistics)
         if self.nuclear_ratios is not None:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
-        return {name: float(value) for name, value in values.items()}
+        rows = [(name, None, float(value)) for name, value in values.items()]
+        return rows + [(name, m, float(value)) for (name, m), value in tag_wise_scalars(self.statistics).items()]
 
 
 @torch.no_grad()

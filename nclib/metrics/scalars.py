@@ -53,16 +53,16 @@ def classifier_scalars(statistics: CollapseStatistics, classifier: Classifier) -
     }
 
 
-def tag_wise_scalars(statistics: CollapseStatistics) -> dict[str, Float64[Tensor, ""]]:
-    """Tag-wise metrics of every multiplicity m >= 2 that occurs; no ratio where it has too many pairs to average."""
+def tag_wise_scalars(statistics: CollapseStatistics) -> dict[tuple[str, int], Float64[Tensor, ""]]:
+    """Tag-wise metrics by name and multiplicity m >= 2, of those that occur; no ratio where it has too many pairs to average."""
     values = {}
     for m in statistics.sets.multiplicity.unique().tolist():
         if m == 1:
             continue
         angles = tag_wise.set_angles(statistics, m)
-        values[f"tag_wise_angle_mean_{m}"] = angles.mean()
-        values[f"tag_wise_angle_max_{m}"] = angles.max()
+        values["tag_wise_angle_mean", m] = angles.mean()
+        values["tag_wise_angle_max", m] = angles.max()
         if tag_wise.has_countable_pairs(statistics.sets, m):
-            values[f"tag_wise_ratio_{m}"] = tag_wise.angle_ratio(statistics, m)
-        values[f"tag_wise_scale_{m}"], values[f"tag_wise_residual_{m}"] = tag_wise.scale_and_residual(statistics, m)
+            values["tag_wise_ratio", m] = tag_wise.angle_ratio(statistics, m)
+        values["tag_wise_scale", m], values["tag_wise_residual", m] = tag_wise.scale_and_residual(statistics, m)
     return values

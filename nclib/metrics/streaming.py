@@ -136,7 +136,8 @@ class CollapseMetrics(Metric):
             "nc1": _trace(between_whitening(statistics.centered_class_means), within),
             "released_nc1": _trace(between_whitening(released_deviations(statistics)), within),
         }
-        values |= mean_scalars(statistics, self.class_squares / statistics.class_counts) | tag_wise_scalars(statistics)
+        values |= mean_scalars(statistics, self.class_squares / statistics.class_counts)
+        values |= {f"{name}_{m}": value for (name, m), value in tag_wise_scalars(statistics).items()}
         if weight is not None:
             classifier = check_classifier(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
             values |= classifier_scalars(statistics, classifier)
