@@ -54,7 +54,7 @@ def classifier_scalars(statistics: CollapseStatistics, classifier: Classifier) -
 
 
 def tag_wise_scalars(statistics: CollapseStatistics) -> dict[tuple[str, int], Float64[Tensor, ""]]:
-    """Tag-wise metrics by name and multiplicity m >= 2, of those that occur; no ratio where it has too many pairs to average."""
+    """Tag-wise metrics by name and multiplicity m >= 2; no ratio where it would average too many pairs of sets."""
     values = {}
     for m in statistics.sets.multiplicity.unique().tolist():
         if m == 1:
