@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from shlex import quote
 
-from nclib.study.folders import study_folder
+from nclib.study.folders import StudyFolder
 from nclib.study.stage import stages
 from nclib.study.study import Study
 from nclib.study.watch import report_failures
@@ -24,7 +24,7 @@ OUTPUTS = config.get("outputs", "outputs")
 STUDY = Study.from_file(STUDY_FILE)
 CHOSEN = STUDY.only(str(config.get("runs", "")).split())
 TRAININGS = [(run, seed) for run in CHOSEN.runs for seed in CHOSEN.seeds]
-FOLDER = study_folder(OUTPUTS, STUDY.study)
+FOLDER = StudyFolder(OUTPUTS, STUDY.study).root
 ROOT = f"{OUTPUTS}/{STUDY.study}"
 SESSION = f"{ROOT}/.session/{config.get('session', 'direct')}"
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"

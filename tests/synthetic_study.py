@@ -19,9 +19,9 @@ from nclib.data.compose import MultiLabelData
 from nclib.data.dataset import Splits
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import metrics_table
-from nclib.study.files import write_csv
+from nclib.study.folders import StudyFolder
 from nclib.study.parameters import Run
-from nclib.study.runs import Manifest, StudyFolder
+from nclib.study.stage import Stage
 from nclib.study.study import Study
 
 MULTI_LABEL = {
@@ -81,6 +81,7 @@ TRAINABLE = {
     "vgg19": (20_040_522, 17_720_680),
 }
 FEATURE_SAMPLE = 120
+GEOMETRY = "geometry.safetensors"
 
 
 def write_study(outputs: str | Path, study: Study) -> StudyFolder:
@@ -90,18 +91,16 @@ def write_study(outputs: str | Path, study: Study) -> StudyFolder:
         outputs: an absolute folder; the study gets a folder of its own in it.
         study: any checked study; sources other than the digits get made-up images.
     """
-    folder = StudyFolder(outputs, study.study)
     splits = {}
     for name, settings in study.datasets().items():
         fields = settings.model_dump()
         splits[name] = dataset.build(**fields) if settings.source == "digits" else made_images(fields)
-        file = dataset.save(splits[name], folder.dataset(name))
-        run = next(study.resolve(run) for run in study.runs if study.resolve(run).dataset.name == name)
-        Manifest.of_run("01_dataset", run).write(folder.dataset(name), inputs=[], outputs=[file], device="cpu")
+        run = next(run for run in study.runs if study.resolve(run).dataset.name == name)
+        Stage("01_dataset", study, run=run, outputs=outputs).save({dataset.FILE: splits[name]})
     for run in study.runs:
         for seed in study.seeds:
-            write_run(folder, study.resolve(run), seed, splits[study.resolve(run).dataset.name])
-    return folder
+            write_run(study, run, seed, splits[study.resolve(run).dataset.name], outputs)
+    return StudyFolder(outputs, study.study)
 
 
 def made_images(fields: dict, *, size: int = 32) -> Splits:
@@ -132,8 +131,9 @@ def made_images(fields: dict, *, size: int = 32) -> Splits:
     return Splits(train, test, *channels, train.class_names, meta)
 
 
-def write_run(folder: StudyFolder, run: Run, seed: int, splits: Splits) -> None:
+def write_run(study: Study, name: str, seed: int, splits: Splits, outputs: str | Path) -> None:
     """Write what stages 02_train and 03_validate leave for one run and seed."""
+    run = study.resolve(name)
     etf = run.model.head == "etf"
     d = run.model.feature_dim or 32
     rng = np.random.default_rng([zlib.crc32(run.run.encode()), seed])
@@ -141,20 +141,19 @@ def write_run(folder: StudyFolder, run: Run, seed: int, splits: Splits) -> None:
     epochs = sorted({*range(0, run.training.epochs + 1, run.training.checkpoint_every), run.training.epochs})
     geometry = made_geometry(splits, epochs, d=d, etf=etf, pace=pace, rng=rng)
     metrics = made_metrics(run, geometry, pace=pace, rng=rng)
-    place = folder.run(run.run, seed)
-    geometry.save(place / "geometry.safetensors")
-    write_csv(place / "metrics.csv", metrics)
-    write_csv(place / "history.csv", made_history(run, metrics, pace=pace, rng=rng))
-    write_manifests(place, run, seed)
+    history = made_history(run, metrics, pace=pace, rng=rng)
+    save_run(study, name, seed, outputs, {"history.csv": history}, {"metrics.csv": metrics, GEOMETRY: geometry})
 
 
-def write_manifests(place: Path, run: Run, seed: int) -> None:
-    """Write the manifests of the files that lie in a run's folder."""
-    trainable = TRAINABLE.get(run.model.arch, (701_000, 556_000))[run.model.head == "etf"]
-    trained, validated = (Manifest.of_run(stage, run, seed=seed) for stage in ("02_train", "03_validate"))
-    trained.write(place, inputs=[], outputs=[place / "history.csv"], device="cpu", trainable_parameters=trainable)
-    measured = [place / "metrics.csv", place / "geometry.safetensors"]
-    validated.write(place, inputs=[], outputs=measured, device="cpu")
+def save_run(study: Study, run: str, seed: int, outputs: str | Path, trained: dict, measured: dict) -> None:
+    """Save some results of stages 02_train and 03_validate, with their manifests."""
+    arch, head = study.resolve(run).model.arch, study.resolve(run).model.head
+    trainable = TRAINABLE.get(arch, (701_000, 556_000))[head == "etf"]
+    for name, files, facts in (
+        ("02_train", trained, {"trainable_parameters": trainable}),
+        ("03_validate", measured, {}),
+    ):
+        Stage(name, study, run=run, seed=seed, outputs=outputs).save(files, **facts)
 
 
 def progress(epochs: np.ndarray, last: int, pace: float) -> np.ndarray:

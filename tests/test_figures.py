@@ -19,6 +19,7 @@ import pytest
 import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from nclib.study.runs import Manifest
 
 from nclib import figures, heads
 from nclib.data import dataset
@@ -31,7 +32,6 @@ from nclib.results.predictions import balanced_counts
 from nclib.results.study_results import StudyResults
 from nclib.study.files import StageError, sha256, write_csv
 from nclib.study.runner import run_notebook
-from nclib.study.runs import Manifest
 from nclib.study.study import Study
 from nclib.theory import predict_training
 from tests.synthetic_study import (

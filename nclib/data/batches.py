@@ -93,21 +93,19 @@ class DeviceBatches:
         return torch.addcmul(self._shift, images.float(), self._scale)
 
 
+def of_split(
+    splits: Splits, name: str, *, device: torch.device, batch_size: int, augment: bool = False
+) -> DeviceBatches:
+    """The batches of split `train` or `test` on `device`, normalized as the data set says."""
+    split = splits.train if name == "train" else splits.test
+    norm = {"mean": splits.mean, "std": splits.std}
+    return DeviceBatches(split.images, split.labels, **norm, device=device, batch_size=batch_size, augment=augment)
+
+
 def of_splits(splits: Splits, settings: Training, device: torch.device) -> tuple[DeviceBatches, DeviceBatches]:
     """Training and test batches of a data set on `device`, as the settings say."""
-    train, test = (
-        DeviceBatches(
-            split.images,
-            split.labels,
-            mean=splits.mean,
-            std=splits.std,
-            device=device,
-            batch_size=settings.batch_size,
-            augment=settings.augment,
-        )
-        for split in (splits.train, splits.test)
-    )
-    return train, test
+    options = {"device": device, "batch_size": settings.batch_size, "augment": settings.augment}
+    return of_split(splits, "train", **options), of_split(splits, "test", **options)
 
 
 class LoaderBatches:

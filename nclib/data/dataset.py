@@ -55,6 +55,16 @@ class Splits:
         """Whether any training image has more than one label."""
         return bool(self.train.labels.sum(dim=1).max() > 1)
 
+    def save(self, path: str | Path) -> None:
+        """Write both splits as one safetensors file, whole or not at all."""
+        tensors = {
+            f"{split}_{part}": getattr(getattr(self, split), part)
+            for split in ("train", "test")
+            for part in ("images", "labels", "source_index")
+        }
+        header = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "meta": dict(self.meta)}
+        save_tensors(path, tensors, header)
+
 
 def build(
     *,
@@ -206,32 +216,11 @@ def _mean_and_std(images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], 
     return mean, std
 
 
-def save(splits: Splits, folder: str | Path) -> Path:
-    """Write `data.safetensors` into `folder`, whole or not at all.
+def load(path: str | Path) -> Splits:
+    """Read what `Splits.save` wrote.
 
     Args:
-        splits: the data set.
-        folder: by convention `outputs/STUDY/datasets/NAME`.
-
-    Returns:
-        The file.
-    """
-    tensors = {
-        f"{split}_{part}": getattr(getattr(splits, split), part)
-        for split in ("train", "test")
-        for part in ("images", "labels", "source_index")
-    }
-    header = {"class_names": splits.class_names, "mean": splits.mean, "std": splits.std, "meta": dict(splits.meta)}
-    path = Path(folder) / FILE
-    save_tensors(path, tensors, header)
-    return path
-
-
-def load(folder: str | Path) -> Splits:
-    """Read what `save` wrote.
-
-    Args:
-        folder: of the data set.
+        path: the file.
 
     Returns:
         Both splits.
@@ -239,7 +228,6 @@ def load(folder: str | Path) -> Splits:
     Raises:
         StageError: the file is missing, damaged or no data set; the message names it and the stage to run.
     """
-    path = Path(folder) / FILE
     tensors, header = load_tensors(path, stage=STAGE)
     try:
         names = tuple(str(name) for name in header["class_names"])

@@ -21,7 +21,7 @@ from nclib.explore.theme import FIRST_COLOR, run_colors
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import read_metrics
 from nclib.study.files import StageError, json_or_empty, read_json
-from nclib.study.runs import project_root
+from nclib.study.folders import project_root
 from nclib.study.study import ParameterError, Study
 
 LabelSet = tuple[int, ...]
@@ -173,7 +173,7 @@ class RunData:
         if self.dataset_folder is None:
             raise StageError(f"No manifest tells which data set {self.label} was trained on: run stage 02_train first.")
         if "train" not in self._pictures:
-            self._pictures["train"] = dataset.load(self.dataset_folder).train
+            self._pictures["train"] = dataset.load(self.dataset_folder / dataset.FILE).train
         data = self._pictures["train"]
         wanted = torch.zeros(data.num_classes, dtype=torch.uint8)
         wanted[list(labels)] = 1

@@ -12,9 +12,8 @@ from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
 from nclib.figures.margins import MarginDistribution
 from nclib.figures.samples import SampleGrid
-from nclib.figures.save import save
+from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
-from nclib.results.predictions import predictions
 
 __all__ = [
     "ContactSheet",
@@ -28,7 +27,7 @@ __all__ = [
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
-    "predictions",
+    "files",
     "save",
     "style",
 ]

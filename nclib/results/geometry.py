@@ -54,6 +54,11 @@ class Geometry:
     sample_labels: UInt8[Tensor, "q k"]
     sample_features: Float[Tensor, "e q d"]
 
+    def label_set_counts(self) -> dict[tuple[int, ...], int]:
+        """Training samples of each label set."""
+        sets = [tuple(row.nonzero().flatten().tolist()) for row in self.label_sets]
+        return dict(zip(sets, self.counts.tolist(), strict=True))
+
     def save(self, path: str | Path) -> None:
         """Write all arrays as one safetensors file, whole or not at all."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "class_names"}

@@ -14,16 +14,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from nclib import decode, metrics
-from nclib.data.batches import DeviceBatches
+from nclib.data.batches import of_split
 from nclib.data.dataset import Splits
 from nclib.features import extract
 from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
 from nclib.results.geometry import Geometry
-from nclib.results.metrics_table import metrics_table
+from nclib.results.metrics_table import metrics_table, read_metrics
 from nclib.study.files import StageError
+from nclib.study.folders import checkpoint_epoch
 from nclib.study.parameters import Dataset
+from nclib.study.stage import Stage
 from nclib.study.tensors import load_tensors
-from nclib.training.device import place
+from nclib.training.device import cudnn_flags, place
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,41 @@ class CheckpointMeasurements:
             checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data
             the scores of the decoders.
         geometry: the last layer at every checkpoint.
-        predicted: the most probable class of each training image at the last checkpoint.
+        predicted: the most probable class of each training image at the last checkpoint; None where it was read back.
     """
 
     metrics: pd.DataFrame
     geometry: Geometry
-    predicted: Int64[Tensor, " n"]
+    predicted: Int64[Tensor, " n"] | None
 
 
+def checkpoints(step: Stage) -> dict[int, Path]:
+    """The checkpoints of the run and seed of a stage, by epoch, ascending; each is checked and noted as an input."""
+    trained = step.upstream[-1].require()
+    names = [name for name in trained.manifest["outputs"] if name.startswith("checkpoints/")]
+    return dict(sorted((checkpoint_epoch(name), step.input(name)) for name in names))
+
+
+def measure_stage(
+    step: Stage, model: nn.Module, checkpoints: Mapping[int, Path], splits: Splits, device: torch.device
+) -> CheckpointMeasurements:
+    """Stage 03_validate: `measure_checkpoints`, or what it found before if the stage is done (without `predicted`)."""
+    if step.done:
+        metrics = read_metrics(step.output("metrics.csv"))
+        return CheckpointMeasurements(metrics, Geometry.load(step.output("geometry.safetensors")), None)
+    settings = step.settings
+    return measure_checkpoints(
+        model,
+        checkpoints,
+        splits,
+        dataset=settings.dataset,
+        device=device,
+        batch_size=settings.validation.batch_size,
+        feature_sample=settings.validation.feature_sample,
+    )
+
+
+@cudnn_flags()
 def measure_checkpoints(
     model: nn.Module,
     checkpoints: Mapping[int, Path],
@@ -57,7 +86,7 @@ def measure_checkpoints(
 
     Args:
         model: the network of the run; it ends with the weights of the last checkpoint.
-        checkpoints: files by epoch, ascending (`StudyFolder.checkpoints`).
+        checkpoints: files by epoch, ascending.
         splits: the data set.
         dataset: its parameters; `pair_groups` asks for the imbalance ratios.
         device: where to compute.
@@ -71,18 +100,13 @@ def measure_checkpoints(
     if not checkpoints:
         raise StageError("There are no checkpoints: run stage 02_train first.")
     model = place(model, device)
-    batches = {
-        name: DeviceBatches(
-            split.images, split.labels, mean=splits.mean, std=splits.std, device=device, batch_size=batch_size
-        )
-        for name, split in (("train", splits.train), ("test", splits.test))
-    }
+    batches = {name: of_split(splits, name, device=device, batch_size=batch_size) for name in ("train", "test")}
     labels = {name: part.labels.to(device) for name, part in batches.items()}
     sample = spread_sample(splits.train.labels, feature_sample)
     rows: list[tuple[int, str, str, int | None, float]] = []
     pieces: list[dict[str, Tensor]] = []
     for epoch, path in checkpoints.items():
-        _load_weights(model, path)
+        load_weights(model, path)
         # copies: the next checkpoint is loaded into the same memory
         weight, bias = model.head.weight.detach().clone(), _bias(model.head)
         found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
@@ -137,7 +161,12 @@ def _unmeasurable(path: Path, split: str, error: ValueError) -> str:
     )
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint into `model`.
+
+    Raises:
+        StageError: the file is damaged, or of another network.
+    """
     weights, _ = load_tensors(path, stage="02_train")
     try:
         model.load_state_dict(weights)

@@ -1,11 +1,13 @@
 """What the theory of unconstrained features predicts for the runs of a study, where it applies."""
 
 import math
+from collections.abc import Mapping
 
-from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 from nclib.theory import GlobalMinimum, predict_training, settings_of_training
+
+LabelSet = tuple[int, ...]
 
 
 def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
@@ -24,12 +26,13 @@ def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
         if not may_predict(resolved):
             continue
         geometry = results.geometry(run, results.seeds[0])
-        minimum = prediction(resolved, geometry)
+        sets, feature_dim = geometry.label_set_counts(), geometry.weight.shape[-1]
+        minimum = prediction(resolved, sets, len(geometry.class_names), feature_dim)
         if minimum is None:
             continue
         values.setdefault("train_loss", {})[run] = minimum.data_loss
         values.setdefault("train_soft_iou", {})[run] = minimum.soft_iou
-        values.setdefault("train_feature_decay", {})[run] = _feature_decay(resolved, geometry, minimum)
+        values.setdefault("train_feature_decay", {})[run] = _feature_decay(resolved, sets, minimum)
         for m, scale in minimum.scales.items():
             if m > 1:
                 values.setdefault(f"tag_wise_scale_{m}", {})[run] = scale
@@ -48,7 +51,7 @@ def may_predict(run: Run) -> bool:
     return plain_loss and decays and training.optimizer not in ("adam", "adamw") and not training.augment
 
 
-def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
+def prediction(run: Run, sets: Mapping[LabelSet, int], num_classes: int, feature_dim: int) -> GlobalMinimum | None:
     """The minimum that the theory predicts for one run; None where it does not apply.
 
     Each multiplicity's label sets must all occur equally often, and the features have at least K - 1 dimensions. All
@@ -56,9 +59,11 @@ def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
 
     Args:
         run: its parameters.
-        geometry: of the run; its label sets and their counts are used.
+        sets: training samples of each label set.
+        num_classes: K.
+        feature_dim: d.
     """
-    counts, K, d = balanced_counts(geometry), len(geometry.class_names), geometry.weight.shape[-1]
+    counts, K, d = balanced_counts(sets, num_classes), num_classes, feature_dim
     if counts is None or d < K - 1 or not may_predict(run):
         return None
     return predict_training(
@@ -76,20 +81,20 @@ def prediction(run: Run, geometry: Geometry) -> GlobalMinimum | None:
     )
 
 
-def balanced_counts(geometry: Geometry) -> dict[int, int] | None:
+def balanced_counts(sets: Mapping[LabelSet, int], num_classes: int) -> dict[int, int] | None:
     """Multiplicity -> training samples of each of its label sets; None if they differ or a set is missing."""
-    K = len(geometry.class_names)
-    sizes = geometry.label_sets.sum(1).tolist()
     found: dict[int, list[int]] = {}
-    for m, n in zip(sizes, geometry.counts.tolist(), strict=True):
-        found.setdefault(m, []).append(n)
-    balanced = all(len(set(n)) == 1 and len(n) == math.comb(K, m) and m < K for m, n in found.items())
+    for labels, n in sets.items():
+        found.setdefault(len(labels), []).append(n)
+    balanced = all(
+        len(set(n)) == 1 and len(n) == math.comb(num_classes, m) and m < num_classes for m, n in found.items()
+    )
     return {m: n[0] for m, n in found.items()} if balanced else None
 
 
-def _feature_decay(run: Run, geometry: Geometry, minimum: GlobalMinimum) -> float:
+def _feature_decay(run: Run, sets: Mapping[LabelSet, int], minimum: GlobalMinimum) -> float:
     """The feature decay as the training log has it: the mean over batches of `λ |H_batch|_F²`."""
-    counts = balanced_counts(geometry) or {}
+    counts = balanced_counts(sets, minimum.num_classes) or {}
     K, training = minimum.num_classes, run.training
     decay = settings_of_training(
         K,

@@ -4,7 +4,6 @@ Everything is read from the files of the stages 01_dataset, 02_train and 03_vali
 multiplicities, imbalance) is decided by what these files hold.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ from nclib.data.dataset import Splits
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import measured_labels, of_metric, read_metrics
 from nclib.study.files import read_csv
+from nclib.study.folders import StudyFolder
 from nclib.study.parameters import Run
-from nclib.study.runs import StudyFolder, require_stage
+from nclib.study.stage import Stage, stages
 from nclib.study.study import Study
 
 
@@ -32,6 +32,7 @@ class StudyResults:
         history: one row per epoch, with columns `run` and `seed` before those of `history.csv`.
         metrics: one row per measured value, with columns `run` and `seed` before those of `metrics_table`.
         trainable_parameters: of each run.
+        stages: 01_dataset to 03_validate of every run and seed, by key.
     """
 
     study: Study
@@ -39,6 +40,7 @@ class StudyResults:
     history: pd.DataFrame
     metrics: pd.DataFrame
     trainable_parameters: dict[str, int]
+    stages: dict[str, Stage]
 
     @classmethod
     def load(cls, study: Study, outputs: str | Path) -> "StudyResults":
@@ -49,20 +51,20 @@ class StudyResults:
             outputs: folder of all studies; relative to the project's root.
 
         Raises:
-            StageError: a file is missing or damaged; the message names it and the stage to run.
+            StageError: a stage is not done, or a file is damaged; the message names it and the stage to run.
         """
-        folder = StudyFolder(outputs, study.study)
+        found = {stage.key: stage for stage in stages(study, outputs) if stage.name != "04_figures"}
         history, metrics, trainable = [], [], {}
         for run in study.runs:
             for seed in study.seeds:
-                place, settings = folder.run(run, seed), study.resolve(run)
-                manifest = _finished(place, "02_train", settings, files=["history.csv"])
-                _finished(place, "03_validate", settings, files=["metrics.csv"])
                 of_run = {"run": run, "seed": seed}
-                history.append(_labeled(read_csv(place / "history.csv", stage="02_train"), of_run))
-                metrics.append(_labeled(read_metrics(place / "metrics.csv"), of_run))
-                trainable[run] = manifest["trainable_parameters"]
-        return cls(study, folder, *(pd.concat(tables, ignore_index=True) for tables in (history, metrics)), trainable)
+                trained = found[f"{run}/seed{seed}/02_train"].require()
+                measured = found[f"{run}/seed{seed}/03_validate"].require()
+                history.append(_labeled(read_csv(trained.output("history.csv"), stage=trained.name), of_run))
+                metrics.append(_labeled(read_metrics(measured.output("metrics.csv")), of_run))
+                trainable[run] = trained.manifest["trainable_parameters"]
+        tables = (pd.concat(tables, ignore_index=True) for tables in (history, metrics))
+        return cls(study, StudyFolder(outputs, study.study), *tables, trainable, found)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -124,9 +126,7 @@ class StudyResults:
         Raises:
             StageError: the file is missing, or not what the manifest says.
         """
-        place, name = self.folder.run(run, seed), "geometry.safetensors"
-        _finished(place, "03_validate", self.resolved[run], files=[name])
-        return Geometry.load(place / name)
+        return Geometry.load(self.stages[f"{run}/seed{seed}/03_validate"].output("geometry.safetensors"))
 
     def splits(self, name: str) -> Splits:
         """The images of one data set of the study.
@@ -134,22 +134,12 @@ class StudyResults:
         Raises:
             StageError: the file is missing, or not what the manifest says.
         """
-        place = self.folder.dataset(name)
-        settings = next(settings for settings in self.resolved.values() if settings.dataset.name == name)
-        _finished(place, "01_dataset", settings, files=[dataset.FILE])
-        return dataset.load(place)
+        return dataset.load(self.stages[f"datasets/{name}/01_dataset"].output(dataset.FILE))
 
     @property
-    def inputs(self) -> list[Path]:
-        """Every file that figures and tables are made from."""
-        names = ("history.csv", "02_train.manifest.json", "metrics.csv", "geometry.safetensors")
-        trained = [self.folder.run(run, seed) / name for run in self.runs for seed in self.seeds for name in names]
-        return [self.folder.dataset(name) / dataset.FILE for name in self.study.datasets()] + trained
-
-
-def _finished(folder: Path, stage: str, settings: Run, *, files: Iterable[str]) -> dict[str, Any]:
-    """The manifest of a finished stage, its files checked against it."""
-    return require_stage(folder, stage, settings, files=files)
+    def inputs(self) -> dict[Path, str]:
+        """The SHA-256 of every file that was read so far."""
+        return {path: sha256 for stage in self.stages.values() for path, sha256 in stage.read.items()}
 
 
 def _labeled(table: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:

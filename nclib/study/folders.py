@@ -12,6 +12,7 @@ taken from the project's root, so that a notebook finds the same files from Jupy
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from nclib.study.files import StageError
@@ -29,9 +30,33 @@ def project_root(start: str | Path | None = None) -> Path:
     return start
 
 
-def study_folder(outputs: str | Path, study: str) -> Path:
-    """The folder of a study's results; `outputs` is relative to the project's root."""
-    return project_root() / outputs / study
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folders of one study's results.
+
+    Args:
+        outputs: folder of all studies; relative to the project's root.
+        study: the study's name.
+    """
+
+    outputs: str | Path
+    study: str
+
+    @property
+    def root(self) -> Path:
+        return project_root() / self.outputs / self.study
+
+    def dataset(self, name: str) -> Path:
+        """Folder of one composed data set."""
+        return self.root / "datasets" / name
+
+    def run(self, run: str, seed: int) -> Path:
+        """Folder of one training run."""
+        return self.root / run / f"seed{seed}"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
 
 
 def checkpoint_name(epoch: int) -> str:

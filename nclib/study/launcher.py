@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nclib.study.cluster import cancel_left_jobs
 from nclib.study.files import StageError, unwritable
-from nclib.study.folders import project_root, study_folder
+from nclib.study.folders import StudyFolder, project_root
 from nclib.study.processes import die_with_parent
 from nclib.study.progress import PROGRESS_FILE
 from nclib.study.stage import KEEP_CODE, Stage, stages
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = Study.from_file(asked.study, smoke=asked.smoke)
         chosen = study.only(asked.runs)
-        folder = study_folder(asked.outputs, study.study)
+        folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
             if canceled := cancel_left_jobs(folder):
                 print(f"canceled what a killed run had left in Slurm's queue: {', '.join(canceled)}", file=sys.stderr)

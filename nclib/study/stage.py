@@ -37,7 +37,7 @@ from nclib.study.files import (
     write_json,
     write_text,
 )
-from nclib.study.folders import project_root, study_folder
+from nclib.study.folders import StudyFolder, project_root
 from nclib.study.parameters import Run
 from nclib.study.study import ParameterError, Study
 
@@ -68,22 +68,23 @@ class Stage:
         settings: the run's parameters (not for `04_figures`).
         folder: where the results are.
         key: the manifest's path in the study's folder, without its ending.
+        read: files read and checked so far, with their SHA-256.
     """
 
     def __init__(
         self, name: str, study: Study, *, run: str = "", seed: int | None = None, outputs: str | Path = "outputs"
     ) -> None:
         self.name, self.study, self.run, self.seed, self.outputs = name, study, run, seed, outputs
-        if name == "04_figures":
-            self.key = name
-        else:
+        place = StudyFolder(outputs, study.study)
+        self.folder = place.root
+        if name != "04_figures":
             self.settings: Run = study.resolve(run)
-            place = f"datasets/{self.settings.dataset.name}" if name == "01_dataset" else f"{run}/seed{seed}"
-            self.key = f"{place}/{name}"
-        self.manifest_file = study_folder(outputs, study.study) / f"{self.key}.manifest.json"
-        self.folder = self.manifest_file.parent
+            of_data = name == "01_dataset"
+            self.folder = place.dataset(self.settings.dataset.name) if of_data else place.run(run, seed)
+        self.key = (self.folder / name).relative_to(place.root).as_posix()
+        self.manifest_file = self.folder / f"{name}.manifest.json"
         self.manifest = json_or_empty(self.manifest_file)
-        self._read: dict[Path, str] = {}  # inputs by path, with their SHA-256
+        self.read: dict[Path, str] = {}
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._code, self._commit = loaded_code(name), None
 
@@ -180,12 +181,14 @@ class Stage:
             StageError: the file is missing or has changed.
         """
         path = Path(os.path.normpath(self.folder / name))
+        if path in self.read:
+            return path
         recorded = self.files().get(path)
         if not path.is_file():
             raise StageError(f"{path} is missing: run stage {self.name} first.")
         if recorded != describe_file(path)["sha256"]:
             raise damaged(path, f"it is not what {self.manifest_file.name} says", stage=self.name)
-        self._read[path] = recorded
+        self.read[path] = recorded
         return path
 
     def input(self, name: str) -> Path:
@@ -197,18 +200,14 @@ class Stage:
         for stage in reversed(self.upstream):
             if name in (stage.require().manifest.get("outputs") or {}):
                 path = stage.output(name)
-                self._read[path] = stage._read[path]
+                self.read[path] = stage.read[path]
                 return path
         raise StageError(f"No stage before {self.name} makes {name} in {self.folder}: run them again.")
-
-    def note_inputs(self, files: Mapping[Path, str]) -> None:
-        """Note files (with their SHA-256) as inputs that were read and checked elsewhere."""
-        self._read.update(files)
 
     @property
     def inputs(self) -> dict[str, str]:
         """The SHA-256 of each input read so far, by its path from the stage's folder."""
-        return {os.path.relpath(path, self.folder): sha256 for path, sha256 in self._read.items()}
+        return {os.path.relpath(path, self.folder): sha256 for path, sha256 in self.read.items()}
 
     @property
     def code(self) -> dict[str, str]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nclib.study.files import StageError
-from nclib.study.runs import project_root
-from nclib.training.progress import BATCH_SECONDS
+from nclib.study.folders import project_root
+from nclib.study.progress import BATCH_SECONDS
 
 
 class SourceError(StageError):
