@@ -19,7 +19,7 @@ from nclib.study.parameters import Model, Training
 from nclib.study.tensors import load_tensors
 from nclib.training import loop as train
 from nclib.training.device import choose_precision, place
-from nclib.training.resume import fingerprint, load_state, save_state
+from nclib.training.resume import Unfinished
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "checkpoint_every": 2, "feature_decay": 1e-6, "lr": 0.05}
 SMALL = Model(arch="resnet18", width=2)
@@ -32,7 +32,7 @@ class Quiet:
         self.stop_after = stop_after
         self.begun_with: list[dict] = []
 
-    def start(self, steps_an_epoch, history):
+    def start(self, steps_per_epoch, history):
         self.begun_with = list(history)
 
     def step(self):
@@ -57,11 +57,14 @@ def images():
     return dataset.build(source="digits", sample_size=6)
 
 
-def run(splits, folder, *, seed=0, model=SMALL, progress=None, mark="m", **changes):
+def run(splits, folder, *, seed=0, model=SMALL, progress=None, identity="m", code=None, **changes):
     settings = Training(**(SETTINGS | changes))
     trainer = train.Trainer(train.build_network(model, splits, seed=seed), settings, seed=seed)
     train_batches, test_batches = batches.of_splits(splits, settings, trainer.device)
-    return train.fit(trainer, train_batches, test_batches, folder, mark=mark, progress=progress or Quiet())
+    unfinished = Unfinished(folder, {"identity": identity, **changes}, code)
+    history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
+    unfinished.publish()
+    return history
 
 
 def weights(folder, epoch=3):
@@ -109,18 +112,23 @@ def test_kill_9_in_training_costs_nothing(tmp_path):
     command = [sys.executable, "-c", CHILD.format(tests=str(Path(__file__).parent))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, tmp_path / "whole"], check=True, env=environment)
-    state = tmp_path / "cut/unfinished/m/state.safetensors"
     kills, last = 0, None
+
+    def state() -> int | None:
+        """When the last finished epoch was noted."""
+        found = list((tmp_path / "cut/unfinished").glob("*/training.json"))
+        return found[0].stat().st_mtime_ns if found else None
+
     for _ in range(3):
         process = subprocess.Popen([*command, tmp_path / "cut"], env=environment)
         end = time.monotonic() + 100
-        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns != last):
+        while process.poll() is None and state() in (None, last):
             assert time.monotonic() < end
             time.sleep(0.002)
         time.sleep(0.01 * kills)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        last = state.stat().st_mtime_ns if state.exists() else None
+        last = state()
     assert kills >= 2
     subprocess.run([*command, tmp_path / "cut"], check=True, env=environment)
     for epoch in (0, 2, 12):
@@ -129,33 +137,55 @@ def test_kill_9_in_training_costs_nothing(tmp_path):
 
 def test_state_of_other_settings_is_neither_resumed_nor_lost(splits, tmp_path, capsys):
     """As when a login node without a GPU takes up what a GPU has begun."""
-    for mark in ("gpu", "cpu"):
+    for identity in ("gpu", "cpu"):
         with pytest.raises(KeyboardInterrupt):
-            run(splits, tmp_path, progress=(begun := Quiet(stop_after=2)), mark=mark)
+            run(splits, tmp_path, progress=(begun := Quiet(stop_after=2)), identity=identity)
         assert begun.begun_with == []
     assert "this one starts anew, and that one is kept" in capsys.readouterr().out
     again = Quiet()
-    run(splits, tmp_path, progress=again, mark="gpu")
+    run(splits, tmp_path, progress=again, identity="gpu")
     assert [row["epoch"] for row in again.begun_with] == [1, 2]
-    train.forget(tmp_path)
+
+
+def test_changed_code_starts_anew_unless_it_is_kept(splits, tmp_path, monkeypatch):
+    for code in ({"nclib.losses": "1"}, {"nclib.losses": "2"}):
+        with pytest.raises(KeyboardInterrupt):
+            run(splits, tmp_path, progress=(begun := Quiet(stop_after=1)), code=code)
+        assert begun.begun_with == [], "the code is another"
+    monkeypatch.setenv("NCLIB_KEEP_CODE", "1")
+    again = Unfinished(tmp_path, {"identity": "m"}, {"nclib.losses": "3"})
+    trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), Training(**SETTINGS), seed=0)
+    assert again.resume(trainer.model, trainer.optimizer)
+    assert [sitting["code"]["nclib.losses"] for sitting in again.sittings] == ["2", "3"]
+    again.remove()
     assert not (tmp_path / "unfinished").exists()
 
 
-def test_damaged_state_is_named(splits, tmp_path):
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("state_0002", flip), ("state_0002", Path.unlink), ("checkpoints/epoch_0000", Path.unlink), ("", Path.unlink)],
+)
+def test_damaged_or_lost_files_of_an_unfinished_training_are_named(splits, tmp_path, file, damage):
     with pytest.raises(KeyboardInterrupt):
         run(splits, tmp_path, progress=Quiet(stop_after=2))
-    state = tmp_path / "unfinished/m/state.safetensors"
-    content = bytearray(state.read_bytes())
-    content[-3] ^= 1
-    state.write_bytes(content)
-    with pytest.raises(StageError, match=r"state\.safetensors is damaged .*delete it and run stage 02_train again"):
+    (folder,) = (tmp_path / "unfinished").iterdir()
+    if file:
+        damage(folder / f"{file}.safetensors")
+    else:
+        (folder / "training.json").write_text('{"history": []}')
+    with pytest.raises(StageError, match=r"of an unfinished training is .*delete .* and run stage 02_train again"):
         run(splits, tmp_path)
 
 
 def test_failed_training_leaves_the_earlier_results(splits, tmp_path):
     run(splits, tmp_path)
     before = weights(tmp_path)
-    train.forget(tmp_path)
     with pytest.raises(StageError, match=r"The loss became .* in epoch 1.*lower training\.lr \(now 1000\)"):
         run(splits, tmp_path, lr=1000.0, loss="mse")
     assert same(before, weights(tmp_path))
@@ -215,7 +245,7 @@ def test_a_users_loader_is_accepted(splits, tmp_path):
     settings = Training(**SETTINGS)
     trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
     mine = batches.LoaderBatches(loader, device=trainer.device, num_classes=10)
-    history = train.fit(trainer, mine, mine, tmp_path, mark="m", progress=Quiet())
+    history = train.fit(trainer, mine, mine, Unfinished(tmp_path, {}), progress=Quiet())
     assert len(history) == 3
 
 
@@ -277,7 +307,7 @@ def test_no_host_synchronization_in_an_epoch(splits):
     trainer.model.to("meta")
     loss, decay, logits = trainer.objective(images, labels)
     (loss + decay).backward()
-    train.Sums(torch.device("meta")).add(loss.detach(), decay.detach(), logits.detach(), labels)
+    train.EpochMeans(torch.device("meta")).add(loss.detach(), decay.detach(), logits.detach(), labels)
     with pytest.raises((NotImplementedError, RuntimeError)):
         loss.item()
 
@@ -346,13 +376,3 @@ def test_cuda_that_is_not_there_is_said(splits, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="'cuda' was asked for, but torch sees no CUDA device"):
         train.Trainer(train.build_network(SMALL, splits, seed=0), Training(**SETTINGS | {"device": "cuda"}), seed=0)
-
-
-def test_fingerprint_and_foreign_states(tmp_path, splits):
-    assert fingerprint(a=1, b=2) == fingerprint(b=2, a=1) != fingerprint(a=1, b=3)
-    model = train.build_network(SMALL, splits, seed=0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    save_state(tmp_path / "s.safetensors", model, optimizer, [], "m")
-    other = train.build_network(Model(arch="resnet18", width=3), splits, seed=0)
-    with pytest.raises(StageError, match=r"s\.safetensors is no state of this training"):
-        load_state(tmp_path / "s.safetensors", other, optimizer, "m")

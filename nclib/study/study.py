@@ -136,7 +136,7 @@ class Study(Section):
                 f"seed: study '{self.study}' has no seed {seed}; it has {', '.join(map(str, self.seeds))}"
             )
 
-    def varied(self, run: str, changes: Mapping[str, Any]) -> tuple["Study", str]:
+    def varied(self, run: str, changes: Any) -> tuple["Study", str]:
         """The study with one more run: `run` with some fields changed, under a name that says them.
 
         Args:
@@ -148,7 +148,7 @@ class Study(Section):
         """
         if isinstance(changes, str):
             changes = yaml.load(changes, _StudyLoader)  # noqa: S506 (a SafeLoader)
-        if not isinstance(changes, Mapping):
+        if not isinstance(changes, Mapping) or not changes:
             raise ParameterError(f"overrides: should be a mapping such as {{'training.lr': 0.3}}, but got {changes!r}")
         self.resolve(run)
         name, overrides = self._variant(run, changes, "overrides")

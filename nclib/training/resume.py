@@ -66,9 +66,9 @@ class Unfinished:
         """
         found = json_or_empty(self.folder / "training.json")
         if found:
-            self.history, self.sittings = found["history"], found["sittings"]
-            self.files, self._state, self._state_file = found["files"], found["state"], found["state_file"]
-            self._check()
+            self._check(found)
+            self.history, self.sittings, self.files = found["history"], found["sittings"], found["files"]
+            self._state = found["state"]
             tensors, packed = load_tensors(self.folder / self._state, stage=STAGE)
             state = unpack(packed, tensors)
             model.load_state_dict(state["model"])
@@ -97,10 +97,8 @@ class Unfinished:
         earlier, self._state = self._state, f"state_{len(self.history):04d}.safetensors"
         path = self.folder / self._state
         save_tensors(path, tensors, packed)
-        self._state_file = describe_file(path)
-        state = {"state": self._state, "state_file": self._state_file}
         known = {"history": self.history, "sittings": self.sittings, "files": self.files}
-        write_json(self.folder / "training.json", known | state)
+        write_json(self.folder / "training.json", known | {"state": self._state, "state_file": describe_file(path)})
         if earlier and earlier != self._state:
             (self.folder / earlier).unlink(missing_ok=True)
 
@@ -115,22 +113,25 @@ class Unfinished:
         """Remove this training and all others of the run that are under way."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
-    def _check(self) -> None:
+    def _check(self, found: Mapping[str, Any]) -> None:
         """Compare the state with its checksum, and the checkpoints (perhaps published already) with their sizes."""
-        state = self.folder / self._state
         home = self.folder if (self.folder / "checkpoints").is_dir() else self.run_folder
-        wrong = [
-            home / name
-            for name, record in self.files.items()
-            if not (home / name).is_file() or (home / name).stat().st_size != record["bytes"]
-        ]
-        if not state.is_file() or describe_file(state) != self._state_file:
-            wrong.append(state)
+        try:
+            state = self.folder / found["state"]
+            wrong = [home / name for name, record in found["files"].items() if _size(home / name) != record["bytes"]]
+            if not state.is_file() or describe_file(state) != found["state_file"]:
+                wrong.append(state)
+        except (KeyError, TypeError, AttributeError):
+            wrong = [self.folder / "training.json"]
         if wrong:
             raise StageError(
                 f"{wrong[0]} of an unfinished training is missing or damaged: delete {self.folder} and run stage "
                 f"{STAGE} again."
             )
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _key(facts: Mapping[str, Any]) -> str:
