@@ -82,7 +82,7 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Setting up $(VENV) once: about 3 minutes and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@{ $(INSTALL_ALL) && $(INSTALL) --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
-		{ tail -n 20 $(LOG); echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
+		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
 reproduce: $(READY)

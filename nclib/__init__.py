@@ -1,4 +1,4 @@
-"""nclib: losses, ETF heads, metrics and theory of neural collapse, and a companion that reproduces two papers with them.
+"""nclib: losses, ETF heads, metrics and theory of neural collapse, and a companion that reproduces two papers.
 
 The library (`losses`, `heads`, `features`, `decode`, `metrics`, `theory`, `models`, `optim`) works on anybody's model
 and tensors. The companion (`study`, `data`, `training`, `results`, `figures`, `explore`) is what the notebooks call.

@@ -9,8 +9,8 @@ COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, 
     "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
     "notebook": ("nclib.study.runner", "IN.ipynb OUT.ipynb JSON", "execute one notebook with parameters"),
 }
-USAGE = "\n".join(
-    ["python -m nclib COMMAND ...", ""] + [f"  {f'{name} {usage}':34} {what}" for name, (_, usage, what) in COMMANDS.items()]
+USAGE = "python -m nclib COMMAND ...\n\n" + "\n".join(
+    f"  {f'{name} {usage}':34} {what}" for name, (_, usage, what) in COMMANDS.items()
 )
 
 

@@ -7,8 +7,25 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 LIBRARY_PACKAGES = {"torch", "numpy", "scipy", "jaxtyping", "torchmetrics"}
-COMPANION_MODULES = """torchvision pandas seaborn matplotlib ipywidgets pydantic yaml papermill nbformat sklearn h5py PIL
-safetensors tqdm snakemake IPython pooch""".split()
+COMPANION_MODULES = [
+    "torchvision",
+    "pandas",
+    "seaborn",
+    "matplotlib",
+    "ipywidgets",
+    "pydantic",
+    "yaml",
+    "papermill",
+    "nbformat",
+    "sklearn",
+    "h5py",
+    "PIL",
+    "safetensors",
+    "tqdm",
+    "snakemake",
+    "IPython",
+    "pooch",
+]
 
 
 def link_library_packages(folder: Path) -> None:

@@ -119,7 +119,7 @@ print(sum(result.attempted for result in results))
     without_site_packages = [sys.executable, "-S", "-c", code]
     done = subprocess.run(without_site_packages, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout) > 100
+    assert int(done.stdout) > 50
 
 
 def test_a_command_without_the_companions_packages_says_what_to_install():
