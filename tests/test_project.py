@@ -114,7 +114,7 @@ def test_make_reproduce_hands_on_what_it_is_given():
 
 @pytest.fixture
 def fresh(tmp_path):
-    """A copy of what `make setup` reads, with a Python that makes an empty .venv and a uv that logs what it is asked."""
+    """A copy of what `make setup` reads, a Python that makes an empty .venv, a uv that only logs."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "python").write_text("#!/bin/sh\n[ $1 = -c ] || mkdir -p .venv\n")
