@@ -1,124 +1,116 @@
 # A study as a graph of notebooks: 01_dataset -> 02_train -> 03_validate (each run and seed) -> 04_figures.
-#   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib.study.launcher`)
+#   make reproduce STUDY=params/mlab_digits.yaml             (the usual way: `python -m nclib reproduce`)
 #   snakemake --cores all --config study=params/mlab_digits.yaml
-# A stage is done when its manifest is there, which it writes last. Only manifests are outputs here: Snakemake deletes the
-# outputs of a step before it runs again, and a run that then fails must not have cost the earlier results. `all` asks for
-# every manifest, not the last one only: otherwise a failed step would hide behind older files further down.
-import hashlib
+# What is done is decided by nclib.study.stage alone, from manifests. Snakemake sees one empty file per finished stage, in a
+# folder of this session: it removes the outputs of a step before it runs again, which must not cost earlier results, and
+# times of files must not decide anything. A stage that is done but follows one that is not runs, too: if the inputs come
+# out as they were, its notebook keeps the results.
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
 from shlex import quote
 
-from nclib.study.runs import StudyFolder, parameters_of_run, parameters_of_study
+from nclib.study.folders import study_folder
+from nclib.study.stage import stages
 from nclib.study.study import Study
 from nclib.study.watch import report_failures
 
 STARTED = time.time()
 STUDY_FILE = config.get("study", "params/mlab_digits.yaml")
-STUDY = Study.from_file(STUDY_FILE, smoke=str(config.get("smoke", "")).lower() in ("1", "true", "yes"))
-STUDY = STUDY.only(str(config.get("runs", "")).split())
 OUTPUTS = config.get("outputs", "outputs")
-FOLDER = StudyFolder(OUTPUTS, STUDY.study)
+STUDY = Study.from_file(STUDY_FILE)
+CHOSEN = STUDY.only(str(config.get("runs", "")).split())
+TRAININGS = [(run, seed) for run in CHOSEN.runs for seed in CHOSEN.seeds]
+FOLDER = study_folder(OUTPUTS, STUDY.study)
 ROOT = f"{OUTPUTS}/{STUDY.study}"
-DATASETS = STUDY.datasets()
-TRAININGS = [(run, seed) for run in STUDY.runs for seed in STUDY.seeds]
+SESSION = f"{ROOT}/.session/{config.get('session', 'direct')}"
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
 
-
-def code(stage):
-    "Hash of the code cells alone, without parameters: opening, trying or re-saving a notebook is no change."
-    cells = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text())["cells"]
-    cells = [cell for cell in cells if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])]
-    sources = ["".join(cell["source"]) for cell in cells]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:16]
-
-
-def of_run(stage):
-    "The parameters one stage depends on, as JSON: a change elsewhere in the study reruns nothing."
-
-    def parameters(wildcards):
-        of_data = stage == "01_dataset"
-        run = next(r for r in STUDY.runs if STUDY.resolve(r).dataset.name == wildcards.dataset) if of_data else wildcards.run
-        empty = {section: {} for section in ("dataset", "model", "training", "validation", "sweep", "smoke")}
-        chosen = parameters_of_run(STUDY.resolve(run), stage)
-        own = {"run": "any"} if of_data else {"run": run, "seed": int(wildcards.seed), "seeds": [int(wildcards.seed)]}
-        return json.dumps({"study": STUDY.study, **empty, **chosen, "runs": {own["run"]: {}}, **own, "outputs": OUTPUTS})
-
-    return parameters
+STAGES = {stage.key: stage for stage in stages(STUDY, OUTPUTS, runs=CHOSEN.runs)}
+if not workflow.remote_exec:
+    if "session" not in config:
+        shutil.rmtree(SESSION, ignore_errors=True)
+    unfinished = set()
+    for key, stage in STAGES.items():
+        above = list(STAGES) if stage.name == "04_figures" else [each.key for each in stage.upstream]
+        if unfinished.intersection(above) or stage.missing():
+            unfinished.add(key)
+        else:
+            (Path(SESSION) / key).parent.mkdir(parents=True, exist_ok=True)
+            (Path(SESSION) / key).touch()
 
 
-def of_study():
-    "The parameters of the stage that sees the whole study."
-    return json.dumps({**parameters_of_study(STUDY), "outputs": OUTPUTS, "sweep": {}, "smoke": {}})
+def given(wildcards):
+    "The parameters of one notebook, as JSON."
+    data = getattr(wildcards, "dataset", None)
+    run = getattr(wildcards, "run", None) or next((r for r in CHOSEN.runs if data and STUDY.resolve(r).dataset.name == data), None)
+    own = {} if run is None else {"run": run, "seed": int(getattr(wildcards, "seed", STUDY.seeds[0]))}
+    return json.dumps({"study": STUDY_FILE, **own, "outputs": OUTPUTS})
 
 
 def execute(stage, folder):
     "`exec` makes the runner Snakemake's own child, so that it ends with Snakemake however that ends."
     made = f"{folder}/{stage}.ipynb".replace("{", "{wildcards.")
     source = quote(str(NOTEBOOKS / f"{stage}.ipynb"))
-    return f"exec {quote(sys.executable)} -m nclib.study.runner {source} {quote(made)} {{params.given:q}} $PPID > {{log:q}} 2>&1"
+    return f"exec {quote(sys.executable)} -m nclib notebook {source} {quote(made)} {{params.given:q}} $PPID > {{log:q}} 2>&1"
 
 
-def manifests(stage):
-    return [f"{ROOT}/{run}/seed{seed}/{stage}.manifest.json" for run, seed in TRAININGS]
+def finished(stage):
+    return ancient([f"{SESSION}/{run}/seed{seed}/{stage}" for run, seed in TRAININGS])
 
 
-DATASET = f"{ROOT}/datasets/{{dataset}}"
-RUN = f"{ROOT}/{{run}}/seed{{seed}}"
+DATASET = "datasets/{dataset}"
+RUN = "{run}/seed{seed}"
 # Trainings share the cores: Snakemake sets OMP_NUM_THREADS from `threads`, and its default of one would leave the rest idle.
 # On a cluster (seen from the submitting process or from within a job) there is no number of cores to share.
 CLUSTER = workflow.resource_settings.cores is None or workflow.remote_exec
 TRAIN_THREADS = int(config.get("threads", 4 if CLUSTER else max(1, workflow.cores // len(TRAININGS))))
 
 wildcard_constraints:
-    dataset="|".join(map(re.escape, DATASETS)),
+    dataset="|".join(map(re.escape, STUDY.datasets())),
     run="|".join(map(re.escape, STUDY.runs)),
     seed=r"\d+",
 
 
 rule all:
-    input:
-        expand(f"{DATASET}/01_dataset.manifest.json", dataset=DATASETS),
-        manifests("02_train"),
-        manifests("03_validate"),
-        f"{ROOT}/04_figures.manifest.json",
+    input: ancient([f"{SESSION}/{key}" for key in STAGES]),
 
 
 rule dataset:
-    output: f"{DATASET}/01_dataset.manifest.json",
-    params: given=of_run("01_dataset"), code=code("01_dataset"),
-    log: f"{DATASET}/01_dataset.log",
+    output: touch(f"{SESSION}/{DATASET}/01_dataset"),
+    params: given=given,
+    log: f"{ROOT}/{DATASET}/01_dataset.log",
     resources: mem_mb=8000, runtime=120,
-    shell: execute("01_dataset", DATASET)
+    shell: execute("01_dataset", f"{ROOT}/{DATASET}")
 
 
 rule train:
-    input: lambda wildcards: f"{ROOT}/datasets/{STUDY.resolve(wildcards.run).dataset.name}/01_dataset.manifest.json",
-    output: f"{RUN}/02_train.manifest.json",
-    params: given=of_run("02_train"), code=code("02_train"),
-    log: f"{RUN}/02_train.log",
+    input: lambda wildcards: ancient(f"{SESSION}/datasets/{STUDY.resolve(wildcards.run).dataset.name}/01_dataset"),
+    output: touch(f"{SESSION}/{RUN}/02_train"),
+    params: given=given,
+    log: f"{ROOT}/{RUN}/02_train.log",
     threads: TRAIN_THREADS
     resources: mem_mb=16000, runtime=1440, gpu=1,
-    shell: execute("02_train", RUN)
+    shell: execute("02_train", f"{ROOT}/{RUN}")
 
 
 rule validate:
-    input: f"{RUN}/02_train.manifest.json",
-    output: f"{RUN}/03_validate.manifest.json",
-    params: given=of_run("03_validate"), code=code("03_validate"),
-    log: f"{RUN}/03_validate.log",
+    input: ancient(f"{SESSION}/{RUN}/02_train"),
+    output: touch(f"{SESSION}/{RUN}/03_validate"),
+    params: given=given,
+    log: f"{ROOT}/{RUN}/03_validate.log",
     threads: TRAIN_THREADS
     resources: mem_mb=16000, runtime=240, gpu=1,
-    shell: execute("03_validate", RUN)
+    shell: execute("03_validate", f"{ROOT}/{RUN}")
 
 
 rule figures:
-    input: manifests("03_validate"),
-    output: f"{ROOT}/04_figures.manifest.json",
-    params: given=of_study(), code=code("04_figures"),
+    input: finished("03_validate"),
+    output: touch(f"{SESSION}/04_figures"),
+    params: given=given,
     log: f"{ROOT}/04_figures.log",
     resources: mem_mb=8000, runtime=60,
     shell: execute("04_figures", ROOT)

@@ -18,6 +18,7 @@ from nclib.data import dataset
 from nclib.data.compose import MultiLabelData
 from nclib.data.dataset import Splits
 from nclib.results.geometry import Geometry
+from nclib.results.metrics_table import metrics_table
 from nclib.study.files import write_csv
 from nclib.study.parameters import Run
 from nclib.study.runs import Manifest, StudyFolder
@@ -264,7 +265,7 @@ def distance_to_etf(product: np.ndarray) -> float:
 
 
 def made_metrics(run: Run, geometry: Geometry, *, pace: float, rng: np.random.Generator) -> pd.DataFrame:
-    """One row for each checkpoint and split, with the columns of `nclib.metrics.measure`."""
+    """The long table of `metrics.csv`, with the metrics of `nclib.metrics.measure`."""
     sizes = geometry.label_sets.sum(1).numpy()
     multiplicities = range(2, sizes.max() + 1)
     groups = {int(n): geometry.counts.numpy() == n for n in run.dataset.pair_groups}
@@ -277,8 +278,7 @@ def made_metrics(run: Run, geometry: Geometry, *, pace: float, rng: np.random.Ge
             wobble = 1 + 0.03 * rng.standard_normal()
             score = min(1.0, (0.3 + 0.7 * t) * (1 - gap))
             nc1 = (2.5 * np.exp(-6.5 * t) + gap * 0.8) * wobble
-            row = {"epoch": epoch, "split": split}
-            row |= {"nc1": nc1, "nc1_quotient": 0.9 * nc1, "nc1_cdnv": 0.05 * nc1}
+            row = {"nc1": nc1, "nc1_quotient": 0.9 * nc1, "nc1_cdnv": 0.05 * nc1}
             row |= {"nc2_w": distance_to_etf(W @ W.T), "nc2_h": distance_to_etf(mu @ mu.T)}
             W_c, mu_c = W - W.mean(0), mu - mu.mean(0)
             row |= {"nc2_w_centered": distance_to_etf(W_c @ W_c.T), "nc2_h_centered": distance_to_etf(mu_c @ mu_c.T)}
@@ -286,24 +286,24 @@ def made_metrics(run: Run, geometry: Geometry, *, pace: float, rng: np.random.Ge
             row |= dict.fromkeys(("equinorm_w", "equinorm_h", "equiangle_w", "equiangle_h"), 0.2 * (1 - t) * wobble)
             row |= {"nc4": 0.3 * (1 - t), "bias_residual": 1.5 * (1 - t) * wobble + 1e-3}
             row |= {"nuclear_over_frobenius": 1 + 1.8 * (1 - t), "cosine_margin_mean": 1.11 * score}
+            by_labels = {}
             for m in multiplicities:
                 own = angles[sizes == m]
                 base = 40 + 3 * rng.standard_normal()
-                row |= {f"tag_wise_angle_mean_{m}": own.mean(), f"tag_wise_angle_max_{m}": own.max()}
-                row |= {f"tag_wise_ratio_{m}": own.mean() / base, f"tag_wise_residual_{m}": 0.4 * (1 - t)}
-                row |= {f"tag_wise_scale_{m}": geometry.scales[place, m - 1].item()}
-            if split == "train" and groups:
-                row |= {
-                    f"imbalance_ratio_{n}": angles[chosen & (sizes == 2)].mean() / 40 for n, chosen in groups.items()
-                }
+                by_labels |= {("tag_wise_angle_mean", m): own.mean(), ("tag_wise_angle_max", m): own.max()}
+                by_labels |= {("tag_wise_ratio", m): own.mean() / base, ("tag_wise_residual", m): 0.4 * (1 - t)}
+                by_labels["tag_wise_scale", m] = geometry.scales[place, m - 1].item()
+            for n, chosen in groups.items() if split == "train" else ():
+                by_labels["imbalance_ratio", n] = angles[chosen & (sizes == 2)].mean() / 40
             row |= {"soft_iou": score, "jaccard": min(1.0, score * 1.01), "subset_accuracy": score * 0.98}
             row |= {"top1": score, "top5": min(1.0, 0.6 + 0.4 * score)}
             if split == "test" and len(multiplicities):
                 row |= {"onn_jaccard": score * 0.985, "onn_subset_accuracy": score * 0.96}
                 row |= {"threshold_jaccard": score * 0.95, "threshold_subset_accuracy": score * 0.9}
             row |= {"released_nc1": nc1 * 1.4, "released_nc3": row["nc3"] * 1.05}
-            table.append(row)
-    return pd.DataFrame(table)
+            table += [(epoch, split, metric, None, value) for metric, value in row.items()]
+            table += [(epoch, split, *key, value) for key, value in by_labels.items()]
+    return metrics_table(table)
 
 
 def made_history(run: Run, metrics: pd.DataFrame, *, pace: float, rng: np.random.Generator) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from nclib.figures.layout import fit_text
 from nclib.figures.panels import panel
 from nclib.figures.style import group_names
 from nclib.results.predictions import balanced_counts
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 from nclib.study.files import StageError, sha256, write_csv
 from nclib.study.runner import run_notebook
 from nclib.study.runs import Manifest

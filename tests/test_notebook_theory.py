@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nclib import theory
-from nclib.explore.theory import TheoryExplorer
+from nclib.explore.descent import TheoryExplorer
 from nclib.figures import theory as theory_figures
 from nclib.study.runner import run_notebook
 from nclib.study.study import Study

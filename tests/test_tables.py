@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nclib.results import tables
-from nclib.results.results import StudyResults
+from nclib.results.metrics_table import of_metric, read_metrics, wide
+from nclib.results.study_results import StudyResults
 from nclib.results.tables import _mean_and_deviation
 from nclib.study.files import read_csv
 from nclib.study.study import Study
@@ -43,13 +45,13 @@ def test_csv_holds_every_metric_of_the_last_checkpoint(load, tmp_path):
         ("etf", 0),
         ("etf", 1),
     ]
-    source = read_csv(results.folder.run("etf", 1) / "metrics.csv", stage="03_validate")
+    source = read_metrics(results.folder.run("etf", 1) / "metrics.csv")
     row = table.iloc[3]
     for split in ("train", "test"):
-        last = source[(source["epoch"] == 60) & (source["split"] == split)].iloc[0].drop(["epoch", "split"]).dropna()
+        last = source[(source["epoch"] == 60) & (source["split"] == split)]
         assert len(last) > 25
-        for name, value in last.items():
-            assert row[f"{split}_{name}"] == value
+        for metric, labels, value in zip(last["metric"], last["labels"], last["value"], strict=True):
+            assert row[f"{split}_{metric}" if pd.isna(labels) else f"{split}_{metric}_{labels}"] == value
     history = read_csv(results.folder.run("etf", 1) / "history.csv", stage="02_train")
     assert row["epochs"] == 60
     assert row["seconds"] == pytest.approx(history["seconds"].sum())
@@ -100,7 +102,7 @@ def test_several_seeds_are_mean_and_standard_deviation(load):
     results = load(MULTI_LABEL)
     text = tables.summary(results)
     assert "mean ± standard deviation over 2 seeds" in text
-    values = results.last("test").query("run == 'etf'")["soft_iou"]
+    values = of_metric(results.last("test"), "soft_iou", split="test").query("run == 'etf'")["value"]
     assert parse(text, 0)[1]["test IoU"] == f"{values.mean():.4f} ± {np.std(values, ddof=1):.4f}"
 
 
@@ -121,11 +123,11 @@ def test_multi_label_tables(load):
         "trainable parameters",
         "saved",
     ]
-    test = results.last("test").iloc[0]
+    test = wide(results.last("test"), ["run", "seed"]).iloc[0]
     assert decoding["Jaccard, nearest average"] == f"{test['onn_jaccard']:.4f}"
     assert decoding["subset accuracy, threshold"] == f"{test['threshold_subset_accuracy']:.4f}"
     assert decoding["Jaccard, true m"] == f"{test['jaccard']:.4f}"
-    train = results.last("train").iloc[0]
+    train = wide(results.last("train"), ["run", "seed"]).iloc[0]
     assert float(released["NC1"]) == pytest.approx(train["released_nc1"], rel=5e-3)
     assert float(released["NC2 means"]) == pytest.approx(train["nc2_h"], rel=5e-3)
     assert float(main["NC2 means"]) == pytest.approx(train["nc2_h_centered"], rel=5e-3)

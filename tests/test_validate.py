@@ -10,7 +10,8 @@ from nclib import decode, metrics
 from nclib.data import dataset as datasets
 from nclib.data.batches import DeviceBatches
 from nclib.features import extract
-from nclib.results.validate import spread_sample, validate
+from nclib.results.measure_checkpoints import measure_checkpoints, spread_sample
+from nclib.results.metrics_table import of_metric, wide
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
 from nclib.study.study import Study
@@ -39,6 +40,11 @@ def settings_of(name, **dataset):
     return settings.model_copy(update={"dataset": Dataset(**settings.dataset.model_dump() | dataset)})
 
 
+def measured(settings, model, checkpoints, splits, *, feature_sample=9):
+    options = {"dataset": settings.dataset, "device": CPU, "batch_size": 64, "feature_sample": feature_sample}
+    return measure_checkpoints(model, checkpoints, splits, **options)
+
+
 def passes(model, splits, *, batch_size=512):
     """Batches of the training and of the test images."""
     return {
@@ -55,22 +61,22 @@ def test_one_measurement_a_split_gives_what_each_function_gives(tmp_path, monkey
     counted = []
     take = metrics.take_measurement
     monkeypatch.setattr(metrics, "take_measurement", lambda *args, **named: counted.append(1) or take(*args, **named))
-    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=20)
+    found = measured(settings, model, checkpoints, splits, feature_sample=20)
     assert len(counted) == 4
     monkeypatch.undo()
 
     batches = passes(model, splits, batch_size=64)
     (features, logits), (test_features, test_logits) = (extract(model, part.ordered()) for part in batches.values())
     labels, test_labels, weight, bias = splits.train.labels, splits.test.labels, model.head.weight, model.head.bias
-    rows = found.table[found.table["epoch"] == 3].set_index("split")
+    rows = {split: wide(of_split, ["epoch"]).loc[3] for split, of_split in found.metrics.groupby("split")}
     expected = metrics.measure(features, labels, weight, bias, logits=logits)
-    assert {name: rows.loc["train", name] for name in expected} == expected
+    assert dict(rows["train"]) == expected
     onn = decode.nearest_tag_average(test_features, decode.tag_averages(features, labels))
     by_threshold = decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels))
     for name, predicted in {"onn": onn, "threshold": by_threshold}.items():
-        assert rows.loc["test", f"{name}_jaccard"] == float(decode.set_jaccard(predicted, test_labels))
+        assert rows["test"][f"{name}_jaccard"] == float(decode.set_jaccard(predicted, test_labels))
         accuracy = float(decode.set_subset_accuracy(predicted, test_labels))
-        assert rows.loc["test", f"{name}_subset_accuracy"] == accuracy
+        assert rows["test"][f"{name}_subset_accuracy"] == accuracy
 
     geometry = found.geometry
     sets = metrics.label_set_means(features, labels)
@@ -92,7 +98,7 @@ def test_one_measurement_a_split_gives_what_each_function_gives(tmp_path, monkey
 def test_every_checkpoint_keeps_its_own_last_layer(tmp_path):
     settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
     splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1, 2))
-    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
+    found = measured(settings, model, checkpoints, splits)
     for index, path in enumerate(checkpoints.values()):
         weights, _ = load_tensors(path, stage="02_train")
         assert torch.equal(found.geometry.weight[index], weights["head.weight"])
@@ -107,30 +113,29 @@ def test_a_network_whose_features_are_all_equal_is_named(tmp_path):
     dead = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     save_tensors(checkpoints[1], dead)
     with pytest.raises(StageError, match=r"(?s)train images at .*epoch_0001.*all are equal.*lower training.feature"):
-        validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
+        measured(settings, model, checkpoints, splits)
 
 
 def test_imbalance_ratios_of_the_training_rows(tmp_path):
     settings = settings_of("mlab_digits", train_counts={1: 8}, test_counts=SMALL, pair_groups=(6, 4, 2))
     splits, model, checkpoints = prepared(settings, tmp_path)
-    found = validate(model, checkpoints, splits, dataset=settings.dataset, device=CPU, batch_size=64, feature_sample=9)
+    found = measured(settings, model, checkpoints, splits)
     features, _ = extract(model, passes(model, splits)["train"].ordered())
-    rows = found.table.set_index("split")
     for count, ratio in metrics.imbalance_ratio(features, splits.train.labels).items():
-        assert rows.loc["train", f"imbalance_ratio_{count}"] == pytest.approx(float(ratio), rel=1e-5)
-        assert rows.loc["test", f"imbalance_ratio_{count}"] != rows.loc["test", f"imbalance_ratio_{count}"]
+        (value,) = of_metric(found.metrics, "imbalance_ratio", labels=count)["value"]
+        assert value == pytest.approx(float(ratio), rel=1e-5)
+        assert of_metric(found.metrics, "imbalance_ratio", split="test", labels=count).empty
 
 
 def test_no_checkpoints_or_those_of_another_network(tmp_path):
     settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
     splits, model, _ = prepared(settings, tmp_path)
-    options = {"dataset": settings.dataset, "device": CPU, "batch_size": 64, "feature_sample": 9}
     with pytest.raises(StageError, match="There are no checkpoints: run stage 02_train first"):
-        validate(model, {}, splits, **options)
+        measured(settings, model, {}, splits)
     other = tmp_path / "epoch_0001.safetensors"
     save_tensors(other, {"weight": torch.zeros(2)})
     with pytest.raises(StageError, match=r"(?s)holds another network .*: run stage 02_train again"):
-        validate(model, {1: other}, splits, **options)
+        measured(settings, model, {1: other}, splits)
 
 
 @pytest.mark.timing
@@ -148,7 +153,7 @@ def test_validation_costs_little_beside_the_forward_passes(tmp_path, record_prop
             extract(model, part.ordered())
         seconds["forward"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        validate(model, checkpoints, splits, **options)
+        measure_checkpoints(model, checkpoints, splits, **options)
         seconds["validate"].append(time.perf_counter() - start)
     ratio = min(seconds["validate"]) / min(seconds["forward"])
     record_property("forward_passes", ratio)

@@ -14,7 +14,7 @@ from nclib.figures.layout import LINE, SomeAxes, fit_text, legend_beside, legend
 from nclib.figures.lines import draw_lines, scale_axis
 from nclib.figures.panels import Panel, panel
 from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 
 NARROWEST = 1.1  # inches: a column of panels
 LEFT = 0.7  # inches: the numbers and names beside the panels

@@ -15,7 +15,7 @@ from torch import Tensor
 from nclib.figures.layout import LINE, SomeAxes, fit_text, panels, size_of
 from nclib.figures.style import RC, TEXT_WIDTH, style
 from nclib.results.geometry import Geometry
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 
 RUNS_A_ROW = 4
 KINDS = ("class means", "classifier")

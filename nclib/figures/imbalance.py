@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nclib.figures.layout import LINE, SomeAxes, few_ticks, fit_text, legend_beside, panels, seeds_note, size_of
 from nclib.figures.lines import draw_lines
 from nclib.figures.style import RC, TEXT_WIDTH, RunStyles, style
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 
 LEFT = 0.7  # inches: the numbers beside the axes and the gaps between them
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
 from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 
 from nclib.results.geometry import Geometry
-from nclib.results.results import StudyResults
+from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 from nclib.theory import GlobalMinimum, predict_training, settings_of_training
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nclib.results.results import StudyResults
+from nclib.results.metrics_table import wide
+from nclib.results.study_results import StudyResults
 from nclib.study.files import write_csv, write_text
 from nclib.study.parameters import Run
 
@@ -14,7 +15,7 @@ Column = tuple[str, Callable[[pd.DataFrame], str]]
 
 
 def result_table(results: StudyResults) -> pd.DataFrame:
-    """Every metric of the last checkpoint, one row a run and seed.
+    """Every metric of the last checkpoint, one row per run and seed.
 
     Args:
         results: of the study.
@@ -27,7 +28,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     keys = ["run", "seed"]
     trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
     train, test = (
-        results.last(split).drop(columns="split").set_index(keys).dropna(axis=1, how="all")
+        wide(results.last(split), [*keys, "epoch"]).dropna(axis=1, how="all").add_prefix(f"{split}_")
         for split in ("train", "test")
     )
     about = pd.DataFrame(
@@ -43,12 +44,10 @@ def result_table(results: StudyResults) -> pd.DataFrame:
             for run, resolved in results.resolved.items()
         ]
     )
-    table = train[["epoch"]].join(trained).reset_index().merge(about, on="run")
+    table = train.join(test).reset_index().join(trained, on=keys).merge(about, on="run")
     first = ["run", "seed", "dataset", "arch", "head", "epoch", "epochs", "seconds"]
-    table = table[[*first, "trainable_parameters", "saved_percent"]].set_index(keys)
-    for split, metrics in (("train", train), ("test", test)):
-        table = table.join(metrics.drop(columns="epoch").add_prefix(f"{split}_"))
-    return table.reset_index()
+    first += ["trainable_parameters", "saved_percent"]
+    return table[[*first, *train.columns, *test.columns]]
 
 
 def saved_percent(results: StudyResults, run: str) -> float:
@@ -107,7 +106,7 @@ def summary(results: StudyResults) -> str:
         parts += [
             "## As the released code computes them",
             "NC1 and NC3 with the released global mean, NC2 and NC3 without centering, to compare with its curves.",
-            _markdown(table, _released_columns(table)),
+            _markdown(table, _released_columns()),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -159,13 +158,9 @@ def _decoding_columns(table: pd.DataFrame) -> list[Column]:
     ]
 
 
-def _released_columns(table: pd.DataFrame) -> list[Column]:
-    titles = {"nc1": "NC1", "nc2_w": "NC2 classifier", "nc2_h": "NC2 means", "nc3": "NC3"}
-    released = {name: f"train_released_{name}" for name in titles}
-    return [
-        (title, _value(released[name] if released[name] in table.columns else f"train_{name}"))
-        for name, title in titles.items()
-    ]
+def _released_columns() -> list[Column]:
+    columns = {"NC1": "released_nc1", "NC2 classifier": "nc2_w", "NC2 means": "nc2_h", "NC3": "released_nc3"}
+    return [(title, _value(f"train_{column}")) for title, column in columns.items()]
 
 
 def _share(column: str) -> Callable[[pd.DataFrame], str]:

@@ -167,6 +167,11 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def describe_file(path: str | Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as manifests have them."""
+    return {"bytes": Path(path).stat().st_size, "sha256": sha256(path)}
+
+
 def damaged(path: Path, why: str, *, stage: str) -> StageError:
     """The error for a file that is not what `stage` wrote."""
     return StageError(f"{path} is damaged ({why}): delete it and run stage {stage} again.")

@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nclib.study.cluster import cancel_left_jobs
-from nclib.study.files import StageError, json_or_empty, unwritable
+from nclib.study.files import StageError, unwritable
+from nclib.study.folders import project_root, study_folder
 from nclib.study.processes import die_with_parent
-from nclib.study.runs import StudyFolder, difference, parameters_of_stages, project_root
+from nclib.study.progress import PROGRESS_FILE
+from nclib.study.stage import KEEP_CODE, Stage, stages
 from nclib.study.study import ParameterError, Study
 from nclib.study.watch import Watch, report_failures
-from nclib.training.progress import FILE as PROGRESS_FILE
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
@@ -32,7 +33,7 @@ ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed fo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m nclib.study.launcher`.
+    """`python -m nclib reproduce STUDY.yaml`.
 
     Returns:
         The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, else that of Snakemake.
@@ -42,15 +43,21 @@ def main(arguments: list[str] | None = None) -> int:
     if not (root / "Snakefile").is_file():
         print(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there", file=sys.stderr)
         return 2
+    if asked.keep_code:
+        os.environ[KEEP_CODE] = "1"
     try:
-        study = Study.from_file(asked.study, smoke=asked.smoke).only(asked.runs)
-        folder = StudyFolder(asked.outputs, study.study).root
+        study = Study.from_file(asked.study, smoke=asked.smoke)
+        chosen = study.only(asked.runs)
+        folder = study_folder(asked.outputs, study.study)
         with only_one(folder) as lock:
             if canceled := cancel_left_jobs(folder):
                 print(f"canceled what a killed run had left in Slurm's queue: {', '.join(canceled)}", file=sys.stderr)
-            forget_stale(folder, study)
             for left in folder.glob(f"*/*/{PROGRESS_FILE}"):
                 left.unlink()  # of a run that was killed
+            shutil.rmtree(folder / ".session", ignore_errors=True)
+            study.to_file(folder / "study.yaml")  # what the notebooks read, whatever becomes of the study's own file
+            for stage in stages(study, asked.outputs, runs=chosen.runs):
+                _say_why(stage)
             return _run(asked, study, folder, root, lock)
     except BlockingIOError as error:
         print(error, file=sys.stderr)
@@ -65,13 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nclib.study.launcher", description="Run a study from its file to figures."
+        prog="python -m nclib reproduce", description="Run a study from its file to figures."
     )
     parser.add_argument("study", help="study file, e.g. params/mlab_digits.yaml")
     parser.add_argument(
         "--smoke", action="store_true", help="use the study's 'smoke' overrides: the whole chain in a minute"
     )
     parser.add_argument("--runs", type=str.split, default=[], help="only these of the study's runs, e.g. 'learned etf'")
+    parser.add_argument("--keep-code", action="store_true", help="keep results that earlier code of nclib made")
     parser.add_argument("--cores", default="all", help="cores to use on this machine (default: all)")
     parser.add_argument("--gpu-runs", type=int, default=1, help="runs at once on this machine's GPU (default: 1)")
     parser.add_argument("--profile", help="a folder of profiles/ (e.g. slurm): run the stages there instead of here")
@@ -81,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock: int) -> int:
-    config = [f"study={Path(asked.study).resolve()}", f"outputs={asked.outputs}", *(["smoke=1"] if asked.smoke else [])]
+    snapshot = os.path.relpath(folder / "study.yaml", root)
+    config = [f"study={snapshot}", f"outputs={asked.outputs}", f"session={os.getpid()}"]
     command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", root]
     config += [f"runs={' '.join(asked.runs)}"] if asked.runs else []
     command += ["--profile", root / "profiles" / asked.profile] if asked.profile else ["--cores", asked.cores]
@@ -109,6 +118,15 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     watch.close()
     _conclude(study, folder, process.returncode, started)
     return process.returncode
+
+
+def _say_why(stage: Stage) -> None:
+    """Say that a result is about to be replaced, or is kept although the code has changed."""
+    if stage.manifest and (why := stage.missing(code=False)):
+        print(f"{stage.label} runs again: {why}", file=sys.stderr)
+    elif stage.manifest and (changed := stage.changed_code()):
+        fate = "is kept, although" if os.environ.get(KEEP_CODE) else "runs again:"
+        print(f"{stage.label} {fate} the code of {', '.join(changed)} has changed", file=sys.stderr)
 
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
@@ -158,29 +176,3 @@ def only_one(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def forget_stale(folder: Path, study: Study) -> None:
-    """Remove each manifest of results that are gone or were made with other parameters: their stages run again.
-
-    Snakemake knows only the parameters of what it made itself; results also come from JupyterLab, papermill or another
-    machine. Manifests of the future (the clock was set back since) become as old as now: they would be newer than all
-    that is made from them, so that Snakemake would make it again at every start.
-    """
-    now = time.time()
-    expected = parameters_of_stages(study)
-    for path in folder.rglob("*.manifest.json"):
-        manifest, place = json_or_empty(path), path.relative_to(folder).as_posix().removesuffix(".manifest.json")
-        outputs = manifest.get("outputs")
-        complete = isinstance(outputs, dict) and all((path.parent / name).is_file() for name in outputs)
-        other = complete and place in expected and difference(manifest, expected[place])
-        if other:
-            print(f"{place}: made with another {other}, so it runs again", file=sys.stderr)
-        if other or not complete:
-            path.unlink()
-        elif path.stat().st_mtime > now:
-            os.utime(path, (now, now))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,12 +6,14 @@ with the process that started it (`kill -9` of a scheduler leaves no kernel that
 `OUT.running.ipynb`, saved after every cell; it becomes `OUT.ipynb` at the end, or `OUT.failed.ipynb`.
 """
 
+import ast
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from nclib.study.files import StageError, write_json
 from nclib.study.processes import die_with_parent
-from nclib.study.study import assigned_names
 
 
 class _Client(PapermillNotebookClient):
@@ -64,7 +66,28 @@ papermill_engines.register("nclib", _Engine)
 
 
 class NotebookError(RuntimeError):
-    """A notebook did not run to its end; the message says which cell and where the executed copy is."""
+    """A notebook did not run to its end; the message says which cell and where the executed copy is.
+
+    Args:
+        notebook: the source.
+        error: what went wrong, in a line.
+        cell: number of the cell that raised.
+        executed: the executed copy, if one was kept.
+    """
+
+    def __init__(
+        self, notebook: str | Path, error: str, *, cell: int | None = None, executed: Path | None = None
+    ) -> None:
+        self.facts = {"notebook": str(notebook), "error": error, "cell": cell, "executed": str(executed or "")}
+        where = "".join(f"\n  {name:9} {value}" for name, value in self.facts.items() if value and name != "notebook")
+        super().__init__(f"{notebook} failed{where}")
+
+
+def assigned_names(cell: str) -> list[str]:
+    """Names that a cell of plain assignments gives values to."""
+    assignments = [statement for statement in ast.parse(cell).body if isinstance(statement, ast.Assign)]
+    targets = [target for assignment in assignments for target in assignment.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
@@ -79,7 +102,7 @@ def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         has = ", ".join(known) or "none: it lacks a cell tagged 'parameters'"
-        raise NotebookError(f"{notebook} has no parameter {', '.join(unknown)} (it has {has})")
+        raise NotebookError(notebook, f"no parameter {', '.join(unknown)} (it has {has})")
 
 
 def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, Any]) -> None:
@@ -121,16 +144,14 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
 
 
 def _explained(error: BaseException, notebook: str | Path, failed: Path) -> BaseException:
-    kept = f"\n  executed  {failed}" if failed.exists() else ""
+    kept = failed if failed.exists() else None
     if isinstance(error, PapermillExecutionError):
-        return NotebookError(
-            f"{notebook} failed\n  cell      In [{error.exec_count}]\n  error     {error.ename}: {error.evalue}{kept}"
-        )
+        return NotebookError(notebook, f"{error.ename}: {error.evalue}", cell=error.exec_count, executed=kept)
     if isinstance(error, DeadKernelError):
-        return NotebookError(f"{notebook} failed\n  error     {error}{kept}")
+        return NotebookError(notebook, str(error), executed=kept)
     if isinstance(error, OSError):
         where = error.filename or failed.parent
-        return NotebookError(f"{notebook} failed\n  error     cannot write {where}: {error.strerror or error}{kept}")
+        return NotebookError(notebook, f"cannot write {where}: {error.strerror or error}", executed=kept)
     return error
 
 
@@ -152,24 +173,27 @@ def _drop_widget_state(path: Path) -> None:
         nbformat.write(notebook, path)
 
 
-def main(notebook: str, out: str, parameters: str, parent: str | None = None) -> None:
-    """Entry point of `python -m nclib.study.runner`.
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m nclib notebook IN OUT JSON [PARENT]`.
 
-    Args:
-        notebook: the source.
-        out: the executed copy.
-        parameters: a JSON object.
-        parent: the process to end with, where that is not whichever is the parent now.
+    IN is the notebook, OUT its executed copy, JSON an object of parameters, and PARENT the process to end with (without
+    it the parent). What went wrong is also written as JSON to `OUT.failed.json` (without `.ipynb`).
+
+    Returns:
+        The exit status: 0, or 1 if the notebook did not run to its end.
     """
-    die_with_parent(signal.SIGTERM, int(parent or os.getppid()))
+    notebook, out, parameters, *parent = sys.argv[1:] if arguments is None else arguments
+    die_with_parent(signal.SIGTERM, int(parent[0]) if parent else os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ["NCLIB_BATCH"] = "1"
+    report = Path(out).with_suffix(".failed.json")
     try:
+        report.unlink(missing_ok=True)
         run_notebook(notebook, out, json.loads(parameters))
     except NotebookError as error:
-        sys.exit(f"\nNOTEBOOK FAILED  {error}")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:5])
+        print(f"\nNOTEBOOK FAILED  {error}", file=sys.stderr)
+        with suppress(StageError, OSError):  # the disk may be full
+            write_json(report, error.facts)
+        return 1
+    return 0

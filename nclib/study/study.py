@@ -1,4 +1,4 @@
-"""A study: shared sections, seeds and runs, read from a YAML file or from a notebook's `parameters` cell.
+"""A study: shared sections, seeds and runs, read from a YAML file.
 
 A study file has the sections `study`, `dataset`, `model`, `training`, `validation`, `seeds` and `runs`; `runs` maps
 each run's name to overrides that are deep-merged over the sections. Two more are optional: `sweep` multiplies the runs
@@ -6,7 +6,6 @@ by lists of values, and `smoke` holds overrides that make the study small enough
 takes the defaults of `nclib.study.parameters`.
 """
 
-import ast
 import copy
 import itertools
 import re
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
+from nclib.study.files import write_text
 from nclib.study.parameters import (
     SECTIONS,
     Dataset,
@@ -29,23 +29,20 @@ from nclib.study.parameters import (
     as_tuple,
 )
 
-PARAMETERS = ("study", *SECTIONS, "seeds", "runs", "sweep", "smoke", "run", "seed", "outputs")
-
 
 class ParameterError(ValueError):
     """A study file or a notebook's parameters are not valid; the message names each field at fault."""
 
 
-MOST_VALUES = 100_000  # in a study file
-TAKEN_STUDIES = ("reference", "theory")  # folders of the outputs
-TAKEN_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
+RESERVED_STUDIES = ("reference", "theory")  # folders of the outputs
+RESERVED_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
 
 
 class Study(Section):
     """A study: shared sections, the seeds, and the runs with their overrides (`resolve` gives one run's parameters).
 
     Raises:
-        ParameterError: from `from_mapping`, `from_file` and `from_notebook`, when anything is not valid.
+        ParameterError: from `from_mapping` and `from_file`, when anything is not valid.
     """
 
     study: Name
@@ -101,23 +98,10 @@ class Study(Section):
         except ParameterError as error:
             raise ParameterError(f"{path}: {error}") from None
 
-    @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> "Study":
-        """The study that a notebook's parameters describe.
-
-        papermill injects parameters that a notebook does not know without more than a log line; here they are an error.
-        Where a whole study is injected (`-f params/STUDY.yaml`: at least a name and runs), what its file leaves out
-        takes the defaults of `nclib.study.parameters`, not the values of the notebook's own cell.
-
-        Args:
-            namespace: the notebook's `globals()`.
-        """
-        injected = _injected_names(namespace)
-        for name in injected:
-            if name not in PARAMETERS:
-                raise ParameterError(f"{name}: no such parameter; a notebook takes {', '.join(PARAMETERS)}")
-        names = injected if {"study", "runs"} <= set(injected) else namespace
-        return cls.from_mapping({name: namespace[name] for name in cls.model_fields if name in names})
+    def to_file(self, path: Path) -> None:
+        """Write the study, smoke overrides and sweep applied, as a file that `from_file` reads."""
+        values = self.model_dump(mode="json", exclude={"smoke", "sweep"})
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
 
     def only(self, runs: Sequence[str]) -> "Study":
         """The study without its other runs; as it is if `runs` is empty."""
@@ -143,27 +127,45 @@ class Study(Section):
         except ValidationError as error:
             raise ParameterError(explain(error, run=run, overrides=overrides)) from None
 
-    def resolve_seed(self, run: str, seed: Any) -> Run:
-        """`resolve`, and a check that `seed` is one of the study's."""
-        resolved = self.resolve(run)
+    def check_seed(self, seed: Any) -> None:
+        """Refuse a seed that is not one of the study's."""
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ParameterError(f"seed: expected an integer, but got {seed!r}")
         if seed not in self.seeds:
             raise ParameterError(
                 f"seed: study '{self.study}' has no seed {seed}; it has {', '.join(map(str, self.seeds))}"
             )
-        return resolved
+
+    def varied(self, run: str, changes: Mapping[str, Any]) -> tuple["Study", str]:
+        """The study with one more run: `run` with some fields changed, under a name that says them.
+
+        Args:
+            run: a run of the study.
+            changes: values by field, e.g. `{"training.lr": 0.3}`; also as YAML text, as papermill's `-p` has it.
+
+        Returns:
+            The study, and the name of the new run, e.g. `etf-lr=0.3`.
+        """
+        if isinstance(changes, str):
+            changes = yaml.load(changes, _StudyLoader)  # noqa: S506 (a SafeLoader)
+        if not isinstance(changes, Mapping):
+            raise ParameterError(f"overrides: should be a mapping such as {{'training.lr': 0.3}}, but got {changes!r}")
+        self.resolve(run)
+        name, overrides = self._variant(run, changes, "overrides")
+        varied = self.model_copy(update={"runs": {**self.runs, name: overrides}})
+        varied._check_runs()
+        return varied, name
 
     def datasets(self) -> dict[str, Dataset]:
         """Each data set of the study by name (runs that override nothing of it share one)."""
         return {resolved.dataset.name: resolved.dataset for resolved in map(self.resolve, self.runs)}
 
     def _check_runs(self) -> None:
-        if self.study in TAKEN_STUDIES:
+        if self.study in RESERVED_STUDIES:
             raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
         seen: dict[str, tuple[str, Dataset]] = {}
         for run in self.runs:
-            if run in TAKEN_RUNS:
+            if run in RESERVED_RUNS:
                 raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
             dataset = self.resolve(run).dataset
             first, known = seen.setdefault(dataset.name, (run, dataset))
@@ -199,27 +201,28 @@ class Study(Section):
         seeds = lists.pop("seeds", None)
         if seeds is not None:
             seeds = Study.model_validate({"study": self.study, "seeds": seeds, "runs": self.runs}).seeds
-        for key in lists:
-            section, _, field = key.partition(".")
-            if section not in SECTIONS or not field or "." in field:
-                raise ParameterError(f"sweep.{key}: expected 'seeds' or a field such as training.lr or model.arch")
-        runs = {}
-        for (run, overrides), values in itertools.product(self.runs.items(), itertools.product(*lists.values())):
-            chosen = dict(zip(lists, values, strict=True))
-            label = "-".join(f"{key.partition('.')[2]}={_readable(value)}" for key, value in chosen.items())
-            swept = copy.deepcopy(overrides or {})
-            for key, value in chosen.items():
-                section, _, field = key.partition(".")
-                swept = merge(swept, {section: {field: value}})
-            changed = [f"{k.partition('.')[2]}={_readable(v)}" for k, v in chosen.items() if k.startswith("dataset.")]
-            if changed and "dataset.name" not in chosen:
-                name = merge(self.dataset, swept.get("dataset", {})).get("name", Dataset().name)
-                swept["dataset"]["name"] = "-".join([name, *changed])
-            name = f"{run}-{label}" if label else run
+        runs: dict[str, dict[str, Any]] = {}
+        for run, values in itertools.product(self.runs, itertools.product(*lists.values())):
+            name, swept = self._variant(run, dict(zip(lists, values, strict=True)), "sweep")
             if name in runs:
                 raise ParameterError(f"sweep: two runs would get the name '{name}'; leave out one of their values")
             runs[name] = swept
         return self.model_copy(update={"runs": runs, "seeds": seeds or self.seeds, "sweep": {}})
+
+    def _variant(self, run: str, changes: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+        """Name and overrides of `run` with some fields changed; changed data get a data set of their own."""
+        overrides, labels, of_data = copy.deepcopy(self.runs[run] or {}), [], []
+        for key, value in changes.items():
+            section, _, field = str(key).partition(".")
+            if section not in SECTIONS or not field or "." in field:
+                raise ParameterError(f"{where}.{key}: expected a field such as training.lr or model.arch")
+            overrides = merge(overrides, {section: {field: value}})
+            labels.append(f"{field}={_readable(value)}")
+            of_data += labels[-1:] if section == "dataset" else []
+        if of_data and "dataset.name" not in changes:
+            name = merge(self.dataset, overrides["dataset"]).get("name", Dataset().name)
+            overrides["dataset"]["name"] = "-".join([name, *of_data])
+        return "-".join([run, *labels]), overrides
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,27 +273,14 @@ def _readable(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_-") or "none"
 
 
-def assigned_names(cell: str) -> list[str]:
-    """Names that a cell of plain assignments gives values to."""
-    assignments = [statement for statement in ast.parse(cell).body if isinstance(statement, ast.Assign)]
-    targets = [target for assignment in assignments for target in assignment.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
-    """Names assigned in cells that papermill injected (IPython keeps the text of the cells it ran in `In`)."""
-    cells = [cell for cell in namespace.get("In", ()) if isinstance(cell, str) and cell.startswith("# Parameters")]
-    return [name for cell in cells for name in assigned_names(cell)]
-
-
 class _StudyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key given twice (PyYAML keeps the last one and says nothing)."""
+    """YAML's safe loader, which also refuses aliases and a key given twice (PyYAML keeps the last one, silently)."""
 
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _values(node, {}) > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(None, None, f"aliases make it more than {MOST_VALUES} values")
-        return node
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not read; write it out", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -298,14 +288,3 @@ class _StudyLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
-
-
-def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a document has with its aliases written out: a few lines can outgrow the memory."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = 1  # of a loop
-        pairs = node.value if isinstance(node, yaml.MappingNode) else [(value,) for value in node.value]
-        known[id(node)] = 1 + sum(_values(part, known) for pair in pairs for part in pair)
-    return known[id(node)]

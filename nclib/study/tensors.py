@@ -1,7 +1,7 @@
-"""Tensors as safetensors files with a checksum.
+"""Tensors as safetensors files: no code can hide in one, and the same content gives the same bytes.
 
-No code can hide in a safetensors file. A SHA-256 of names, types, shapes, values and metadata stands in the header;
-`load_tensors` refuses a file whose content differs from it.
+Stages compare the SHA-256 of whole files with their manifests (`nclib.study.stage`). A file that no manifest lists,
+such as a cache, keeps that of its content in its header.
 """
 
 import hashlib
@@ -20,22 +20,22 @@ from nclib.study.files import atomic_path, damaged, require
 HEADER = "nclib"  # the entry of the header that holds metadata and checksum
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
-    """Write named tensors and JSON metadata as one safetensors file with a checksum, whole or not at all.
-
-    The same content gives the same bytes.
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Any = None, *, checksum: bool = False
+) -> None:
+    """Write named tensors and JSON metadata as one safetensors file, whole or not at all.
 
     Args:
         path: the file, by convention `*.safetensors`.
         tensors: any dtypes and devices; they come back on the CPU.
         metadata: anything JSON can hold.
+        checksum: keep a SHA-256 of the content, which `load_tensors` then checks.
     """
     contiguous = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
-    text = json.dumps(metadata)
-    # One entry: safetensors writes several in an order that changes from call to call.
-    header = {HEADER: json.dumps({"metadata": text, "sha256": _digest(contiguous, text)})}
+    header = {"metadata": metadata, **({"sha256": _digest(contiguous, metadata)} if checksum else {})}
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, header)
+        # One entry: safetensors writes several in an order that changes from call to call.
+        save_file(contiguous, temporary, {HEADER: json.dumps(header)})
 
 
 def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], Any]:
@@ -49,16 +49,15 @@ def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], An
         The tensors by name (on the CPU) and the metadata.
 
     Raises:
-        StageError: the file is missing, truncated, or differs from what was written by as little as one bit.
+        StageError: the file is missing, truncated, no such file, or its content does not match its checksum.
     """
     path = require(path, stage=stage)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        text = header["metadata"]
-        intact = _digest(tensors, text) == header["sha256"]
-        metadata = json.loads(text)
+        metadata = header["metadata"]
+        intact = header.get("sha256") in (None, _digest(tensors, metadata) if "sha256" in header else None)
     except KeyError as error:
         raise damaged(path, f"its header lacks {error}", stage=stage) from error
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, RecursionError) as error:
@@ -68,8 +67,8 @@ def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], An
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
-    digest = hashlib.sha256(metadata.encode())
+def _digest(tensors: Mapping[str, Tensor], metadata: Any) -> str:
+    digest = hashlib.sha256(json.dumps(metadata).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous().cpu()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())

@@ -1,6 +1,5 @@
 """What `make reproduce` shows of a study under way: finished stages, bars, downloads, and at the end what failed."""
 
-import json
 import os
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nclib.study.files import json_or_empty
-from nclib.training.progress import FILE as PROGRESS_FILE
+from nclib.study.progress import PROGRESS_FILE
 
 LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
@@ -101,28 +100,16 @@ def report_failures(folder: Path, *, since: float) -> bool:
     Returns:
         Whether there is any.
     """
-    recent = [path for path in sorted(folder.rglob("0*")) if path.is_file() and path.stat().st_mtime >= since]
-    failed = {path.with_suffix("").with_suffix(".log"): path for path in recent if path.name.endswith(".failed.ipynb")}
-    for path in recent:
-        if path.suffix == ".log" and _logged_error(path):
-            failed.setdefault(path, path)  # a copy that could not be written to its end is not kept
-    if failed:
+    recent = {
+        path.with_name(path.name.partition(".")[0])
+        for path in folder.rglob("0*.failed.*")
+        if path.stat().st_mtime >= since
+    }
+    if recent:
         print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for log, kept in failed.items():
-        print(f"  {os.path.relpath(kept)}\n    {_why(kept, log)}", file=sys.stderr)
-    return bool(failed)
-
-
-def _why(kept: Path, log: Path) -> str:
-    """The error in an executed notebook; where there is none, as of a killed kernel, what its runner has logged."""
-    cells = json.loads(kept.read_text())["cells"] if kept != log else []
-    errors = [o for cell in cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-    if errors:
-        return f"{errors[-1]['ename']}: {errors[-1]['evalue']}"
-    return _logged_error(log) or f"interrupted; see {os.path.relpath(log)}"
-
-
-def _logged_error(log: Path) -> str | None:
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    said = [line.split(None, 1)[1] for line in lines if line.startswith("  error  ")]
-    return said[-1] if said else None
+    for stage in sorted(recent):
+        log, copy = stage.with_suffix(".log"), stage.with_suffix(".failed.ipynb")
+        why = json_or_empty(stage.with_suffix(".failed.json")).get("error")
+        print(f"  {os.path.relpath(copy if copy.exists() else log)}", file=sys.stderr)
+        print(f"    {why or f'interrupted; see {os.path.relpath(log)}'}", file=sys.stderr)
+    return bool(recent)

@@ -1,5 +1,8 @@
 """Which device, precision and memory layout a stage computes in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -11,16 +14,12 @@ ONEDNN_BLOCK = 16  # channels in one vector of the widest instructions (AVX-512)
 def choose_device(setting: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`; `auto` is the first CUDA device if there is one.
 
-    From then on float32 means float32 on a GPU: torch's default rounds what convolutions multiply to 10 bits (TF32),
-    too coarse for features that differ by little.
-
     Raises:
         ValueError: `cuda` was asked for and torch sees none.
     """
     available = torch.cuda.is_available()
     if setting == "cuda" and not available:
         raise ValueError("device: 'cuda' was asked for, but torch sees no CUDA device; use 'auto' or 'cpu'")
-    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda" if available and setting != "cpu" else "cpu")
 
 
@@ -55,6 +54,21 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
         for conv in convolutions
     )
     return model.to(device, memory_format=torch.preserve_format if unsafe else torch.channels_last)
+
+
+@contextmanager
+def cudnn_flags(*, benchmark: bool = False) -> Iterator[None]:
+    """Within it float32 means float32 on a GPU, and with `benchmark` the fastest convolutions are searched for.
+
+    torch's default rounds what convolutions multiply to 10 bits (TF32): too coarse for features that differ by little.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, cudnn.benchmark = False, benchmark
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def describe(device: torch.device) -> str:

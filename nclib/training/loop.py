@@ -5,11 +5,9 @@ end. The backbone may run in bfloat16; head, loss and metrics are float32. An ep
 generator seeded with (seed, epoch), so that a run continued after `kill -9` is the run that was never killed.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
@@ -19,15 +17,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nclib import losses
+from nclib.data.batches import of_splits
 from nclib.data.dataset import Splits
 from nclib.metrics import soft_iou, subset_accuracy
-from nclib.models import Classifier, build_model
+from nclib.models import Classifier, build_model, trainable_parameters
 from nclib.optim import SECOND_ORDER, build_optimizer, build_schedule, decay_groups, step
-from nclib.study.files import StageError
+from nclib.study.files import StageError, read_csv
 from nclib.study.parameters import Model, Training
-from nclib.study.tensors import save_tensors
-from nclib.training.device import choose_device, choose_precision, place
-from nclib.training.resume import load_state, save_state
+from nclib.study.stage import Stage
+from nclib.training.device import choose_device, choose_precision, cudnn_flags, describe, place
+from nclib.training.progress import TrainingProgress
+from nclib.training.resume import Unfinished
 
 COMPILE_PAYS_FROM = 20_000  # steps on a GPU; below, compiling costs more than it saves
 
@@ -66,7 +66,7 @@ def build_network(settings: Model, splits: Splits, *, seed: int) -> Classifier:
     )
 
 
-class Sums:
+class EpochMeans:
     """Loss and scores of an epoch, added up on the device; `means` is the one place that waits for it."""
 
     NAMES = ("loss", "feature_decay", "soft_iou", "accuracy")
@@ -119,8 +119,6 @@ class Trainer:
             gamma=settings.lr_drop,
             min_lr=settings.lr * settings.min_lr_ratio,
         )
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
         self.compiled = False
         self._forward: Callable[[Tensor], tuple[Tensor, Tensor]] = self.model
 
@@ -143,6 +141,7 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
+    @cudnn_flags(benchmark=True)
     def train_epoch(self, batches: Batches, epoch: int, on_step: Callable[[], None] | None = None) -> dict[str, float]:
         """One pass over the shuffled training data.
 
@@ -159,15 +158,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(epoch)
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
-        sums = Sums(self.device)
+        sums = EpochMeans(self.device)
         for images, labels in batches.shuffled(generator):
-            first = []
+            first: list[tuple[Tensor, Tensor, Tensor]] = []  # L-BFGS calls the closure several times per step
 
             def closure(images: Tensor = images, labels: Tensor = labels, first: list = first) -> Tensor:
                 self.optimizer.zero_grad(set_to_none=True)
                 loss, decay, logits = self.objective(images, labels)
                 (loss + decay).backward()
-                first.append((loss.detach(), decay.detach(), logits.detach())) if not first else None
+                if not first:
+                    first.append((loss.detach(), decay.detach(), logits.detach()))
                 return loss + decay
 
             step(self.optimizer, closure, model=self.model)
@@ -181,11 +181,12 @@ class Trainer:
                 update_bn(batches.shuffled(generator, plain=True), self.model)
         return sums.means("train")
 
+    @cudnn_flags(benchmark=True)
     @torch.no_grad()
     def evaluate(self, batches: Batches) -> dict[str, float]:
         """`test_loss`, `test_soft_iou` and `test_accuracy` over a split, in evaluation mode."""
         self.model.eval()
-        sums = Sums(self.device)
+        sums = EpochMeans(self.device)
         for images, labels in batches.ordered():
             loss, decay, logits = self.objective(images, labels)
             sums.add(loss, decay, logits, labels)
@@ -196,89 +197,94 @@ class Trainer:
 
 @runtime_checkable
 class Progress(Protocol):
-    """What `fit` tells of its progress (`nclib.training.progress.TrainingProgress`)."""
+    """What `fit` reports to (`nclib.training.progress.TrainingProgress`)."""
 
-    def start(self, steps_an_epoch: int, history: list[dict[str, Any]]) -> None: ...
+    def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None: ...
     def step(self) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
 
 
-def fit(
-    trainer: Trainer, train: Batches, test: Batches, folder: Path, *, mark: str, progress: Progress
-) -> pd.DataFrame:
-    """Train to the last epoch, or go on from where a killed run of the same settings stopped.
+def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
+    """Stage 02_train: `fit`, then the results in place; the history of an earlier training if the stage is done.
 
-    Checkpoints and the state to resume from go to a folder for this `mark` in `folder/unfinished`; only when the last
-    epoch is done do the checkpoints replace those of an earlier training, so that a run which fails leaves the earlier
-    results as they were. An unfinished training of another mark (a GPU's, say) is left as it is, too.
-    Call `forget(folder)` once everything else of the stage is written, too.
+    Checkpoints replace those of an earlier training only when the last epoch is done, so that a training that fails
+    leaves the earlier results as they were.
+
+    Args:
+        step: the stage.
+        trainer: the network and its settings.
+        splits: the data set.
+
+    Returns:
+        As `fit`.
+
+    Raises:
+        StageError: as `fit`.
+    """
+    if step.done:
+        return read_csv(step.output("history.csv"), stage=step.name)
+    identity = {"parameters": step.parameters, "seed": step.seed, "inputs": step.inputs}
+    identity |= {"device": trainer.device.type, "precision": str(trainer.dtype)}
+    unfinished = Unfinished(step.folder, identity, step.code)
+    score = "soft_iou" if splits.is_multi_label else "accuracy"
+    label = f"{step.run} seed {step.seed}"
+    progress = TrainingProgress(step.folder, label=label, epochs=trainer.settings.epochs, score=score)
+    train, test = of_splits(splits, trainer.settings, trainer.device)
+    history = fit(trainer, train, test, unfinished, progress=progress)
+    step.clear()
+    unfinished.publish()
+    step.save(
+        {"history.csv": history},
+        made=unfinished.files,
+        device=describe(trainer.device),
+        precision=str(trainer.dtype),
+        compiled=trainer.compiled,
+        trainable_parameters=trainable_parameters(trainer.model),
+        sittings=unfinished.sittings,
+    )
+    unfinished.remove()
+    return history
+
+
+def fit(trainer: Trainer, train: Batches, test: Batches, unfinished: Unfinished, *, progress: Progress) -> pd.DataFrame:
+    """Train to the last epoch, or go on from where a killed run of the same settings stopped.
 
     Args:
         trainer: the network and its settings.
         train: training split.
         test: test split, evaluated after every epoch.
-        folder: the run's folder.
-        mark: `nclib.training.resume.fingerprint` of all that decides the result.
-        progress: is told of every step and epoch.
+        unfinished: where checkpoints and the state to resume from are kept.
+        progress: is called at every step and epoch.
 
     Returns:
-        The history: one row an epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, and
+        The history: one row per epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, and
         `seconds`.
 
     Raises:
         StageError: the loss is no number any more, a file is damaged, or the disk is full.
     """
     settings = trainer.settings
-    unfinished = folder / "unfinished" / mark[:16]
-    state = unfinished / "state.safetensors"
-    history = load_state(state, trainer.model, trainer.optimizer, mark)
-    if not history:
-        if any(other.is_dir() and other != unfinished for other in unfinished.parent.glob("*")):
-            print(
-                f"{unfinished.parent} holds a training of other settings, data, device or precision: this one starts "
-                "anew, and that one is kept until a training of this run is finished"
-            )
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _save_checkpoint(trainer, unfinished, 0)
+    if not unfinished.resume(trainer.model, trainer.optimizer):
+        unfinished.add_checkpoint(trainer.model, 0)
+    history = unfinished.history
     trainer.compile((settings.epochs - len(history)) * len(train))
     progress.start(len(train), history)
     try:
         for epoch in range(len(history), settings.epochs):
             start = time.perf_counter()
-            row = {
-                "epoch": epoch + 1,
-                "lr": trainer.schedule(epoch),
-                **trainer.train_epoch(train, epoch, progress.step),
-            }
+            row = {"epoch": epoch + 1, "lr": trainer.schedule(epoch)}
+            row |= trainer.train_epoch(train, epoch, progress.step)
             row |= trainer.evaluate(test)
             _check_finite(row, settings)
             history.append(row | {"seconds": round(time.perf_counter() - start, 4)})
             if (epoch + 1) % settings.checkpoint_every == 0 or epoch + 1 == settings.epochs:
-                _save_checkpoint(trainer, unfinished, epoch + 1)
-            save_state(state, trainer.model, trainer.optimizer, history, mark)
+                unfinished.add_checkpoint(trainer.model, epoch + 1)
+            unfinished.save(trainer.model, trainer.optimizer)
             progress.epoch(history[-1])
     finally:
         progress.close()
-    _publish(unfinished / "checkpoints", folder / "checkpoints")
     return pd.DataFrame(history)
-
-
-def forget(folder: Path) -> None:
-    """Remove the state that `fit` kept for resuming."""
-    shutil.rmtree(folder / "unfinished", ignore_errors=True)
-
-
-def _save_checkpoint(trainer: Trainer, unfinished: Path, epoch: int) -> None:
-    path = unfinished / "checkpoints" / f"epoch_{epoch:04d}.safetensors"
-    save_tensors(path, trainer.model.state_dict(), {"epoch": epoch})
-
-
-def _publish(made: Path, place: Path) -> None:
-    """Move the finished checkpoints into place; done already if a run was killed right after it."""
-    if made.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
-        made.rename(place)
 
 
 def _check_finite(row: dict[str, Any], settings: Training) -> None:

@@ -2,15 +2,11 @@
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-FILE = "02_train.progress.json"
-BATCH_SECONDS = 15.0  # between two refreshes of a bar that goes to a log (each is a line there)
+from nclib.study.progress import PROGRESS_FILE, bar
 
 
 class TrainingProgress:
@@ -20,26 +16,23 @@ class TrainingProgress:
         folder: the run's; about once a second the state goes to a file there that `nclib.study.watch` reads.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
-        score: the column of the history to show, `soft_iou`, or `accuracy` for one label a image.
+        score: the column of the history to show, `soft_iou`, or `accuracy` for one label per image.
     """
 
     def __init__(self, folder: Path, *, label: str, epochs: int, score: str = "soft_iou") -> None:
         self.score = score
-        self.file = folder / FILE
+        self.file = folder / PROGRESS_FILE
         self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
         self._written = 0.0
 
-    def start(self, steps_an_epoch: int, history: list[dict[str, Any]]) -> None:
-        self.state |= {"steps": steps_an_epoch * self.state["epochs"], "done": steps_an_epoch * len(history)}
-        batch = "NCLIB_BATCH" in os.environ
-        self.bar = tqdm(
+    def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None:
+        self.state |= {"steps": steps_per_epoch * self.state["epochs"], "done": steps_per_epoch * len(history)}
+        self.bar = bar(
             total=self.state["steps"],
             initial=self.state["done"],
             desc=self.state["label"],
             unit="step",
-            file=sys.stdout,
-            mininterval=BATCH_SECONDS if batch else 0.5,
-            dynamic_ncols=not batch,
+            dynamic_ncols="NCLIB_BATCH" not in os.environ,
         )
         if history:
             print(f"going on after epoch {len(history)}")

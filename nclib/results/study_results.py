@@ -4,8 +4,7 @@ Everything is read from the files of the stages 01_dataset, 02_train and 03_vali
 multiplicities, imbalance) is decided by what these files hold.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,11 @@ import pandas as pd
 from nclib.data import dataset
 from nclib.data.dataset import Splits
 from nclib.results.geometry import Geometry
-from nclib.study.files import StageError, read_csv
+from nclib.results.metrics_table import measured_labels, of_metric, read_metrics
+from nclib.study.files import read_csv
 from nclib.study.parameters import Run
 from nclib.study.runs import StudyFolder, require_stage
 from nclib.study.study import Study
-
-HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "train_soft_iou", "train_accuracy", "test_soft_iou", "test_accuracy")
-METRICS_COLUMNS = ("epoch", "split", "nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered", "soft_iou")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +29,8 @@ class StudyResults:
     Args:
         study: the study.
         folder: its folder of results.
-        history: one row an epoch, with columns `run` and `seed` before those of `history.csv`.
-        metrics: one row a checkpoint and split, with columns `run` and `seed` before those of `metrics.csv`; columns
-            without any number are left out.
+        history: one row per epoch, with columns `run` and `seed` before those of `history.csv`.
+        metrics: one row per measured value, with columns `run` and `seed` before those of `metrics_table`.
         trainable_parameters: of each run.
     """
 
@@ -60,13 +56,13 @@ class StudyResults:
         for run in study.runs:
             for seed in study.seeds:
                 place, settings = folder.run(run, seed), study.resolve(run)
-                trained = require_stage(place, "02_train", settings, files=["history.csv"])
-                require_stage(place, "03_validate", settings, files=["metrics.csv"])
-                history.append(_table(place / "history.csv", HISTORY_COLUMNS, run, seed, stage="02_train"))
-                metrics.append(_table(place / "metrics.csv", METRICS_COLUMNS, run, seed, stage="03_validate"))
-                trainable[run] = _trainable(trained, place)
-        joined = pd.concat(metrics, ignore_index=True)
-        return cls(study, folder, pd.concat(history, ignore_index=True), joined.dropna(axis=1, how="all"), trainable)
+                manifest = _finished(place, "02_train", settings, files=["history.csv"])
+                _finished(place, "03_validate", settings, files=["metrics.csv"])
+                of_run = {"run": run, "seed": seed}
+                history.append(_labeled(read_csv(place / "history.csv", stage="02_train"), of_run))
+                metrics.append(_labeled(read_metrics(place / "metrics.csv"), of_run))
+                trainable[run] = manifest["trainable_parameters"]
+        return cls(study, folder, *(pd.concat(tables, ignore_index=True) for tables in (history, metrics)), trainable)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -83,26 +79,44 @@ class StudyResults:
 
     @property
     def is_multi_label(self) -> bool:
-        return bool(self.multiplicities)
+        return bool(measured_labels(self.metrics, "tag_wise_scale"))
 
     @property
     def multiplicities(self) -> tuple[int, ...]:
-        """The multiplicities from 2 on whose tag-wise averages were measured; none for single-label data."""
-        return self._numbers_after("tag_wise_ratio_")
+        """The multiplicities from 2 on whose tag-wise ratio was measured; none for single-label data."""
+        return measured_labels(self.metrics, "tag_wise_ratio")
 
     @property
     def imbalance_groups(self) -> tuple[int, ...]:
-        """Samples of each pair in the groups of an imbalanced study, largest first; empty for a balanced one."""
-        return self._numbers_after("imbalance_ratio_")[::-1]
+        """Samples per pair in the groups of an imbalanced study, largest first; empty for a balanced one."""
+        return measured_labels(self.metrics, "imbalance_ratio")[::-1]
 
-    def _numbers_after(self, prefix: str) -> tuple[int, ...]:
-        found = (re.fullmatch(rf"{prefix}(\d+)", column) for column in self.metrics.columns)
-        return tuple(sorted(int(match.group(1)) for match in found if match))
+    def values(self, metric: str, *, split: str = "train", labels: int | None = None) -> pd.DataFrame:
+        """One metric at every checkpoint of every run and seed.
+
+        Args:
+            metric: its name, e.g. `nc1` or `tag_wise_ratio`.
+            split: `train` or `test`.
+            labels: the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
+
+        Returns:
+            Columns `run`, `seed`, `epoch` and `value`.
+
+        Raises:
+            ValueError: it was not measured.
+        """
+        found = of_metric(self.metrics, metric, split=split, labels=labels)
+        if found.empty:
+            of_labels = "" if labels is None else f" of {labels} labels"
+            measured = ", ".join(self.metrics.loc[self.metrics["split"] == split, "metric"].unique())
+            raise ValueError(f"Expected a metric measured on '{split}' ({measured}), but got '{metric}'{of_labels}.")
+        return found[["run", "seed", "epoch", "value"]].reset_index(drop=True)
 
     def last(self, split: str) -> pd.DataFrame:
-        """The metrics of the last checkpoint: one row a run and seed, in the study's order."""
-        chosen = self.metrics[self.metrics["split"] == split]
-        return chosen.loc[chosen.groupby(["run", "seed"], sort=False)["epoch"].idxmax()].reset_index(drop=True)
+        """The metrics of each run and seed at its last checkpoint, long as `metrics`."""
+        last = self.metrics.groupby(["run", "seed"])["epoch"].transform("max")
+        chosen = (self.metrics["split"] == split) & (self.metrics["epoch"] == last)
+        return self.metrics[chosen].reset_index(drop=True)
 
     def geometry(self, run: str, seed: int) -> Geometry:
         """The last layer of one run and seed over its checkpoints.
@@ -111,7 +125,7 @@ class StudyResults:
             StageError: the file is missing, or not what the manifest says.
         """
         place, name = self.folder.run(run, seed), "geometry.safetensors"
-        require_stage(place, "03_validate", self.resolved[run], files=[name])
+        _finished(place, "03_validate", self.resolved[run], files=[name])
         return Geometry.load(place / name)
 
     def splits(self, name: str) -> Splits:
@@ -122,7 +136,7 @@ class StudyResults:
         """
         place = self.folder.dataset(name)
         settings = next(settings for settings in self.resolved.values() if settings.dataset.name == name)
-        require_stage(place, "01_dataset", settings, files=[dataset.FILE])
+        _finished(place, "01_dataset", settings, files=[dataset.FILE])
         return dataset.load(place)
 
     @property
@@ -133,20 +147,11 @@ class StudyResults:
         return [self.folder.dataset(name) / dataset.FILE for name in self.study.datasets()] + trained
 
 
-def _table(path: Path, columns: Sequence[str], run: str, seed: int, *, stage: str) -> pd.DataFrame:
-    table = read_csv(path, stage=stage)
-    missing = [column for column in columns if column not in table.columns]
-    if missing or table.empty:
-        why = f"it lacks the column '{missing[0]}'" if missing else "it has no row"
-        raise StageError(f"{path} is no table of stage {stage} ({why}): delete it and run stage {stage} again.")
-    table.insert(0, "run", run)
-    table.insert(1, "seed", seed)
-    return table
+def _finished(folder: Path, stage: str, settings: Run, *, files: Iterable[str]) -> dict[str, Any]:
+    """The manifest of a finished stage, its files checked against it."""
+    return require_stage(folder, stage, settings, files=files)
 
 
-def _trainable(manifest: dict[str, Any], place: Path) -> int:
-    number = manifest.get("trainable_parameters")
-    if not isinstance(number, int):
-        path = place / "02_train.manifest.json"
-        raise StageError(f"{path} does not say 'trainable_parameters': delete it and run stage 02_train again.")
-    return number
+def _labeled(table: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    """The table with constant columns before its own."""
+    return table.assign(**columns)[[*columns, *table.columns]]

@@ -7,7 +7,6 @@ all metrics and the geometry come from its features.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -20,6 +19,7 @@ from nclib.data.dataset import Splits
 from nclib.features import extract
 from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
 from nclib.results.geometry import Geometry
+from nclib.results.metrics_table import metrics_table
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
 from nclib.study.tensors import load_tensors
@@ -27,23 +27,23 @@ from nclib.training.device import place
 
 
 @dataclass(frozen=True)
-class Validation:
-    """What `validate` found.
+class CheckpointMeasurements:
+    """What `measure_checkpoints` found.
 
     Attributes:
-        table: one row for each checkpoint and split (`train`, `test`): `epoch`, `split` and the scalars of
-            `nclib.metrics.measure`; training rows of an imbalanced data set have `imbalance_ratio_N`, too, and test
-            rows of multi-label data the scores of the decoders.
+        metrics: long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
+            checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data
+            the scores of the decoders.
         geometry: the last layer at every checkpoint.
         predicted: the most probable class of each training image at the last checkpoint.
     """
 
-    table: pd.DataFrame
+    metrics: pd.DataFrame
     geometry: Geometry
     predicted: Int64[Tensor, " n"]
 
 
-def validate(
+def measure_checkpoints(
     model: nn.Module,
     checkpoints: Mapping[int, Path],
     splits: Splits,
@@ -52,7 +52,7 @@ def validate(
     device: torch.device,
     batch_size: int,
     feature_sample: int,
-) -> Validation:
+) -> CheckpointMeasurements:
     """Load each checkpoint into `model` and measure it.
 
     Args:
@@ -61,7 +61,7 @@ def validate(
         splits: the data set.
         dataset: its parameters; `pair_groups` asks for the imbalance ratios.
         device: where to compute.
-        batch_size: samples a forward pass.
+        batch_size: samples per forward pass.
         feature_sample: how many training features to keep at each checkpoint.
 
     Raises:
@@ -79,7 +79,7 @@ def validate(
     }
     labels = {name: part.labels.to(device) for name, part in batches.items()}
     sample = spread_sample(splits.train.labels, feature_sample)
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[int, str, str, int | None, float]] = []
     pieces: list[dict[str, Tensor]] = []
     for epoch, path in checkpoints.items():
         _load_weights(model, path)
@@ -92,15 +92,16 @@ def validate(
                 measured[name] = metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
             except ValueError as error:
                 raise StageError(_unmeasurable(path, name, error)) from error
-        rows += [{"epoch": epoch, "split": name, **measured[name].scalars()} for name in found]
+        values = {name: measurement.rows() for name, measurement in measured.items()}
         features, logits = found["train"]
         statistics = measured["train"].statistics
         if dataset.pair_groups:
             ratios = ratios_by_count(statistics, counts=dataset.pair_groups)
-            rows[-2] |= {f"imbalance_ratio_{count}": ratio.float().item() for count, ratio in ratios.items()}
+            values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
         if splits.is_multi_label:
             prototypes = decode.averages_of_sets(statistics)
-            rows[-1] |= _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+            values["test"] += _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+        rows += [(epoch, split, *value) for split, of_split in values.items() for value in of_split]
         pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(
         class_names=splits.class_names,
@@ -111,7 +112,7 @@ def validate(
         sample_labels=splits.train.labels[sample],
         **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
     )
-    return Validation(pd.DataFrame(rows), geometry, logits.argmax(dim=1).cpu())
+    return CheckpointMeasurements(metrics_table(rows), geometry, logits.argmax(dim=1).cpu())
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
@@ -155,17 +156,18 @@ def _decoded(
     test_features: Float[Tensor, "q d"],
     test_logits: Float[Tensor, "q k"],
     test_labels: Tensor,
-) -> dict[str, float]:
+) -> list[tuple[str, None, float]]:
     """Scores on the test images of decoders that were fitted on the training images."""
     predicted = {
         "onn": decode.nearest_tag_average(test_features, prototypes),
         "threshold": decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels)),
     }
-    scores: dict[str, float] = {}
-    for name, hot in predicted.items():
-        scores[f"{name}_jaccard"] = float(decode.set_jaccard(hot, test_labels))
-        scores[f"{name}_subset_accuracy"] = float(decode.set_subset_accuracy(hot, test_labels))
-    return scores
+    scores = {"jaccard": decode.set_jaccard, "subset_accuracy": decode.set_subset_accuracy}
+    return [
+        (f"{decoder}_{name}", None, float(score(hot, test_labels)))
+        for decoder, hot in predicted.items()
+        for name, score in scores.items()
+    ]
 
 
 def _snapshot(measurement: metrics.Measurement, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,61 @@
+"""The table `metrics.csv`: one row per measured value, so that nobody has to parse the name of a column.
+
+Columns `epoch`, `split` (`train` or `test`), `metric`, `labels` and `value`. `labels` is the multiplicity m of a
+tag-wise metric, the samples per pair of a group for `imbalance_ratio`, and empty for all other metrics.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from nclib.study.files import damaged, read_csv
+
+COLUMNS = ("epoch", "split", "metric", "labels", "value")
+
+
+def metrics_table(rows: Iterable[tuple[int, str, str, int | None, float]]) -> pd.DataFrame:
+    """The table of some rows (epoch, split, metric, labels, value)."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"labels": "Int64", "value": float})
+
+
+def read_metrics(path: str | Path) -> pd.DataFrame:
+    """Read `metrics.csv`.
+
+    Raises:
+        StageError: the file is missing, damaged, or not of this form; the message names the stage to run.
+    """
+    table = read_csv(path, stage="03_validate")
+    if tuple(table.columns) != COLUMNS:
+        raise damaged(Path(path), f"its columns are not {', '.join(COLUMNS)}", stage="03_validate")
+    return table.astype({"labels": "Int64"})
+
+
+def of_metric(table: pd.DataFrame, metric: str, *, split: str = "train", labels: int | None = None) -> pd.DataFrame:
+    """The rows of one metric on one split; none if it was not measured."""
+    same_labels = table["labels"].isna() if labels is None else (table["labels"] == labels).fillna(False)
+    return table[(table["metric"] == metric) & (table["split"] == split) & same_labels]
+
+
+def measured(table: pd.DataFrame) -> list[tuple[str, int | None]]:
+    """Every metric of a table as (metric, labels), in its order."""
+    pairs = table[["metric", "labels"]].drop_duplicates()
+    return [(metric, None if pd.isna(labels) else int(labels)) for metric, labels in pairs.itertuples(index=False)]
+
+
+def measured_labels(table: pd.DataFrame, metric: str) -> tuple[int, ...]:
+    """The values of `labels` for which a metric was measured, ascending."""
+    return tuple(sorted(labels for name, labels in measured(table) if name == metric and labels is not None))
+
+
+def wide(table: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
+    """One column per metric, to be read by people: `nc1`, `tag_wise_ratio_2`.
+
+    Args:
+        table: rows of one split.
+        index: the columns that distinguish its rows, e.g. `["epoch"]`.
+    """
+    names = table["metric"] + ("_" + table["labels"].astype("string")).fillna("")
+    found = table.assign(metric=names).set_index([*index, "metric"])["value"].unstack()
+    order = table.set_index([*index]).index.unique()
+    return found.loc[order, names.unique()].rename_axis(columns=None)

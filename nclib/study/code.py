@@ -1,0 +1,87 @@
+"""Fingerprints of the code that made a result: a change that Python would execute makes its stage run again.
+
+Comments, docstrings and layout do not count, in modules and in notebooks alike. Nor do modules that only move or show
+results: `study` (but for parameters and registry), `explore`, and `figures` outside of `04_figures`.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent
+COUNTED_OF_STUDY = ("nclib.study.parameters", "nclib.study.registry")
+
+
+def loaded_code(stage: str) -> dict[str, str]:
+    """The fingerprint of each loaded module of nclib that decides the results of `stage`."""
+    modules = sorted(name for name in list(sys.modules) if name.startswith("nclib.") and _counts(name, stage))
+    found = {name: module_fingerprint(name) for name in modules}
+    return {name: fingerprint for name, fingerprint in found.items() if fingerprint}
+
+
+def changed_code(recorded: Mapping[str, str], notebooks: Path) -> list[str]:
+    """The modules and notebooks among `recorded` that are no longer as they were then.
+
+    Args:
+        recorded: fingerprints by name of a module, or of a notebook (`02_train.ipynb`).
+        notebooks: folder of the notebooks.
+    """
+    return [name for name, fingerprint in recorded.items() if fingerprint != _now(name, notebooks)]
+
+
+def _now(name: str, notebooks: Path) -> str | None:
+    return notebook_fingerprint(notebooks / name) if name.endswith(".ipynb") else module_fingerprint(name)
+
+
+def _counts(module: str, stage: str) -> bool:
+    room = module.split(".")[1]
+    if room == "study":
+        return module in COUNTED_OF_STUDY
+    return room != "explore" and (room != "figures" or stage == "04_figures")
+
+
+def module_fingerprint(name: str) -> str | None:
+    """The fingerprint of a module of nclib as its file is now; None if there is no such file."""
+    base = PACKAGE.joinpath(*name.split(".")[1:])
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return _of_file(path, path.stat().st_mtime_ns)
+    return None
+
+
+@cache
+def _of_file(path: Path, _: int) -> str:
+    return source_fingerprint(path.read_text(encoding="utf-8"))
+
+
+def notebook_fingerprint(path: Path) -> str | None:
+    """The fingerprint of a notebook's code cells without the parameters; None if it cannot be read."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return None
+    counted = [c for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", ())]
+    return source_fingerprint("\n".join("".join(cell["source"]) for cell in counted))
+
+
+def source_fingerprint(source: str) -> str:
+    """A SHA-256 (its first 16 digits) of what Python would execute.
+
+    >>> source_fingerprint("x = 1  # one") == source_fingerprint("x = (1)")
+    True
+    """
+    source = "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())  # IPython's own
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
+            ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""Where a study's results lie.
+
+    outputs/STUDY/datasets/NAME/   data.safetensors, samples.*, label_sets.*; 01_dataset.*
+    outputs/STUDY/RUN/seedS/       history.csv, checkpoints/epoch_0020.safetensors, metrics.csv, geometry.safetensors
+                                   and, for one label per image, misclassified.*; 02_train.* and 03_validate.*;
+                                   unfinished/ while it trains
+    outputs/STUDY/figures/         *.pdf, *.png
+    outputs/STUDY/                 table.csv, table.md, study.yaml (as it was run); 04_figures.*
+
+Of each stage there are the executed notebook (`.ipynb`), its manifest (`.manifest.json`) and log. Relative paths are
+taken from the project's root, so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
+"""
+
+import re
+from pathlib import Path
+
+from nclib.study.files import StageError
+
+
+def project_root(start: str | Path | None = None) -> Path:
+    """The nearest folder at or above `start` (default: the working folder) that holds `Snakefile` and `notebooks/`.
+
+    Outside a project it is `start` itself.
+    """
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return start
+
+
+def study_folder(outputs: str | Path, study: str) -> Path:
+    """The folder of a study's results; `outputs` is relative to the project's root."""
+    return project_root() / outputs / study
+
+
+def checkpoint_name(epoch: int) -> str:
+    """The file of the weights after `epoch` finished epochs (0: as initialized), from the run's folder."""
+    return f"checkpoints/epoch_{epoch:04d}.safetensors"
+
+
+def checkpoint_epoch(path: str | Path) -> int:
+    """The number of finished epochs in a checkpoint's file name.
+
+    Raises:
+        StageError: the name is not of the form `epoch_0020.safetensors`.
+    """
+    found = re.fullmatch(r"epoch_(\d{4,})\.safetensors", Path(path).name)
+    if found is None:
+        raise StageError(f"{path} is no checkpoint of stage 02_train (expected a name like epoch_0020.safetensors).")
+    return int(found.group(1))

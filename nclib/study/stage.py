@@ -1,0 +1,396 @@
+"""A stage: one notebook's part of a study, from its parameters and inputs to its results and their manifest.
+
+A notebook opens its stage, reads inputs through it, and hands it the results:
+
+    step = stage("02_train", globals())
+    splits = dataset.load(step.input("data.safetensors"))
+    ...
+    step.save({"history.csv": history})
+
+Where files lie, in which order they are written and when results are finished is decided here. A stage is done when
+its manifest is there and parameters, inputs and code are those it would run with now (`Stage.missing` says what
+differs). Times of files and Snakemake's memory decide nothing. What is done is kept: `save` leaves it alone.
+"""
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nclib.study.code import changed_code, loaded_code, notebook_fingerprint
+from nclib.study.files import (
+    StageError,
+    damaged,
+    describe_file,
+    json_or_empty,
+    unwritable,
+    write_csv,
+    write_json,
+    write_text,
+)
+from nclib.study.folders import project_root, study_folder
+from nclib.study.parameters import Run
+from nclib.study.study import ParameterError, Study
+
+SECTIONS_OF = {  # the parameters that decide the result of each stage of a run
+    "01_dataset": ("dataset",),
+    "02_train": ("dataset", "model", "training"),
+    "03_validate": ("dataset", "model", "training", "validation"),
+}
+STAGES = (*SECTIONS_OF, "04_figures")
+PARAMETERS = ("study", "run", "seed", "outputs", "overrides")
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "safetensors", "papermill", "snakemake")
+KEEP_CODE = "NCLIB_KEEP_CODE"  # environment variable: results of other code count as done
+
+Content = Any  # a DataFrame, text, an object with save(path), or a function that writes a path
+
+
+class Stage:
+    """One stage of a study, as it would run now.
+
+    Args:
+        name: of the notebook, e.g. `02_train`.
+        study: the study.
+        run: the run; of `01_dataset` any run that uses the data set.
+        seed: the training seed, of `02_train` and `03_validate`.
+        outputs: folder of all studies; relative to the project's root.
+
+    Attributes:
+        settings: the run's parameters (not for `04_figures`).
+        folder: where the results are.
+        key: the manifest's path in the study's folder, without its ending.
+    """
+
+    def __init__(
+        self, name: str, study: Study, *, run: str = "", seed: int | None = None, outputs: str | Path = "outputs"
+    ) -> None:
+        self.name, self.study, self.run, self.seed, self.outputs = name, study, run, seed, outputs
+        if name == "04_figures":
+            self.key = name
+        else:
+            self.settings: Run = study.resolve(run)
+            place = f"datasets/{self.settings.dataset.name}" if name == "01_dataset" else f"{run}/seed{seed}"
+            self.key = f"{place}/{name}"
+        self.manifest_file = study_folder(outputs, study.study) / f"{self.key}.manifest.json"
+        self.folder = self.manifest_file.parent
+        self.manifest = json_or_empty(self.manifest_file)
+        self._read: dict[Path, str] = {}  # inputs by path, with their SHA-256
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
+        self._code, self._commit = loaded_code(name), None
+
+    @property
+    def label(self) -> str:
+        """The stage in words, e.g. `02_train etf seed 0`."""
+        return self.key.removesuffix(f"/{self.name}") + f" {self.name}" if "/" in self.key else self.name
+
+    @cached_property
+    def upstream(self) -> list["Stage"]:
+        """The stages whose results this one reads."""
+        if self.name != "04_figures":
+            before = STAGES[: STAGES.index(self.name)]
+            return [Stage(name, self.study, run=self.run, seed=self.seed, outputs=self.outputs) for name in before]
+        runs = self.included.runs
+        return [stage for stage in stages(self.study, self.outputs, runs=runs) if stage.name != "04_figures"]
+
+    @cached_property
+    def included(self) -> Study:
+        """The study with the runs that `04_figures` shows: those whose `03_validate` is done for every seed."""
+        finished = [
+            run
+            for run in self.study.runs
+            if all(
+                Stage("03_validate", self.study, run=run, seed=seed, outputs=self.outputs).manifest
+                for seed in self.study.seeds
+            )
+        ]
+        return self.study.only(finished)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters that decide the result, as JSON values."""
+        if self.name == "04_figures":
+            return self.included.model_dump(mode="json", exclude={"smoke", "sweep"})
+        sections = SECTIONS_OF[self.name]
+        return {section: getattr(self.settings, section).model_dump(mode="json") for section in sections}
+
+    def missing(self, *, code: bool = True) -> str | None:
+        """Why the stage is not done, in words; None if it is.
+
+        Args:
+            code: whether results that other code made count as not done.
+        """
+        if not self.manifest:
+            return "there is no result yet"
+        outputs, inputs = self.manifest.get("outputs"), self.manifest.get("inputs")
+        if not isinstance(outputs, dict) or not isinstance(inputs, dict):
+            return f"{self.manifest_file.name} is damaged"
+        if other := _difference(self.manifest.get("parameters"), self.parameters):
+            return other
+        for name, record in outputs.items():
+            path = self.folder / name
+            if not path.is_file():
+                return f"{name} is gone"
+            if path.stat().st_size != record.get("bytes"):
+                return f"{name} has another size than it had"
+        known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
+        for name, sha256 in inputs.items():
+            if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
+                return f"{Path(name).name} is another"
+        if code and not os.environ.get(KEEP_CODE) and (changed := self.changed_code()):
+            return f"the code of {', '.join(changed)} has changed"
+        return None
+
+    def changed_code(self) -> list[str]:
+        """Modules and notebooks that have changed since they made the result."""
+        return changed_code(self.manifest.get("code", {}), project_root() / "notebooks")
+
+    @cached_property
+    def done(self) -> bool:
+        """Whether the results are there; `save` then keeps them."""
+        return self.missing() is None
+
+    def files(self) -> dict[Path, str]:
+        """The SHA-256 of each result, by its path, as the manifest has it."""
+        outputs = self.manifest.get("outputs") or {}
+        return {Path(os.path.normpath(self.folder / name)): record["sha256"] for name, record in outputs.items()}
+
+    def require(self, *, code: bool = True) -> "Stage":
+        """The stage itself.
+
+        Raises:
+            StageError: it is not done.
+        """
+        if why := self.missing(code=code):
+            raise StageError(f"{self.folder}: run stage {self.name} first ({why}).")
+        return self
+
+    def output(self, name: str) -> Path:
+        """The path of a result, whose bytes are those that the manifest has.
+
+        Raises:
+            StageError: the file is missing or has changed.
+        """
+        path = Path(os.path.normpath(self.folder / name))
+        recorded = self.files().get(path)
+        if not path.is_file():
+            raise StageError(f"{path} is missing: run stage {self.name} first.")
+        if recorded != describe_file(path)["sha256"]:
+            raise damaged(path, f"it is not what {self.manifest_file.name} says", stage=self.name)
+        self._read[path] = recorded
+        return path
+
+    def input(self, name: str) -> Path:
+        """The path of a result of an earlier stage, checked by `require` and `output`, and noted as an input.
+
+        Args:
+            name: file, from the folder of the stage that makes it.
+        """
+        for stage in reversed(self.upstream):
+            if name in (stage.require().manifest.get("outputs") or {}):
+                path = stage.output(name)
+                self._read[path] = stage._read[path]
+                return path
+        raise StageError(f"No stage before {self.name} makes {name} in {self.folder}: run them again.")
+
+    def note_inputs(self, files: Mapping[Path, str]) -> None:
+        """Note files (with their SHA-256) as inputs that were read and checked elsewhere."""
+        self._read.update(files)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The SHA-256 of each input read so far, by its path from the stage's folder."""
+        return {os.path.relpath(path, self.folder): sha256 for path, sha256 in self._read.items()}
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Fingerprints of the notebook and of the modules loaded, as they were when the stage was opened."""
+        own = {f"{self.name}.ipynb": notebook_fingerprint(project_root() / "notebooks" / f"{self.name}.ipynb")}
+        return {**loaded_code(self.name), **self._code, **{name: found for name, found in own.items() if found}}
+
+    def clear(self) -> None:
+        """Remove the manifest and the results it lists: new ones are about to take their place."""
+        try:
+            self.manifest_file.unlink(missing_ok=True)
+            for path in self.files():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
+        self.manifest = {}
+
+    def save(
+        self,
+        files: Mapping[str, Content],
+        *,
+        made: Mapping[str, dict[str, Any]] | None = None,
+        device: str = "cpu",
+        **facts: Any,
+    ) -> None:
+        """Write the results and then the manifest; does nothing if the stage is done.
+
+        Args:
+            files: results by file name: a DataFrame, text, an object with `save(path)`, or a function of the path.
+            made: results that are in the folder already, with `describe_file` of each.
+            device: where the tensors were, e.g. `cpu` or `NVIDIA H100`.
+            facts: further JSON values worth keeping (precision, trainable parameters).
+
+        Raises:
+            StageError: a file cannot be written.
+        """
+        if self.done:
+            print(f"kept: {self._age()}")
+            return
+        if self.manifest:
+            self.clear()
+        for name, content in files.items():
+            _write(self.folder / name, content)
+        outputs = {**(made or {}), **{name: describe_file(self.folder / name) for name in files}}
+        self.manifest = {
+            "stage": self.name,
+            "study": self.study.study,
+            **({"run": self.run, "seed": self.seed} if self.seed is not None else {}),
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+            "outputs": outputs,
+            "code": self.code,
+            "git_commit": self._commit,
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": device,
+            "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 3),
+            **facts,
+        }
+        write_json(self.manifest_file, self.manifest)
+        self.done = True
+        print(f"wrote {', '.join(outputs)} to {os.path.relpath(self.folder, project_root())}")
+
+    def announce(self) -> "Stage":
+        """Print whether the stage is done, and if not why it runs; note the commit before anything is computed."""
+        why = self.missing()
+        self.done = why is None
+        if why is None:
+            print(f"{self.label}: {self._age()}; the cells below show the results")
+        else:
+            print(f"{self.label}: to be run, since {why}")
+        self._commit = _git_commit()
+        return self
+
+    def _age(self) -> str:
+        ended = datetime.fromisoformat(self.manifest["started"]).timestamp() + self.manifest["seconds"]
+        seconds = max(0, time.time() - ended)
+        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+            if seconds >= size:
+                number = int(seconds // size)
+                return f"already done, {number} {unit}{'s' if number > 1 else ''} ago"
+        return "already done, just now"
+
+
+def stage(name: str, namespace: Mapping[str, Any]) -> Stage:
+    """The stage of a notebook, from the notebook's parameters.
+
+    Args:
+        name: of the notebook, e.g. `02_train`.
+        namespace: the notebook's `globals()`; of its parameters, `study` is a study file and `overrides` maps fields
+            such as `training.lr` to values. A run with overrides has a name and a folder of its own.
+
+    Raises:
+        ParameterError: a parameter is unknown or not valid, or the study file is not.
+    """
+    given = _parameters(namespace)
+    path = Path(given["study"])
+    study = Study.from_file(path if path.is_absolute() or path.is_file() else project_root() / path)
+    run, seed = given.get("run", ""), given.get("seed")
+    if overrides := given.get("overrides"):
+        study, run = study.varied(run, overrides)
+    if name in ("02_train", "03_validate"):
+        study.check_seed(seed)
+    return Stage(name, study, run=run, seed=seed, outputs=given["outputs"]).announce()
+
+
+_calls = itertools.count()
+
+
+def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook's parameters. papermill adds unknown ones without an error; the first call in a kernel refuses them.
+
+    Later calls see variables of the notebook, and the user's own.
+    """
+    plain = {
+        name
+        for name, value in namespace.items()
+        if isinstance(value, bool | int | float | str | list | dict | type(None))
+        and not name.startswith("_")
+        and name not in ("In", "Out")
+    }
+    first_call, unknown = next(_calls) == 0, sorted(plain - set(PARAMETERS))
+    if first_call and unknown:
+        raise ParameterError(f"{unknown[0]}: no such parameter; a notebook takes {', '.join(PARAMETERS)}")
+    return {name: namespace[name] for name in PARAMETERS if name in namespace}
+
+
+def stages(study: Study, outputs: str | Path, *, runs: Iterable[str] | None = None) -> list[Stage]:
+    """Every stage of a study, in the order of their dependence.
+
+    Args:
+        study: the study.
+        outputs: folder of all studies; relative to the project's root.
+        runs: only the stages of these runs; None: of all.
+    """
+    chosen = list(study.runs if runs is None else runs)
+    found: dict[str, Stage] = {}
+    for name in SECTIONS_OF:
+        for run in chosen:
+            for seed in study.seeds if name != "01_dataset" else (None,):
+                each = Stage(name, study, run=run, seed=seed, outputs=outputs)
+                found.setdefault(each.key, each)
+    return [*found.values(), Stage("04_figures", study, outputs=outputs)]
+
+
+def _difference(made: Any, wanted: Mapping[str, Any]) -> str | None:
+    """The first parameter in which results are not as wanted, in words; None if there is none."""
+    if not isinstance(made, dict):
+        return "its parameters are unknown"
+    for section, values in json.loads(json.dumps(wanted)).items():
+        found = made.get(section)
+        if not isinstance(values, dict) or not isinstance(found, dict):
+            if values != found:
+                return f"{section} was {found!r} and is {values!r}"
+            continue
+        for field in {**values, **found}:
+            if values.get(field) != found.get(field):
+                return f"{section}.{field} was {found.get(field)!r} and is {values.get(field)!r}"
+    return None
+
+
+def _write(path: Path, content: Content) -> None:
+    if isinstance(content, str):
+        write_text(path, content)
+    elif hasattr(content, "to_csv"):
+        write_csv(path, content)
+    else:
+        write: Callable[[Path], Any] = content.save if hasattr(content, "save") else content
+        write(path)
+
+
+def _git_commit() -> str | None:
+    """The commit the code stands at, with `+` where tracked files differ from it; None outside a git checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
