@@ -4,6 +4,7 @@
 #   RUNS="learned etf"               only these of its runs
 #   CORES=4                          processor cores to use; all of them otherwise
 #   GPU_RUNS=2                       trainings at once on one GPU; one otherwise
+#   KEEP_CODE=1                      keep results that an older state of the code made
 #   PROFILE=slurm                    on a cluster (docs/cluster.md)
 #   OUTPUTS=outputs                  the folder of all results
 # make theory          the theory notebook, executed, in OUTPUTS/theory
@@ -25,6 +26,7 @@ SMOKE ?=
 RUNS ?=
 CORES ?= all
 GPU_RUNS ?=
+KEEP_CODE ?=
 PROFILE ?=
 OUTPUTS ?= outputs
 TORCH ?= $(shell sed -nE 's/^(torch(vision)?==[^ ;]+).*/\1/p' requirements.lock)
@@ -32,7 +34,7 @@ TORCH_INDEX ?=
 UV ?= $(shell command -v uv)
 PYTEST ?=
 WORKERS ?= 3
-VARIABLES = PYTHON STUDY SMOKE RUNS CORES GPU_RUNS PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
+VARIABLES = PYTHON STUDY SMOKE RUNS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
 
 # A misspelled variable would leave its default in force without a word.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
@@ -87,8 +89,9 @@ $(READY): pyproject.toml requirements.lock
 
 reproduce: $(READY)
 	@$(NCLIB) reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
-		$(if $(filter-out 0,$(SMOKE)),--smoke) $(if $(RUNS),--runs "$(RUNS)") \
-		$(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) $(if $(PROFILE),--profile $(PROFILE))
+		$(if $(filter-out 0,$(SMOKE)),--smoke) $(if $(filter-out 0,$(KEEP_CODE)),--keep-code) \
+		$(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
+		$(if $(PROFILE),--profile $(PROFILE))
 
 NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
