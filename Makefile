@@ -1,17 +1,46 @@
-# make reproduce   the default study (or STUDY=params/x.yaml): data, training, metrics, figures, table
-# make test        the test suite          make stress   kills, damaged files, the default study: the tests of minutes
-# make lint        ruff and nbstripout
-# make lab         JupyterLab with the notebooks
-# Each does its own set-up, once, in .venv. Another torch than the pinned one (later: after `make clean`):
-#   make setup TORCH="torch==2.11.0 torchvision==0.26.0" TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# make reproduce       a study from its data to figures and a table
+#   STUDY=params/mlab_digits.yaml    the study file
+#   SMOKE=1                          cut down to about a minute
+#   RUNS="learned etf"               only these of its runs
+#   CORES=4                          processor cores to use; all of them otherwise
+#   GPU_RUNS=2                       trainings at once on one GPU; one otherwise
+#   KEEP_CODE=1                      keep results that an older state of the code made
+#   PROFILE=slurm                    on a cluster (docs/cluster.md)
+#   OUTPUTS=outputs                  the folder of all results
+# make theory          the theory notebook, executed, in OUTPUTS/theory
+# make lab             JupyterLab with the notebooks
+# make test            the test suite; PYTEST="-k metrics" selects; WORKERS=3 tests at once
+# make stress          the tests of minutes: kills, damaged files, the default study
+# make lint            ruff and nbstripout; make format repairs what they find
+# make reference       make reproduce, and the study's small results copied to outputs/reference/
+# make reference-gpu   that for MLab-MNIST at paper scale on one GPU; run it again after an interruption
+# make bench-metrics, make bench-train   the benchmarks (benchmarks/README.md)
+# make setup           the Python environment in .venv, which every target makes for itself; make clean removes it
+#   PYTHON=python3.12                the Python to make it with
+#   TORCH="torch==2.11.0 torchvision==0.26.0" TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                                    another build of torch than that of requirements.lock
+#   UV=                              install with pip even where uv is found
 PYTHON ?= python3
 STUDY ?= params/mlab_digits.yaml
+SMOKE ?=
+RUNS ?=
 CORES ?= all
+GPU_RUNS ?=
+KEEP_CODE ?=
+PROFILE ?=
 OUTPUTS ?= outputs
-TORCH ?= $(shell grep -E '^torch(vision)?==' constraints.txt)
+TORCH ?= $(shell sed -nE 's/^(torch(vision)?==[^ ;]+).*/\1/p' requirements.lock)
 TORCH_INDEX ?=
+UV ?= $(shell command -v uv)
 PYTEST ?=
 WORKERS ?= 3
+VARIABLES = PYTHON STUDY SMOKE RUNS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
+
+# A misspelled variable would leave its default in force without a word.
+UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
+ifneq ($(strip $(UNKNOWN)),)
+$(error unknown variable $(UNKNOWN); there are $(VARIABLES): see `make help`)
+endif
 
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 QUIET_THREADS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
@@ -19,6 +48,8 @@ QUIET_THREADS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOG := $(VENV)/setup.log
+NCLIB = $(BIN)/python -m nclib
 
 ifneq ($(wildcard $(READY)),)
 ifneq ($(findstring command line,$(origin TORCH) $(origin TORCH_INDEX)),)
@@ -32,40 +63,51 @@ endif
 .PHONY: help setup reproduce reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
+
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check)
+LOCKED = $(INSTALL) --no-deps --require-hashes --requirement
+ifeq ($(origin TORCH)$(strip $(TORCH_INDEX)),file)
+INSTALL_ALL = $(LOCKED) requirements.lock
+else  # the lock has the hashes of the package index's own build of torch only
+OF_TORCH = torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+
+INSTALL_ALL = $(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) \
+	&& awk '/^[a-z]/ { keep = !/^($(OF_TORCH))==/ } keep' requirements.lock > $(VENV)/requirements.lock \
+	&& $(LOCKED) $(VENV)/requirements.lock
+endif
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "nclib needs Python 3.11 or newer; name one with PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	grep -vE '^torch(vision)?==' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable ".[dev]"
+	@echo "Setting up $(VENV) once: about 3 minutes and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@{ $(INSTALL_ALL) && $(INSTALL) --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
+		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
 reproduce: $(READY)
-	@$(BIN)/python -m nclib.study.launcher $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
-		$(if $(SMOKE),--smoke) $(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
+	@$(NCLIB) reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
+		$(if $(filter-out 0,$(SMOKE)),--smoke) $(if $(filter-out 0,$(KEEP_CODE)),--keep-code) \
+		$(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
 
-# make reference   make reproduce, and the study's small results copied to outputs/reference/
 NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
 	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
 
-# make reference-gpu   that for MLab-MNIST at paper scale on one GPU; stopped by `timeout 590`, it goes on where it was
 reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
 
 theory: $(READY)
-	$(BIN)/python -m nclib.study.runner notebooks/00_theory.ipynb $(OUTPUTS)/theory/00_theory.ipynb '{}'
+	@$(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
 
 lab: $(READY)
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --notebook-dir=. notebooks/05_explore.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.ip=127.0.0.1 --notebook-dir=. \
+		notebooks/05_explore.ipynb
 
 test: $(READY)
 ifdef PYTEST

@@ -1,8 +1,8 @@
-"""nclib: losses, ETF heads and metric kernels for neural collapse, and the stages that reproduce two papers with them.
+"""nclib: losses, ETF heads, metrics and theory of neural collapse, and a companion that reproduces two papers.
 
-The kernels (`nclib.losses`, `nclib.heads`, `nclib.metrics`, `nclib.theory`) work on anybody's tensors. The stages
-(`dataset`, `train`, `validate`, `figures`) talk to each other through files only; the notebooks in `notebooks/` call
-them. Importing this package loads nothing else: ask for the module you need.
+The library (`losses`, `heads`, `features`, `decode`, `metrics`, `theory`, `models`, `optim`) works on anybody's model
+and tensors. The companion (`study`, `data`, `training`, `results`, `figures`, `explore`) is what the notebooks call.
+Importing this package loads nothing else: ask for the module you need.
 """
 
 __version__ = "0.1.0"

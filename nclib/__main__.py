@@ -1,9 +1,41 @@
 """The one door to the commands: `python -m nclib COMMAND ...`."""
 
-import importlib
 import sys
+from importlib import import_module
 
-COMMANDS = {"reproduce": "nclib.study.launcher", "notebook": "nclib.study.runner"}
+COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, what it does
+    "reproduce": ("nclib.study.launcher", "STUDY.yaml [options]", "run a study from its data to figures and a table"),
+    "theory": ("nclib.study.runner", "[OUT.ipynb]", "execute the theory notebook"),
+    "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
+    "notebook": ("nclib.study.runner", "IN.ipynb OUT.ipynb JSON", "execute one notebook with parameters"),
+}
+USAGE = "python -m nclib COMMAND ...\n\n" + "\n".join(
+    f"  {f'{name} {usage}':34} {what}" for name, (_, usage, what) in COMMANDS.items()
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command that the first argument names; its module is imported only now, so that help comes at once.
+
+    Returns:
+        The command's exit status; 2 for a command that there is not, or whose packages are not installed.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    if name == "theory":
+        rest = ["notebooks/00_theory.ipynb", *(rest or ["outputs/theory/00_theory.ipynb"]), "{}"]
+    try:
+        command = import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as error:
+        print(f"error: {error}. Install what the commands need: pip install '.[companion]'", file=sys.stderr)
+        return 2
+    return command.main(rest)
+
 
 if __name__ == "__main__":
-    sys.exit(importlib.import_module(COMMANDS[sys.argv[1]]).main(sys.argv[2:]))
+    sys.exit(main())

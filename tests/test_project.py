@@ -1,15 +1,10 @@
 """The project's own files agree with each other."""
 
 import ast
-import json
-import os
 import re
 import subprocess
 import sys
 import time
-import tomllib
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -17,7 +12,6 @@ import pytest
 import yaml
 
 from nclib.study.study import Study, assigned_names
-from tests.small_project import wait_for
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,36 +22,6 @@ def parameters_cell(path: Path) -> str:
     code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     assert "parameters" in code[0].metadata.get("tags", ()), "the first code cell holds the parameters"
     return code[0].source
-
-
-def requirements(lines) -> dict[str, str]:
-    return dict(re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", line.strip()).groups() for line in lines)
-
-
-def test_conda_and_pip_name_the_same_dependencies():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pip = requirements(project["dependencies"] + project["optional-dependencies"]["dev"])
-    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    from_pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
-    conda = requirements([entry for entry in listed if isinstance(entry, str)] + [p for p in from_pip if p != "-e ."])
-    conda["torch"] = conda.pop("pytorch")
-    assert conda.pop("python") == project["requires-python"]
-    del conda["pip"]
-    assert conda == pip
-
-
-def test_pinned_versions_fit_the_dependencies():
-    from packaging.requirements import Requirement
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = dict(
-        line.lower().replace("_", "-").split("==")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    )
-    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        wanted = Requirement(text)
-        assert wanted.specifier.contains(pins[wanted.name]), text
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
@@ -85,29 +49,6 @@ def test_a_notebook_given_a_study_file_runs_that_study(path):
     assert [found.resolve(run) for run in found.runs] == [wanted.resolve(run) for run in wanted.runs]
 
 
-@pytest.mark.slow
-def test_make_lab_serves_this_machine_alone_and_asks_for_a_token(tmp_path):
-    dry = subprocess.run(["make", "--dry-run", "lab"], cwd=ROOT, capture_output=True, text=True, check=True)
-    line = next(line for line in dry.stdout.splitlines() if "jupyter lab" in line).split()
-    command = [sys.executable, "-m", "jupyter", *line[1:], "--no-browser", "--allow-root", "--ServerApp.port=0"]
-    home = {"JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **home}, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: list(tmp_path.glob("jpserver-*.json")), 100)
-        facts = json.loads(next(tmp_path.glob("jpserver-*.json")).read_text())
-        assert facts["hostname"] == "127.0.0.1"
-        assert len(facts["token"]) >= 32
-        contents = f"{facts['url']}api/contents"
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(contents)
-        with urllib.request.urlopen(f"{contents}?token={facts['token']}") as answer:
-            assert answer.status == 200
-    finally:
-        server.terminate()
-        server.wait()
-
-
 @pytest.mark.timing
 def test_a_hundred_runs_make_a_graph_in_seconds(tmp_path):
     sweep = {"training.lr": [0.01 * i for i in range(1, 11)], "model.width": [2 * i for i in range(1, 11)]}
@@ -133,29 +74,19 @@ def test_notebooks_are_thin(path):
             assert not re.search(r"^\s*(def|class|%pip)\b", cell.source, re.MULTILINE), cell.source
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("*/*.md"))], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]), ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text()):
         assert (path.parent / target).exists(), target
 
 
-def test_importing_nclib_is_light():
-    loaded = (
-        "import sys, nclib; print([m for m in ('torch', 'matplotlib', 'ipywidgets', 'pandas') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
-
-
-def test_the_launcher_starts_without_torch():
-    code = "import sys, nclib.study.launcher, nclib.study.study; print({'torch', 'nbformat'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-
-
-def test_kernels_need_neither_plots_nor_widgets():
-    code = (
-        "import sys, nclib.losses, nclib.heads, nclib.metrics, nclib.features\n"
-        "import nclib.theory, nclib.models, nclib.decode\n"
-        "heavy = ('matplotlib', 'seaborn', 'ipywidgets', 'pandas', 'papermill', 'pydantic')\n"
-        "print([name for name in heavy if name in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+def test_contributing_names_files_and_functions_that_there_are():
+    """Each name in backquotes is a file, or is defined or written in one of the files its paragraph names."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for paragraph in re.split(r"\n\n", text.split("## Where to find")[1].split("## Tests")[0]):
+        quoted = re.findall(r"`([^`]+)`", paragraph)
+        files = [ROOT / name for name in quoted if "/" in name]
+        assert [file for file in files if not file.exists()] == []
+        sources = "".join(file.read_text() for file in files if file.is_file())
+        names = [re.match(r"[\w.]+", name)[0].split(".") for name in quoted if "/" not in name]
+        assert [name for name in names if not all(re.search(rf"\b{part}\b", sources) for part in name)] == []
