@@ -40,7 +40,7 @@ class Project:
         (self.folder / "small.yaml").write_text(yaml.safe_dump(SMALL | changes))
 
     def command(self, *options: str, study: str | Path = "small.yaml") -> list[str]:
-        return [sys.executable, "-m", "nclib.study.launcher", str(study), "--cores", "2", *options]
+        return [sys.executable, "-m", "nclib", "reproduce", str(study), "--cores", "2", *options]
 
     def run(self, *options: str, study: str | Path = "small.yaml") -> subprocess.CompletedProcess:
         return subprocess.run(self.command(*options, study=study), cwd=self.folder, capture_output=True, text=True)

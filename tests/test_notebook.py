@@ -32,7 +32,7 @@ def texts(path: Path) -> str:
 
 def start(notebook: Path, out: Path, parameters: dict) -> subprocess.Popen:
     """A runner whose parent is a shell of its own, as under a scheduler."""
-    command = [sys.executable, "-m", "nclib.study.runner", str(notebook), str(out), json.dumps(parameters)]
+    command = [sys.executable, "-m", "nclib", "notebook", str(notebook), str(out), json.dumps(parameters)]
     parent = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", parent, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -57,7 +57,7 @@ def test_parameters_arrive_and_the_source_stays(tmp_path):
 
 def test_unknown_parameter_is_an_error(tmp_path):
     source = write(tmp_path / "a.ipynb", "print(number)")
-    with pytest.raises(NotebookError, match=r"a\.ipynb has no parameter nubmer \(it has number\)"):
+    with pytest.raises(NotebookError, match=r"(?s)a\.ipynb failed.*no parameter nubmer \(it has number\)"):
         run_notebook(source, tmp_path / "b.ipynb", {"nubmer": 2})
     untagged = new_notebook(cells=[new_code_cell(PARAMETERS)])
     nbformat.write(untagged, tmp_path / "c.ipynb")

@@ -11,7 +11,8 @@ import nbformat
 import pytest
 import yaml
 
-from nclib.study.study import Study, assigned_names
+from nclib.study.stage import PARAMETERS
+from nclib.study.study import Study
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -25,28 +26,14 @@ def parameters_cell(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
-def test_parameters_cell_is_the_default_study(path):
-    """Literals only, one a line with its meaning, so that papermill can list them and a reader can change them."""
-    default = yaml.safe_load((ROOT / "params/mlab_digits.yaml").read_text())
+def test_parameters_are_literals_with_their_meaning(path):
+    """One a line, so that papermill can list them and a reader can change them."""
     source = parameters_cell(path)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source).body}
-    for section, value in default.items():
-        assert values[section] == value, section
-    assert set(values) == set(assigned_names(source)) >= set(default) | {"run", "seed", "outputs", "sweep"}
-    for line in source.splitlines()[1:]:
+    assert {"study", "outputs"} <= set(values) <= set(PARAMETERS)
+    assert Study.from_file(ROOT / values["study"]).study == "mlab_digits"
+    for line in source.splitlines():
         assert re.fullmatch(r"\w+ = [^=|]+  # [^=|]+", line), line
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_notebook_given_a_study_file_runs_that_study(path):
-    """`papermill -f` replaces only what the file holds; the rest of the notebook's cell is of the default study."""
-    given, namespace = yaml.safe_load(path.read_text()), {}
-    for statement in ast.parse(parameters_cell(STAGES[0])).body:
-        namespace[statement.targets[0].id] = ast.literal_eval(statement.value)
-    injected = "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in given.items())
-    found, wanted = Study.from_notebook({**namespace, **given, "In": ["", injected]}), Study.from_file(path)
-    assert found == wanted
-    assert [found.resolve(run) for run in found.runs] == [wanted.resolve(run) for run in wanted.runs]
 
 
 @pytest.mark.timing

@@ -37,12 +37,12 @@ def test_tensors_and_metadata_come_back(tmp_path):
 @given(place=st.integers(min_value=0), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_found(tmp_path_factory, place, bit):
     path = tmp_path_factory.mktemp("flip") / "x.safetensors"
-    save_tensors(path, TENSORS, {"k": 1})
+    save_tensors(path, TENSORS, {"k": 1}, checksum=True)
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= 1 << bit
     path.write_bytes(content)
     with pytest.raises(StageError, match=r"x\.safetensors is damaged .*delete it and run stage 02_train again"):
-        load_tensors(path, stage="02_train")
+        load_tensors(path, stage="02_train", checksum=True)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 50, -1])

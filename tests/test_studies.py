@@ -205,7 +205,8 @@ def outputs(tmp_path, data_root, monkeypatch):
 @pytest.mark.parametrize("name", STUDIES)
 def test_study_runs_from_data_to_table(name, outputs):
     study = Study.from_file(ROOT / f"params/{name}.yaml", smoke=True)
-    given = study.model_dump(mode="json", exclude={"smoke", "sweep"}) | {"outputs": str(outputs)}
+    study.to_file(outputs / "study.yaml")
+    given = {"study": str(outputs / "study.yaml"), "outputs": str(outputs)}
     for dataset in study.datasets():
         run = next(run for run in study.runs if study.resolve(run).dataset.name == dataset)
         run_cells("01_dataset", given | {"run": run})

@@ -29,7 +29,7 @@ def save_tensors(
         path: the file, by convention `*.safetensors`.
         tensors: any dtypes and devices; they come back on the CPU.
         metadata: anything JSON can hold.
-        checksum: keep a SHA-256 of the content, which `load_tensors` then checks.
+        checksum: keep a SHA-256 of the content for `load_tensors`.
     """
     contiguous = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
     header = {"metadata": metadata, **({"sha256": _digest(contiguous, metadata)} if checksum else {})}
@@ -38,12 +38,13 @@ def save_tensors(
         save_file(contiguous, temporary, {HEADER: json.dumps(header)})
 
 
-def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], Any]:
+def load_tensors(path: str | Path, *, stage: str, checksum: bool = False) -> tuple[dict[str, Tensor], Any]:
     """Read a file of `save_tensors`.
 
     Args:
         path: the file.
         stage: the stage that writes it, for the error message.
+        checksum: compare the content with the checksum that `save_tensors` kept.
 
     Returns:
         The tensors by name (on the CPU) and the metadata.
@@ -57,7 +58,7 @@ def load_tensors(path: str | Path, *, stage: str) -> tuple[dict[str, Tensor], An
             header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         metadata = header["metadata"]
-        intact = header.get("sha256") in (None, _digest(tensors, metadata) if "sha256" in header else None)
+        intact = not checksum or header["sha256"] == _digest(tensors, metadata)
     except KeyError as error:
         raise damaged(path, f"its header lacks {error}", stage=stage) from error
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError, RecursionError) as error:
