@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nclib.metrics.prediction import check_logits, mean_of_labeled, multi_hot
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
-from nclib.metrics.tag_wise import scale_and_residual, tag_sums
+from nclib.metrics.tag_wise import _tag_wise_fit, tag_sums
 
 MAX_CANDIDATES = 10**6
 NUM_THRESHOLDS = 200
@@ -75,7 +75,7 @@ def averages_of_sets(statistics: CollapseStatistics, *, max_labels: int | None =
     if max_labels is not None:
         _check_max_labels(max_labels, num_classes=num_classes)
     for size in sizes:
-        scale = scale_and_residual(statistics, size)[0] if size in seen else 1 / size
+        scale = _tag_wise_fit(statistics, size)[0] if size in seen else 1 / size
         if max_labels is None:
             rows = statistics.sets.with_multiplicity(size)
             members, sums = statistics.sets.members[rows], tag_sums(statistics, rows)

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.classifier import Classifier, statistics_and_classifier
-from nclib.metrics.collapse import between_whitening
+from nclib.metrics.duality import _bias_residual, _nc3
 from nclib.metrics.prediction import check_logits
-from nclib.metrics.released import released_deviations
-from nclib.metrics.samples import SampleMeans, sample_means
-from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
+from nclib.metrics.samples import SampleMeasures, measure_samples
+from nclib.metrics.simplex import centered, equiangle_w, equinorm_w, nc2_w, nc2_w_centered
 from nclib.metrics.spectrum import nuclear_ratios
-from nclib.metrics.statistics import CollapseStatistics
+from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer
+from nclib.metrics.tag_wise import _tag_wise_angles, _tag_wise_fit, _tag_wise_ratio, has_countable_pairs
+from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitening
 
 
 @dataclass(frozen=True)
@@ -22,40 +22,83 @@ class Measurement:
 
     Attributes:
         statistics: Class and label-set means, counts, label sets.
-        classifier: The last layer.
+        weight: Classifier.
+        bias: Its bias, zeros where there is none.
         samples: Means over samples, class variances, cosine margins.
         nuclear_ratios: Nuclear over Frobenius norm of each class, or None where it was not asked for.
     """
 
     statistics: CollapseStatistics
-    classifier: Classifier
-    samples: SampleMeans
+    weight: Float64[Tensor, "k d"]
+    bias: Float64[Tensor, " k"]
+    samples: SampleMeasures
     nuclear_ratios: Float64[Tensor, " k"] | None
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
-        return {metric if m is None else f"{metric}_{m}": value for metric, m, value in self.rows()}
+        return by_key(self.rows())
 
     def rows(self) -> list[tuple[str, int | None, float]]:
         """Every scalar metric as (name, multiplicity, value); the multiplicity is None where a metric has none."""
-        samples = self.samples
-        values = {
-            "nc1": samples.within_traces[0],
-            "released_nc1": samples.within_traces[1],
-            "nc4": samples.nc4,
-            "cosine_margin_mean": samples.margins.double().mean(),
-            "soft_iou": samples.soft_iou,
-            "jaccard": samples.jaccard,
-            "subset_accuracy": samples.subset_accuracy,
-            "top1": samples.top1,
-            "top5": samples.top5,
-        }
-        values |= mean_scalars(self.statistics, samples.class_variances)
-        values |= classifier_scalars(self.statistics, self.classifier)
+        values = self.samples.values | {"cosine_margin_mean": self.samples.margins.double().mean()}
         if self.nuclear_ratios is not None:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
-        rows = [(name, None, float(value)) for name, value in values.items()]
-        return rows + [(name, m, float(value)) for (name, m), value in tag_wise_scalars(self.statistics).items()]
+        rows = [(name, None, value) for name, value in values.items()]
+        rows += mean_rows(self.statistics, self.samples.class_variances)
+        rows += classifier_rows(self.statistics, self.weight, self.bias)
+        return [(name, multiplicity, float(value)) for name, multiplicity, value in rows]
+
+
+def mean_rows(
+    statistics: CollapseStatistics, class_variances: Float64[Tensor, " k"]
+) -> list[tuple[str, int | None, Tensor]]:
+    """Metrics of the means and class variances alone, as (name, multiplicity, value).
+
+    Where `tag_wise_ratio` would be of too many pairs of sets, it is left out.
+    """
+    means = statistics.class_means
+    values = {
+        "nc1_quotient": _nc1_quotient(statistics, class_variances),
+        "nc1_cdnv": _nc1_cdnv(statistics, class_variances),
+        "nc2_h": nc2_w(means),
+        "nc2_h_centered": nc2_w_centered(means),
+        "equinorm_h": equinorm_w(means),
+        "equiangle_h": equiangle_w(means),
+    }
+    rows = [(name, None, value) for name, value in values.items()]
+    for m in statistics.sets.multiplicity.unique().tolist():
+        if m == 1:
+            continue
+        angles = _tag_wise_angles(statistics, m)
+        scale, residual = _tag_wise_fit(statistics, m)
+        rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
+        if has_countable_pairs(statistics.sets, m):
+            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
+        rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
+    return rows
+
+
+def classifier_rows(
+    statistics: CollapseStatistics, weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
+) -> list[tuple[str, None, Tensor]]:
+    """Metrics of the last layer, and of it against the class means, as (name, None, value)."""
+    deviations = statistics.centered_class_means
+    values = {
+        "nc2_w": nc2_w(weight),
+        "nc2_w_centered": nc2_w_centered(weight),
+        "nc3": _nc3(weight, deviations),
+        "nc3_centered": _nc3(centered(weight), deviations),
+        "equinorm_w": equinorm_w(weight),
+        "equiangle_w": equiangle_w(weight),
+        "bias_residual": _bias_residual(statistics.global_mean, weight, bias),
+        "released_nc3": _nc3(weight, statistics.released_class_deviations),
+    }
+    return [(name, None, value) for name, value in values.items()]
+
+
+def by_key(rows: list[tuple[str, int | None, object]]) -> dict[str, object]:
+    """Values by plain key: the name, and behind it the multiplicity where there is one."""
+    return {name if m is None else f"{name}_{m}": value for name, m, value in rows}
 
 
 @torch.no_grad()
@@ -69,19 +112,16 @@ def take_measurement(
     nuclear_norm: bool = True,
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
-    statistics, classifier = statistics_and_classifier(features, labels, weight, bias)
+    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
     if logits is not None:
         check_logits(logits, labels, num_classes=len(weight))
-    whitenings = [
-        between_whitening(statistics.centered_class_means),
-        between_whitening(released_deviations(statistics)),
-    ]
-    return Measurement(
-        statistics,
-        classifier,
-        sample_means(features, statistics, classifier, logits=logits, whitenings=whitenings),
-        nuclear_ratios(features, statistics.sets) if nuclear_norm else None,
-    )
+    whitenings = {
+        "nc1": between_whitening(statistics.centered_class_means),
+        "released_nc1": between_whitening(statistics.released_class_deviations),
+    }
+    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=whitenings)
+    ratios = nuclear_ratios(features, statistics.sets) if nuclear_norm else None
+    return Measurement(statistics, weight, bias, samples, ratios)
 
 
 def measure(
@@ -95,10 +135,9 @@ def measure(
 ) -> dict[str, float]:
     """Every scalar metric of features, labels and a last layer, by plain keys.
 
-    The keys are the names of the functions of this package; `tag_wise_..._m` for each multiplicity m >= 2 that occurs,
-    and `released_...` for what the released code of paper 1 computes. Accuracies and other shares lie in [0, 1].
-    `tag_wise_ratio_m` is left out where it would average more than `tag_wise.MAX_PAIRS` pairs of sets. A value is NaN
-    where it has no meaning, such as angles of a weight of zeros.
+    The keys are the names of the functions of this package, `tag_wise_..._m` for each multiplicity m >= 2 that occurs.
+    Accuracies and other shares lie in [0, 1]. `tag_wise_ratio_m` is left out where it would be a mean over more than
+    `tag_wise.MAX_PAIRS` pairs of sets. A value is NaN where it has no meaning, such as angles of a weight of zeros.
 
     Args:
         features: Last-layer features (n, d), float16 to float64; computed in float32 (float64 for float64), sums

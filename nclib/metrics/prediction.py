@@ -12,8 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer, Shaped
 from torch import Tensor
 
+from nclib.metrics.statistics import working_dtype
+
+SCORE_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
 MAX_COMPARED = 8
-"""Labels a sample up to which their ranks are counted one by one; for more, a sort of the logits is faster."""
+"""Labels per sample up to which their ranks are counted one by one; for more, a sort of the logits is faster."""
 
 
 class LabelScores(NamedTuple):
@@ -51,8 +54,7 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     tensor(0.5000)
     """
     slots = _checked_slots(logits, labels)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return mean_of_labeled(_label_probabilities(logits, slots), (slots >= 0).any(dim=1))
+    return mean_of_labeled(_label_probabilities(logits.to(working_dtype(logits)), slots), (slots >= 0).any(dim=1))
 
 
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -121,6 +123,38 @@ def label_scores(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> L
     )
 
 
+def score_sums(
+    logits: Float[Tensor, "n k"],
+    slots: Int64[Tensor, "n m"],
+    *,
+    labeled: Bool[Tensor, " n"],
+    single: Bool[Tensor, " n"],
+) -> Float64[Tensor, "2 q"]:
+    """Sums of the scores in `SCORE_NAMES`, and below them how many samples they are of.
+
+    Args:
+        logits: Scores (n, k).
+        slots: Class ids of the labels (n, m), -1 in slots without a label.
+        labeled: Which samples have labels: those of `soft_iou`, `jaccard` and `subset_accuracy`.
+        single: Which have exactly one: those of `top1` and `top5`.
+    """
+    scores = label_scores(logits, slots)
+    of_labeled = masked_sums([scores.soft_iou, scores.jaccard, scores.subset_accuracy], labeled)
+    of_single = masked_sums([scores.rank < 1, scores.rank < 5], single)
+    counts = torch.stack(3 * [labeled.sum()] + 2 * [single.sum()])
+    return torch.stack([torch.cat([of_labeled, of_single]), counts.double()])
+
+
+def mean_scores(sums: Float64[Tensor, "2 q"]) -> dict[str, Float64[Tensor, ""]]:
+    """Means from `score_sums` by name, of those that have samples."""
+    return {name: total / count for name, total, count in zip(SCORE_NAMES, *sums, strict=True) if count > 0}
+
+
+def masked_sums(columns: list[Tensor], mask: Bool[Tensor, " n"]) -> Float64[Tensor, " q"]:
+    """Sum of each column in float64, over the samples in the mask."""
+    return torch.stack([column.double().where(mask, 0) for column in columns]).sum(dim=1)
+
+
 def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
     """Number of other classes whose logit is at least as large as that of each given class (NaN counts as larger).
 
@@ -167,13 +201,13 @@ def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = No
         )
 
 
-def check_not_nan(score_sums: Float[Tensor, " q"]) -> None:
-    """Logits that are NaN show in sums of `LabelScores`, which costs less than to look at each of them.
+def check_not_nan(sums: Float64[Tensor, "2 q"]) -> None:
+    """Logits that are NaN show in `score_sums`, which costs less than to look at each of them.
 
     Raises:
         ValueError: If one is NaN.
     """
-    if bool(score_sums.isnan().any()):
+    if bool(sums.isnan().any()):
         raise ValueError("Expected logits without NaN or positive infinity, but got some.")
 
 
