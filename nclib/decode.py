@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from torch import Tensor
 
 from nclib.metrics.prediction import check_logits, mean_of_labeled, multi_hot
-from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
+from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 from nclib.metrics.tag_wise import _tag_wise_fit, tag_sums
 
 MAX_CANDIDATES = 10**6
@@ -175,11 +175,7 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     """
     check_logits(logits, labels)
     probabilities = _softmax(logits)
-    values = probabilities[probabilities > 1e-3].sort().values
-    places = (
-        torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, dtype=torch.float64, device=values.device).round().long()
-    )
-    candidates = values[places].unique()
+    candidates = _quantiles(probabilities[probabilities > 1e-3].sort().values)
     # sorted once: every threshold predicts the first few classes of a sample, at least one
     order = logits.argsort(dim=1, descending=True, stable=True)
     members = multi_hot(labels, num_classes=logits.shape[1]).gather(1, order)
@@ -241,7 +237,14 @@ def _true_sets(labels: Tensor, predicted: Tensor) -> Bool[Tensor, "n k"]:
 
 
 def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    return torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+    return torch.softmax(logits.to(working_dtype(logits)), dim=1)
+
+
+def _quantiles(values: Float[Tensor, " q"]) -> Float[Tensor, " t"]:
+    """`NUM_THRESHOLDS` of sorted values, evenly spread, each once."""
+    # float32 cannot count beyond 2**24
+    places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, dtype=torch.float64, device=values.device)
+    return values[places.round().long()].unique()
 
 
 def _all_sets(num_classes: int, size: int) -> Bool[Tensor, "s k"]:

@@ -12,7 +12,7 @@ from nclib.metrics.samples import SampleMeasures, measure_samples
 from nclib.metrics.simplex import centered, equiangle_w, equinorm_w, nc2_w, nc2_w_centered
 from nclib.metrics.spectrum import nuclear_ratios
 from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer
-from nclib.metrics.tag_wise import _tag_wise_angles, _tag_wise_fit, _tag_wise_ratio, has_countable_pairs
+from nclib.metrics.tag_wise import tag_wise_rows
 from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitening
 
 
@@ -36,28 +36,25 @@ class Measurement:
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
-        return by_key(self.rows())
+        return {name if m is None else f"{name}_{m}": value for name, m, value in self.rows()}
 
     def rows(self) -> list[tuple[str, int | None, float]]:
         """Every scalar metric as (name, multiplicity, value); the multiplicity is None where a metric has none."""
         values = self.samples.values | {"cosine_margin_mean": self.samples.margins.double().mean()}
         if self.nuclear_ratios is not None:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
-        rows = [(name, None, value) for name, value in values.items()]
-        rows += mean_rows(self.statistics, self.samples.class_variances)
-        rows += classifier_rows(self.statistics, self.weight, self.bias)
-        return [(name, multiplicity, float(value)) for name, multiplicity, value in rows]
+        values |= mean_values(self.statistics, self.samples.class_variances)
+        values |= classifier_values(self.statistics, self.weight, self.bias)
+        rows = [(name, None, float(value)) for name, value in values.items()]
+        return rows + [(name, m, float(value)) for name, m, value in tag_wise_rows(self.statistics)]
 
 
-def mean_rows(
+def mean_values(
     statistics: CollapseStatistics, class_variances: Float64[Tensor, " k"]
-) -> list[tuple[str, int | None, Tensor]]:
-    """Metrics of the means and class variances alone, as (name, multiplicity, value).
-
-    Where `tag_wise_ratio` would be of too many pairs of sets, it is left out.
-    """
+) -> dict[str, Float64[Tensor, ""]]:
+    """Metrics of the class means and variances alone."""
     means = statistics.class_means
-    values = {
+    return {
         "nc1_quotient": _nc1_quotient(statistics, class_variances),
         "nc1_cdnv": _nc1_cdnv(statistics, class_variances),
         "nc2_h": nc2_w(means),
@@ -65,25 +62,14 @@ def mean_rows(
         "equinorm_h": equinorm_w(means),
         "equiangle_h": equiangle_w(means),
     }
-    rows = [(name, None, value) for name, value in values.items()]
-    for m in statistics.sets.multiplicity.unique().tolist():
-        if m == 1:
-            continue
-        angles = _tag_wise_angles(statistics, m)
-        scale, residual = _tag_wise_fit(statistics, m)
-        rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
-        if has_countable_pairs(statistics.sets, m):
-            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
-        rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
-    return rows
 
 
-def classifier_rows(
+def classifier_values(
     statistics: CollapseStatistics, weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
-) -> list[tuple[str, None, Tensor]]:
-    """Metrics of the last layer, and of it against the class means, as (name, None, value)."""
+) -> dict[str, Float64[Tensor, ""]]:
+    """Metrics of the last layer, and of it against the class means."""
     deviations = statistics.centered_class_means
-    values = {
+    return {
         "nc2_w": nc2_w(weight),
         "nc2_w_centered": nc2_w_centered(weight),
         "nc3": _nc3(weight, deviations),
@@ -93,12 +79,6 @@ def classifier_rows(
         "bias_residual": _bias_residual(statistics.global_mean, weight, bias),
         "released_nc3": _nc3(weight, statistics.released_class_deviations),
     }
-    return [(name, None, value) for name, value in values.items()]
-
-
-def by_key(rows: list[tuple[str, int | None, object]]) -> dict[str, object]:
-    """Values by plain key: the name, and behind it the multiplicity where there is one."""
-    return {name if m is None else f"{name}_{m}": value for name, m, value in rows}
 
 
 @torch.no_grad()

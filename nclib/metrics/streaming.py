@@ -6,7 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nclib.metrics.label_sets import LabelSets, label_sets
-from nclib.metrics.measurement import by_key, classifier_rows, mean_rows
+from nclib.metrics.measurement import classifier_values, mean_values
 from nclib.metrics.prediction import SCORE_NAMES, check_logits, check_not_nan, mean_scores, score_sums
 from nclib.metrics.statistics import (
     CollapseStatistics,
@@ -17,6 +17,7 @@ from nclib.metrics.statistics import (
     set_means,
     working_dtype,
 )
+from nclib.metrics.tag_wise import tag_wise_rows
 from nclib.metrics.variability import between_whitening
 
 
@@ -132,11 +133,12 @@ class CollapseMetrics(Metric):
             "nc1": _trace(between_whitening(statistics.centered_class_means), within),
             "released_nc1": _trace(between_whitening(statistics.released_class_deviations), within),
         }
-        rows = mean_rows(statistics, self.class_squares / statistics.class_counts)
+        values |= mean_values(statistics, self.class_squares / statistics.class_counts)
         if weight is not None:
             last_layer = check_last_layer(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
-            rows += classifier_rows(statistics, *last_layer)
-        return values | mean_scores(self.scores) | by_key(rows)
+            values |= classifier_values(statistics, *last_layer)
+        values |= {f"{name}_{m}": value for name, m, value in tag_wise_rows(statistics)}
+        return values | mean_scores(self.scores)
 
     def _statistics(self) -> CollapseStatistics:
         # after a synchronization every rank's sets stand one behind the other

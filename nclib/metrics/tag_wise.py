@@ -115,6 +115,19 @@ def _tag_wise_fit(statistics: CollapseStatistics, multiplicity: int) -> tuple[Fl
     return scale, torch.linalg.matrix_norm(means - scale * sums) / torch.linalg.matrix_norm(means)
 
 
+def tag_wise_rows(statistics: CollapseStatistics) -> list[tuple[str, int, Float64[Tensor, ""]]]:
+    """All of these as (name, multiplicity, value) for each multiplicity from 2; no ratio of more than `MAX_PAIRS`."""
+    rows = []
+    for m in statistics.sets.multiplicity[statistics.sets.multiplicity > 1].unique().tolist():
+        angles = _tag_wise_angles(statistics, m)
+        scale, residual = _tag_wise_fit(statistics, m)
+        rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
+        if _num_pairs(statistics.sets, m) <= MAX_PAIRS:
+            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
+        rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
+    return rows
+
+
 def imbalance_ratio(
     features: Float[Tensor, "n d"],
     labels: Shaped[Tensor, "n k"],
@@ -186,21 +199,17 @@ def tag_sums(statistics: CollapseStatistics, rows: Int64[Tensor, " s"]) -> Float
     return statistics.sets.members[rows].double() @ statistics.class_means
 
 
-def has_countable_pairs(sets: LabelSets, multiplicity: int) -> bool:
-    """Whether `tag_wise_ratio` has at most `MAX_PAIRS` pairs to average."""
-    return _num_pairs(sets, multiplicity) <= MAX_PAIRS
-
-
 def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
     """Mean angle between the means of the observed m-label sets and the tag sums of all m-subsets, in degrees.
 
     From inner products of class means, so it costs K + m numbers a pair, not d. Angles below 1e-6 degrees are lost in
     rounding, which a mean over all pairs does not feel.
     """
-    if not has_countable_pairs(statistics.sets, multiplicity):
+    num_pairs = _num_pairs(statistics.sets, multiplicity)
+    if num_pairs > MAX_PAIRS:
         raise ValueError(
             f"Expected at most {MAX_PAIRS:.0e} pairs of label sets, "
-            f"but multiplicity {multiplicity} has {_num_pairs(statistics.sets, multiplicity):.1e}."
+            f"but multiplicity {multiplicity} has {num_pairs:.1e}."
         )
     rows = statistics.sets.with_multiplicity(multiplicity)
     means = statistics.class_means
@@ -212,7 +221,7 @@ def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -
         norms = gram[subsets.unsqueeze(2), subsets.unsqueeze(1)].sum(dim=(1, 2)).clamp(min=0).sqrt()
         cosines = (products[:, subsets].sum(dim=2) / norms).clamp(-1, 1)
         total += torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt()).sum()
-    return torch.rad2deg(2 * total) / _num_pairs(statistics.sets, multiplicity)
+    return torch.rad2deg(2 * total) / num_pairs
 
 
 def _num_pairs(sets: LabelSets, multiplicity: int) -> int:
