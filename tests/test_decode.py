@@ -56,7 +56,7 @@ def test_candidates_are_the_sets_seen_or_all_sets():
     every = decode.tag_averages(features[seen], labels[seen], max_labels=4)
     assert len(every.candidates) == 6 + 15 + 20 + 15
     assert len(every.candidates.unique(dim=0)) == len(every.candidates)
-    # a multiplicity that training has not shown is a plain average
+    # a multiplicity that training has not shown is a plain mean
     means = collapse_statistics(features[seen], labels[seen]).class_means
     triples = every.candidates.sum(dim=1) == 3
     expected = every.candidates[triples].double() @ means / 3
