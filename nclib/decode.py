@@ -1,6 +1,6 @@
 """From features or logits to label sets: nearest tag-wise average, tuned softmax threshold, top m.
 
-The prediction from the geometry needs no threshold: at collapse the mean feature of a label set is a scaled average of
+The prediction from the geometry needs no threshold: at collapse the mean feature of a label set is a scaled mean of
 its classes' means, so each candidate set has a prototype, and a sample gets the set of its nearest one.
 """
 
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from torch import Tensor
 
 from nclib.metrics.prediction import check_logits, mean_of_labeled, multi_hot
-from nclib.metrics.statistics import CollapseStatistics, collapse_statistics
-from nclib.metrics.tag_wise import scale_and_residual, tag_sums
+from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
+from nclib.metrics.tag_wise import _tag_wise_fit
 
 MAX_CANDIDATES = 10**6
 NUM_THRESHOLDS = 200
@@ -41,7 +41,7 @@ def tag_averages(
     """Prototypes `C_m sum_{k in S} mu_k` fitted to training features, the scale `C_m` by least squares for each m.
 
     Candidates are the label sets of the training data, or with `max_labels` all sets of 1 to so many labels; a
-    multiplicity without training samples takes `C_m = 1/m`, the plain average.
+    multiplicity without training samples takes `C_m = 1/m`, the plain mean.
 
     Source: paper 1, its decoding by the nearest tag-wise average.
 
@@ -70,20 +70,17 @@ def averages_of_sets(statistics: CollapseStatistics, *, max_labels: int | None =
     """`tag_averages` from the statistics."""
     num_classes = statistics.sets.num_classes
     seen = statistics.sets.multiplicity.unique().tolist()
-    sizes = seen if max_labels is None else range(1, max_labels + 1)
-    candidates, means = [], []
     if max_labels is not None:
         _check_max_labels(max_labels, num_classes=num_classes)
-    for size in sizes:
-        scale = scale_and_residual(statistics, size)[0] if size in seen else 1 / size
+    candidates, means = [], []
+    for size in seen if max_labels is None else range(1, max_labels + 1):
         if max_labels is None:
-            rows = statistics.sets.with_multiplicity(size)
-            members, sums = statistics.sets.members[rows], tag_sums(statistics, rows)
+            members = statistics.sets.members[statistics.sets.with_multiplicity(size)]
         else:
             members = _all_sets(num_classes, size).to(statistics.set_means.device)
-            sums = members.double() @ statistics.class_means
+        scale = _tag_wise_fit(statistics, size)[0] if size in seen else 1 / size
         candidates.append(members)
-        means.append(scale * sums)
+        means.append(scale * (members.double() @ statistics.class_means))
     return TagAverages(torch.cat(candidates), torch.cat(means))
 
 
@@ -175,11 +172,7 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     """
     check_logits(logits, labels)
     probabilities = _softmax(logits)
-    values = probabilities[probabilities > 1e-3].sort().values
-    places = (
-        torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, dtype=torch.float64, device=values.device).round().long()
-    )
-    candidates = values[places].unique()
+    candidates = _quantiles(probabilities[probabilities > 1e-3].sort().values)
     # sorted once: every threshold predicts the first few classes of a sample, at least one
     order = logits.argsort(dim=1, descending=True, stable=True)
     members = multi_hot(labels, num_classes=logits.shape[1]).gather(1, order)
@@ -241,7 +234,14 @@ def _true_sets(labels: Tensor, predicted: Tensor) -> Bool[Tensor, "n k"]:
 
 
 def _softmax(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    return torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=1)
+    return torch.softmax(logits.to(working_dtype(logits)), dim=1)
+
+
+def _quantiles(values: Float[Tensor, " q"]) -> Float[Tensor, " t"]:
+    """`NUM_THRESHOLDS` of sorted values, evenly spread, each once."""
+    # float32 cannot count beyond 2**24
+    places = torch.linspace(0, len(values) - 1, NUM_THRESHOLDS, dtype=torch.float64, device=values.device)
+    return values[places.round().long()].unique()
 
 
 def _all_sets(num_classes: int, size: int) -> Bool[Tensor, "s k"]:

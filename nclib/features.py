@@ -40,7 +40,7 @@ def extract(
 
     Raises:
         ValueError: If there are no images, a DataLoader shuffles, a batch is no tensor, `head` names no submodule, the
-            head is not called once a batch, or the model returns something else than said above.
+            head is not called once per batch, or the model returns something else than said above.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> features, logits = extract(model, torch.zeros(3, 1, 2, 2), head="1")
@@ -126,6 +126,6 @@ def _split_output(
             f"but it returned a {type(output).__name__}."
         )
     if len(head_inputs) != 1:
-        raise ValueError(f"Expected the model to call head {head!r} once a batch, but it did {len(head_inputs)} times.")
+        raise ValueError(f"Expected the model to call head {head!r} once per batch, but it did {len(head_inputs)} times.")
     logits = output[0] if isinstance(output, (tuple, list)) else output
     return logits, head_inputs.pop().flatten(1)

@@ -114,7 +114,7 @@ def label_smoothing(smoothing: float | int) -> ClassLoss:
 
 
 def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
-    """Lets `pick_all_label` take any loss of `(logits (n, k), class ids (n,))` that returns one value a sample.
+    """Lets `pick_all_label` take any loss of `(logits (n, k), class ids (n,))` that returns one value per sample.
 
     The loss is called once for every class, so a loss written for all classes at once is k times faster.
 
@@ -125,7 +125,7 @@ def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
         The loss of every class, for `pick_all_label`.
 
     Raises:
-        ValueError: When it is called, if the loss does not return one value a sample (`reduction="none"`).
+        ValueError: When it is called, if the loss does not return one value per sample (`reduction="none"`).
 
     >>> from functools import partial
     >>> ce = of_each_class(partial(torch.nn.functional.cross_entropy, reduction="none"))
@@ -139,7 +139,7 @@ def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
         losses = [loss(z, ids[j].expand(z.shape[0])) for j in range(z.shape[1])]
         if losses[0].shape != z.shape[:1]:
             raise ValueError(
-                f"Expected a loss of one value a sample, shape ({z.shape[0]},), but got {tuple(losses[0].shape)}: "
+                f"Expected a loss of one value per sample, shape ({z.shape[0]},), but got {tuple(losses[0].shape)}: "
                 "give it reduction='none'."
             )
         return torch.stack(losses, dim=1)

@@ -181,8 +181,6 @@ def measure(features, labels, weight, bias):
         "nuclear_over_frobenius": nuclear_over_frobenius(features, labels),
         "cosine_margin_mean": margins(features, labels, weight, bias, logits).mean(),
         "released_nc1": np.trace(within @ np.linalg.pinv(released_between, rcond=1e-12)) / k,
-        "released_nc2_w": distance(weight @ weight.T),
-        "released_nc2_h": distance(means @ means.T),
         "released_nc3": distance(weight @ (means - released_center).T),
         **predictions(logits, labels),
     }

@@ -56,7 +56,7 @@ def test_candidates_are_the_sets_seen_or_all_sets():
     every = decode.tag_averages(features[seen], labels[seen], max_labels=4)
     assert len(every.candidates) == 6 + 15 + 20 + 15
     assert len(every.candidates.unique(dim=0)) == len(every.candidates)
-    # a multiplicity that training has not shown is a plain average
+    # a multiplicity that training has not shown is a plain mean
     means = collapse_statistics(features[seen], labels[seen]).class_means
     triples = every.candidates.sum(dim=1) == 3
     expected = every.candidates[triples].double() @ means / 3
@@ -89,7 +89,7 @@ def test_the_tuned_threshold_is_the_best_of_a_fine_grid():
     assert score(tuned) >= max(score(t / 500) for t in range(500)) - 2e-3
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_tuned_threshold_equals_a_search_that_predicts_every_set(seed):
     generator = torch.Generator().manual_seed(seed)
     labels = all_sets(5, 2).repeat(10, 1)
@@ -104,10 +104,8 @@ def test_the_tuned_threshold_equals_a_search_that_predicts_every_set(seed):
     assert decode.tune_threshold(logits, labels) == best[len(best) // 2].item()
 
 
-def test_a_threshold_of_more_samples_than_float32_can_count():
-    """2**24 probabilities and more."""
-    labels = torch.arange(2_000_000) % 10
-    assert decode.tune_threshold(torch.zeros(len(labels), 10), labels) == pytest.approx(0.1)
+def test_candidates_from_more_probabilities_than_float32_can_count():
+    assert decode._quantiles(torch.full((1,), 0.1).expand(2**24 + 4)).tolist() == pytest.approx([0.1])
 
 
 def test_scores_of_sets():
@@ -127,13 +125,6 @@ def test_sets_of_top_m_score_as_their_logits():
     accuracy = metrics.subset_accuracy(logits, labels)
     assert float(decode.set_subset_accuracy(predicted, labels)) == pytest.approx(float(accuracy))
     assert 0 < float(accuracy) < 1
-
-
-def test_shapes_that_do_not_fit():
-    predicted = torch.ones(3, 4, dtype=torch.bool)
-    for labels in (torch.ones(2, 4), torch.ones(3, 5), torch.ones(1, 4), torch.zeros(4)):
-        with pytest.raises(ValueError, match=r"Expected predicted label sets .* but got \(3, 4\) and"):
-            decode._true_sets(labels, predicted)
 
 
 def test_prototypes_of_class_ids():

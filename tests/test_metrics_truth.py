@@ -16,7 +16,7 @@ ZERO_AT_COLLAPSE = [
     *("nc1", "nc1_quotient", "nc1_cdnv", "nc2_w", "nc2_h", "nc2_w_centered", "nc2_h_centered", "nc3"),
     *("nc3_centered", "equinorm_w", "equinorm_h", "equiangle_w", "equiangle_h", "nc4", "bias_residual"),
 ]
-SINGLE_LABEL_RELEASED = ["released_nc1", "released_nc2_w", "released_nc2_h", "released_nc3"]
+SINGLE_LABEL_RELEASED = ["released_nc1", "released_nc3"]
 
 
 def exact_etf(num_classes, feature_dim):

@@ -62,12 +62,6 @@ SETTINGS = {
     "mse-pal-k6": setting(6, {1: 5, 2: 2}, 5, 1e-3, 3e-4, loss="mse"),
     "mse-pal-mean-k6": setting(6, {1: 3, 2: 2, 3: 1}, 8, 1e-3, 3e-4, loss="mse", label_mean=True),
 }
-LARGER = {
-    "ce-k20-small-decay": setting(20, {1: 5}, 19, 5e-4, 1e-4),
-    "pal-k20-pairs": setting(20, {1: 3, 2: 1}, 25, 1e-3, 1e-4),
-    "pal-mean-k12-triples": setting(12, {1: 2, 2: 1, 3: 1}, 12, 1e-3, 1e-4, label_mean=True),
-    "mse-pal-k12": setting(12, {1: 4, 2: 1}, 20, 1e-3, 1e-4, loss="mse"),
-}
 ZERO = {
     "ce": setting(10, {1: 3}, 10, 0.1, 0.1),
     "pal": setting(4, {1: 2, 2: 3}, 3, 0.3, 0.1, bias_decay=0.1),
@@ -79,9 +73,11 @@ def of_minimum(settings):
     return {key: value for key, value in settings.items() if key != "feature_dim"}
 
 
-def assert_at_the_global_minimum(settings):
-    """Three random starts: the value to 1e-9, the ETF, the tag-wise averages and their scales."""
-    for seed in range(3):
+@pytest.mark.parametrize("name", SETTINGS)
+def test_random_starts_end_at_the_predicted_minimum(name):
+    """The value to 1e-9, the ETF, the tag-wise averages and their scales."""
+    settings = SETTINGS[name]
+    for seed in range(3 if name == "pal-k10-prototype" else 1):
         result = minimize(**settings, generator=seeded(seed))
         assert abs(result.gap) < 1e-9
         values = result.collapse()
@@ -114,26 +110,14 @@ def assert_at_the_global_minimum(settings):
     assert W.square().sum().item() == pytest.approx(minimum.etf_scale**2 * (K - 1), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_random_starts_end_at_the_predicted_minimum(name):
-    assert_at_the_global_minimum(SETTINGS[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LARGER)
-def test_random_starts_end_at_the_predicted_minimum_larger(name):
-    assert_at_the_global_minimum(LARGER[name])
-
-
 @pytest.mark.parametrize("name", ZERO)
 def test_large_decays_make_both_say_zero(name):
-    for seed in range(3):
-        result = minimize(**ZERO[name], generator=seeded(seed))
-        assert result.minimum.is_zero
-        assert result.is_zero
-        assert abs(result.gap) < 1e-9
-        assert result.minimum.soft_iou == pytest.approx(soft_iou(result.logits, result.labels).item(), rel=1e-6)
-        assert result.collapse() == result.scales == result.minimum.scales == {}
+    result = minimize(**ZERO[name], generator=seeded())
+    assert result.minimum.is_zero
+    assert result.is_zero
+    assert abs(result.gap) < 1e-9
+    assert result.minimum.soft_iou == pytest.approx(soft_iou(result.logits, result.labels).item(), rel=1e-6)
+    assert result.collapse() == result.scales == result.minimum.scales == {}
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
@@ -316,7 +300,7 @@ def minimize_features(problem, W, *, nonnegative):
     return closure().item(), features().detach()
 
 
-@pytest.mark.parametrize("d", [5, 8])
+@pytest.mark.parametrize("d", [5, 6])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_fixed_etf_head(loss, nonnegative, d):
@@ -519,7 +503,7 @@ def test_predictions_where_the_setting_does_not_allow_one():
         ({"counts": {}}, r"Expected counts to hold at least one multiplicity"),
         ({"counts": {1: 3, 4: 1}}, r"Expected every multiplicity in counts to be in 1\.\.3 \(K = 4\), but got 4"),
         ({"counts": {0: 3}}, r"Expected every multiplicity in counts .* but got 0"),
-        ({"counts": {1: 0}}, r"Expected counts\[1\] >= 1 samples a label set, but got 0"),
+        ({"counts": {1: 0}}, r"Expected counts\[1\] >= 1 samples per label set, but got 0"),
         ({"weight_decay": 0.0}, r"Expected weight_decay > 0"),
         ({"feature_decay": -1.0}, r"Expected feature_decay > 0"),
         ({"feature_decay": math.nan}, r"Expected feature_decay > 0"),

@@ -7,28 +7,23 @@ as multi-hot (n, k) or class ids (n,).
 
 from typing import TYPE_CHECKING
 
-from nclib.metrics.classifier_metrics import cosine_margin_mean, cosine_margins, nc4
-from nclib.metrics.collapse import (
-    bias_residual,
+from nclib.metrics.duality import bias_residual, nc3, nc3_centered, released_nc3
+from nclib.metrics.label_sets import LabelSets, label_sets
+from nclib.metrics.measurement import Measurement, measure, take_measurement
+from nclib.metrics.prediction import jaccard, soft_iou, subset_accuracy, top_k_accuracy
+from nclib.metrics.samples import cosine_margin_mean, cosine_margins, nc4
+from nclib.metrics.simplex import (
+    cosine_gram,
     equiangle_h,
     equiangle_w,
     equinorm_h,
     equinorm_w,
-    nc1,
-    nc1_cdnv,
-    nc1_quotient,
     nc2_h,
     nc2_h_centered,
     nc2_w,
     nc2_w_centered,
-    nc3,
-    nc3_centered,
+    simplex_gram,
 )
-from nclib.metrics.geometry import angles_degrees, cosine_gram, simplex_gram
-from nclib.metrics.label_sets import LabelSets, label_sets
-from nclib.metrics.measurement import Measurement, measure, take_measurement
-from nclib.metrics.prediction import jaccard, soft_iou, subset_accuracy, top_k_accuracy
-from nclib.metrics.released import released_nc1, released_nc3
 from nclib.metrics.spectrum import nuclear_over_frobenius
 from nclib.metrics.statistics import (
     CollapseStatistics,
@@ -38,12 +33,14 @@ from nclib.metrics.statistics import (
     label_set_means,
 )
 from nclib.metrics.tag_wise import (
+    angles_degrees,
     imbalance_ratio,
     tag_wise_angles,
     tag_wise_ratio,
     tag_wise_residual,
     tag_wise_scale,
 )
+from nclib.metrics.variability import nc1, nc1_cdnv, nc1_quotient, released_nc1
 
 if TYPE_CHECKING:
     from nclib.metrics.streaming import CollapseMetrics

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.classifier import Classifier, statistics_and_classifier
-from nclib.metrics.collapse import between_whitening
+from nclib.metrics.duality import _bias_residual, _nc3
 from nclib.metrics.prediction import check_logits
-from nclib.metrics.released import released_deviations
-from nclib.metrics.samples import SampleMeans, sample_means
-from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
+from nclib.metrics.samples import SampleMeasures, measure_samples
+from nclib.metrics.simplex import centered, equiangle_w, equinorm_w, nc2_w, nc2_w_centered
 from nclib.metrics.spectrum import nuclear_ratios
-from nclib.metrics.statistics import CollapseStatistics
+from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer
+from nclib.metrics.tag_wise import tag_wise_rows
+from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitening
 
 
 @dataclass(frozen=True)
@@ -22,40 +22,63 @@ class Measurement:
 
     Attributes:
         statistics: Class and label-set means, counts, label sets.
-        classifier: The last layer.
+        weight: Classifier.
+        bias: Its bias, zeros where there is none.
         samples: Means over samples, class variances, cosine margins.
         nuclear_ratios: Nuclear over Frobenius norm of each class, or None where it was not asked for.
     """
 
     statistics: CollapseStatistics
-    classifier: Classifier
-    samples: SampleMeans
+    weight: Float64[Tensor, "k d"]
+    bias: Float64[Tensor, " k"]
+    samples: SampleMeasures
     nuclear_ratios: Float64[Tensor, " k"] | None
 
     def scalars(self) -> dict[str, float]:
         """Every scalar metric, by its plain key; see `measure`."""
-        return {metric if m is None else f"{metric}_{m}": value for metric, m, value in self.rows()}
+        return {name if m is None else f"{name}_{m}": value for name, m, value in self.rows()}
 
     def rows(self) -> list[tuple[str, int | None, float]]:
         """Every scalar metric as (name, multiplicity, value); the multiplicity is None where a metric has none."""
-        samples = self.samples
-        values = {
-            "nc1": samples.within_traces[0],
-            "released_nc1": samples.within_traces[1],
-            "nc4": samples.nc4,
-            "cosine_margin_mean": samples.margins.double().mean(),
-            "soft_iou": samples.soft_iou,
-            "jaccard": samples.jaccard,
-            "subset_accuracy": samples.subset_accuracy,
-            "top1": samples.top1,
-            "top5": samples.top5,
-        }
-        values |= mean_scalars(self.statistics, samples.class_variances)
-        values |= classifier_scalars(self.statistics, self.classifier)
+        values = self.samples.values | {"cosine_margin_mean": self.samples.margins.double().mean()}
         if self.nuclear_ratios is not None:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
+        values |= mean_values(self.statistics, self.samples.class_variances)
+        values |= classifier_values(self.statistics, self.weight, self.bias)
         rows = [(name, None, float(value)) for name, value in values.items()]
-        return rows + [(name, m, float(value)) for (name, m), value in tag_wise_scalars(self.statistics).items()]
+        return rows + [(name, m, float(value)) for name, m, value in tag_wise_rows(self.statistics)]
+
+
+def mean_values(
+    statistics: CollapseStatistics, class_variances: Float64[Tensor, " k"]
+) -> dict[str, Float64[Tensor, ""]]:
+    """Metrics of the class means and variances alone."""
+    means = statistics.class_means
+    return {
+        "nc1_quotient": _nc1_quotient(statistics, class_variances),
+        "nc1_cdnv": _nc1_cdnv(statistics, class_variances),
+        "nc2_h": nc2_w(means),
+        "nc2_h_centered": nc2_w_centered(means),
+        "equinorm_h": equinorm_w(means),
+        "equiangle_h": equiangle_w(means),
+    }
+
+
+def classifier_values(
+    statistics: CollapseStatistics, weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
+) -> dict[str, Float64[Tensor, ""]]:
+    """Metrics of the last layer, and of it against the class means."""
+    deviations = statistics.centered_class_means
+    return {
+        "nc2_w": nc2_w(weight),
+        "nc2_w_centered": nc2_w_centered(weight),
+        "nc3": _nc3(weight, deviations),
+        "nc3_centered": _nc3(centered(weight), deviations),
+        "equinorm_w": equinorm_w(weight),
+        "equiangle_w": equiangle_w(weight),
+        "bias_residual": _bias_residual(statistics.global_mean, weight, bias),
+        "released_nc3": _nc3(weight, statistics.released_class_deviations),
+    }
 
 
 @torch.no_grad()
@@ -69,19 +92,16 @@ def take_measurement(
     nuclear_norm: bool = True,
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
-    statistics, classifier = statistics_and_classifier(features, labels, weight, bias)
+    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
     if logits is not None:
         check_logits(logits, labels, num_classes=len(weight))
-    whitenings = [
-        between_whitening(statistics.centered_class_means),
-        between_whitening(released_deviations(statistics)),
-    ]
-    return Measurement(
-        statistics,
-        classifier,
-        sample_means(features, statistics, classifier, logits=logits, whitenings=whitenings),
-        nuclear_ratios(features, statistics.sets) if nuclear_norm else None,
-    )
+    whitenings = {
+        "nc1": between_whitening(statistics.centered_class_means),
+        "released_nc1": between_whitening(statistics.released_class_deviations),
+    }
+    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=whitenings)
+    ratios = nuclear_ratios(features, statistics.sets) if nuclear_norm else None
+    return Measurement(statistics, weight, bias, samples, ratios)
 
 
 def measure(
@@ -95,10 +115,9 @@ def measure(
 ) -> dict[str, float]:
     """Every scalar metric of features, labels and a last layer, by plain keys.
 
-    The keys are the names of the functions of this package; `tag_wise_..._m` for each multiplicity m >= 2 that occurs,
-    and `released_...` for what the released code of paper 1 computes. Accuracies and other shares lie in [0, 1].
-    `tag_wise_ratio_m` is left out where it would average more than `tag_wise.MAX_PAIRS` pairs of sets. A value is NaN
-    where it has no meaning, such as angles of a weight of zeros.
+    The keys are the names of the functions of this package, `tag_wise_..._m` for each multiplicity m >= 2 that occurs.
+    Accuracies and other shares lie in [0, 1]. `tag_wise_ratio_m` is left out where it would be a mean over more than
+    `tag_wise.MAX_PAIRS` pairs of sets. A value is NaN where it has no meaning, such as angles of a weight of zeros.
 
     Args:
         features: Last-layer features (n, d), float16 to float64; computed in float32 (float64 for float64), sums

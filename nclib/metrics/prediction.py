@@ -6,30 +6,15 @@ belongs to the top m where fewer than m other classes have a logit at least as l
 prediction and NaN is never right. Predicted label sets have scores of their own in `nclib.decode`.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer, Shaped
 from torch import Tensor
 
+from nclib.metrics.statistics import working_dtype
+
+SCORE_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
 MAX_COMPARED = 8
-"""Labels a sample up to which their ranks are counted one by one; for more, a sort of the logits is faster."""
-
-
-class LabelScores(NamedTuple):
-    """Scores of each sample; without meaning for one without labels.
-
-    Attributes:
-        soft_iou: Softmax probability of the labels.
-        jaccard: Jaccard index of the top m classes and the m labels.
-        subset_accuracy: Whether those are the same.
-        rank: Number of other classes with a logit at least as large as that of the first label.
-    """
-
-    soft_iou: Float[Tensor, " n"]
-    jaccard: Float64[Tensor, " n"]
-    subset_accuracy: Bool[Tensor, " n"]
-    rank: Int64[Tensor, " n"]
+"""Labels per sample up to which their ranks are counted one by one; for more, a sort of the logits is faster."""
 
 
 def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -51,8 +36,13 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     tensor(0.5000)
     """
     slots = _checked_slots(logits, labels)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return mean_of_labeled(_label_probabilities(logits, slots), (slots >= 0).any(dim=1))
+    return _mean(_soft_iou(logits.to(working_dtype(logits)), slots), slots)
+
+
+def _soft_iou(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """Of each sample."""
+    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
+    return own.exp().where(slots >= 0, 0).sum(dim=1)
 
 
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -67,7 +57,8 @@ def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]
     tensor(1.)
     """
     slots = _checked_slots(logits, labels)
-    return mean_of_labeled(label_scores(logits, slots).subset_accuracy.float(), (slots >= 0).any(dim=1))
+    hits, sizes = _hits(label_ranks(logits, slots), slots)
+    return _mean((hits == sizes).float(), slots)
 
 
 def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -79,7 +70,12 @@ def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Flo
     tensor(0.3333)
     """
     slots = _checked_slots(logits, labels)
-    return mean_of_labeled(label_scores(logits, slots).jaccard, (slots >= 0).any(dim=1)).float()
+    return _mean(_jaccard(*_hits(label_ranks(logits, slots), slots)), slots).float()
+
+
+def _jaccard(hits: Int64[Tensor, " n"], sizes: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Of each sample."""
+    return hits.double() / (2 * sizes - hits)
 
 
 def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
@@ -102,23 +98,40 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
     if labels.ndim != 1:
         raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
     slots = _checked_slots(logits, labels)
-    return mean_of_labeled((label_ranks(logits, slots) < top_k).float().squeeze(1), labels >= 0)
+    return _mean((label_ranks(logits, slots) < top_k).float().squeeze(1), slots)
 
 
-def label_scores(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> LabelScores:
-    """The scores of each sample.
+def score_sums(
+    logits: Float[Tensor, "n k"],
+    slots: Int64[Tensor, "n m"],
+    *,
+    labeled: Bool[Tensor, " n"],
+    single: Bool[Tensor, " n"],
+) -> Float64[Tensor, "2 q"]:
+    """Sums of the scores in `SCORE_NAMES`, and below them how many samples they are of.
 
     Args:
         logits: Scores (n, k).
         slots: Class ids of the labels (n, m), -1 in slots without a label.
+        labeled: Which samples have labels: those of `soft_iou`, `jaccard` and `subset_accuracy`.
+        single: Which have exactly one: those of `top1` and `top5`.
     """
-    filled = slots >= 0
-    sizes = filled.sum(dim=1)
     ranks = label_ranks(logits, slots)
-    hits = ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1)
-    return LabelScores(
-        _label_probabilities(logits, slots), hits.double() / (2 * sizes - hits), hits == sizes, ranks[:, 0]
-    )
+    hits, sizes = _hits(ranks, slots)
+    of_labeled = masked_sums([_soft_iou(logits, slots), _jaccard(hits, sizes), hits == sizes], labeled)
+    of_single = masked_sums([ranks[:, 0] < 1, ranks[:, 0] < 5], single)
+    counts = torch.stack(3 * [labeled.sum()] + 2 * [single.sum()])
+    return torch.stack([torch.cat([of_labeled, of_single]), counts.double()])
+
+
+def mean_scores(sums: Float64[Tensor, "2 q"]) -> dict[str, Float64[Tensor, ""]]:
+    """Means from `score_sums` by name, of those that have samples."""
+    return {name: total / count for name, total, count in zip(SCORE_NAMES, *sums, strict=True) if count > 0}
+
+
+def masked_sums(columns: list[Tensor], mask: Bool[Tensor, " n"]) -> Float64[Tensor, " q"]:
+    """Sum of each column in float64, over the samples in the mask."""
+    return torch.stack([column.double().where(mask, 0) for column in columns]).sum(dim=1)
 
 
 def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
@@ -137,11 +150,22 @@ def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> In
     return logits.shape[1] - 1 - below
 
 
+def _hits(ranks: Int64[Tensor, "n m"], slots: Int64[Tensor, "n m"]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """How many of the m labels of each sample are among its top m classes, and m."""
+    filled = slots >= 0
+    sizes = filled.sum(dim=1)
+    return ((ranks < sizes.unsqueeze(1)) & filled).sum(dim=1), sizes
+
+
 def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tensor, "n k"]:
     """Labels as booleans (n, k), from multi-hot labels or class ids."""
     if labels.ndim == 2:
         return labels != 0
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
+
+
+def _mean(values: Float[Tensor, " n"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, ""]:
+    return mean_of_labeled(values, (slots >= 0).any(dim=1))
 
 
 def mean_of_labeled(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -167,23 +191,18 @@ def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = No
         )
 
 
-def check_not_nan(score_sums: Float[Tensor, " q"]) -> None:
-    """Logits that are NaN show in sums of `LabelScores`, which costs less than to look at each of them.
+def check_not_nan(sums: Float64[Tensor, "2 q"]) -> None:
+    """Logits that are NaN show in `score_sums`, which costs less than to look at each of them.
 
     Raises:
         ValueError: If one is NaN.
     """
-    if bool(score_sums.isnan().any()):
+    if bool(sums.isnan().any()):
         raise ValueError("Expected logits without NaN or positive infinity, but got some.")
 
 
-def _label_probabilities(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, " n"]:
-    own = logits.gather(1, slots.clamp(min=0)) - logits.logsumexp(dim=1, keepdim=True)
-    return own.exp().where(slots >= 0, 0).sum(dim=1)
-
-
 def _checked_slots(logits: Tensor, labels: Tensor) -> Int64[Tensor, "n m"]:
-    """The class ids of the labels: one slot for class ids, one for each class for multi-hot labels."""
+    """The class ids of the labels, -1 in slots without one: a slot for class ids, k of them for multi-hot labels."""
     check_logits(logits, labels)
     if labels.ndim == 1:
         return labels.long().unsqueeze(1)

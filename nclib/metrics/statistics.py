@@ -62,9 +62,9 @@ class CollapseStatistics:
         return self.class_means - self.global_mean
 
     @cached_property
-    def released_global_mean(self) -> Float64[Tensor, " d"]:
-        """`mu_G` as the released code of paper 1 has it: one-label features summed, divided by **all** samples."""
-        return (self.class_counts.double() @ self.class_means) / self.sets.counts.sum()
+    def released_class_deviations(self) -> Float64[Tensor, "k d"]:
+        """`mu_k - mu_G`, `mu_G` as in paper 1's code: one-label features summed, divided by **all** samples."""
+        return self.class_means - (self.class_counts.double() @ self.class_means) / self.sets.counts.sum()
 
 
 def collapse_statistics(
@@ -85,17 +85,47 @@ def collapse_statistics(
             finite.
     """
     check_features(features, labels)
-    return statistics_of_sets(features, label_sets(labels, num_classes=num_classes))
-
-
-def statistics_of_sets(features: Float[Tensor, "n d"], sets: LabelSets) -> CollapseStatistics:
-    """`collapse_statistics` for label sets that are known already."""
+    sets = label_sets(labels, num_classes=num_classes)
     check_single_labels(sets)
     means = set_means(features, sets)
     if not bool(means.isfinite().all()):
         row = int((~features.isfinite().all(dim=1)).nonzero()[0])
         raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
     return CollapseStatistics(sets, means)
+
+
+def statistics_and_last_layer(
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[CollapseStatistics, Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
+    """`collapse_statistics`, and the weight and bias that fit them, in float64.
+
+    Raises:
+        ValueError: As `collapse_statistics` and `check_last_layer` do.
+    """
+    check_features(features, labels)
+    weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
+    return collapse_statistics(features, labels, num_classes=len(weight)), weight, bias
+
+
+def check_last_layer(
+    weight: Tensor, bias: Tensor | None = None, *, feature_dim: int, num_classes: int | None = None
+) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
+    """Weight and bias in float64, a bias of zeros where there is none.
+
+    Raises:
+        ValueError: If shapes do not fit or values are not finite.
+    """
+    fits = weight.ndim == 2 and weight.shape[1] == feature_dim and num_classes in (None, len(weight))
+    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        k = "k" if num_classes is None else num_classes
+        shape = None if bias is None else tuple(bias.shape)
+        raise ValueError(
+            f"Expected weight ({k}, {feature_dim}) and bias ({k},), but got {tuple(weight.shape)} and {shape}."
+        )
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    if not bool(weight.isfinite().all() & bias.isfinite().all()):
+        raise ValueError("Expected a finite weight and bias, but got NaN or infinity.")
+    return weight.detach().double(), bias.detach().double()
 
 
 def check_single_labels(sets: LabelSets) -> None:
@@ -145,8 +175,8 @@ def label_set_means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k
 
 
 def working_dtype(features: Tensor) -> torch.dtype:
-    """float64 for float64 features, float32 for all else."""
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
+    """float64 for float64 features, float32 for narrower ones."""
+    return torch.promote_types(features.dtype, torch.float32)
 
 
 def row_blocks(features: Float[Tensor, "n d"], *, columns: int = 0) -> list[slice]:

@@ -5,22 +5,20 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 from torchmetrics import Metric
 
-from nclib.metrics.classifier import check_classifier
-from nclib.metrics.collapse import between_whitening
 from nclib.metrics.label_sets import LabelSets, label_sets
-from nclib.metrics.prediction import check_logits, check_not_nan, label_scores
-from nclib.metrics.released import released_deviations
-from nclib.metrics.scalars import classifier_scalars, mean_scalars, tag_wise_scalars
+from nclib.metrics.measurement import classifier_values, mean_values
+from nclib.metrics.prediction import SCORE_NAMES, check_logits, check_not_nan, mean_scores, score_sums
 from nclib.metrics.statistics import (
     CollapseStatistics,
     check_features,
+    check_last_layer,
     check_single_labels,
     row_blocks,
     set_means,
     working_dtype,
 )
-
-PREDICTION_NAMES = ("soft_iou", "jaccard", "subset_accuracy", "top1", "top5")
+from nclib.metrics.tag_wise import tag_wise_rows
+from nclib.metrics.variability import between_whitening
 
 
 class CollapseMetrics(Metric):
@@ -58,8 +56,7 @@ class CollapseMetrics(Metric):
         self.feature_dim = feature_dim
         self._add_sum("scatter", feature_dim, feature_dim)
         self._add_sum("class_squares", num_classes)
-        self._add_sum("prediction_sums", len(PREDICTION_NAMES))
-        self._add_sum("prediction_counts", len(PREDICTION_NAMES))
+        self._add_sum("scores", 2, len(SCORE_NAMES))
         for name in ("set_members", "set_counts", "set_means"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._start_sets()
@@ -107,7 +104,7 @@ class CollapseMetrics(Metric):
             return
         sets = label_sets(labels, num_classes=self.num_classes)
         if logits is not None:
-            self._add_predictions(logits, sets)
+            self._add_scores(logits, sets)
         means = set_means(features, sets)
         self._add_deviations(features, sets, means)
         self.set_members.append(sets.members.to(torch.uint8))
@@ -134,15 +131,14 @@ class CollapseMetrics(Metric):
         within = self.scatter / statistics.class_counts.sum()
         values = {
             "nc1": _trace(between_whitening(statistics.centered_class_means), within),
-            "released_nc1": _trace(between_whitening(released_deviations(statistics)), within),
+            "released_nc1": _trace(between_whitening(statistics.released_class_deviations), within),
         }
-        values |= mean_scalars(statistics, self.class_squares / statistics.class_counts)
-        values |= {f"{name}_{m}": value for (name, m), value in tag_wise_scalars(statistics).items()}
+        values |= mean_values(statistics, self.class_squares / statistics.class_counts)
         if weight is not None:
-            classifier = check_classifier(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
-            values |= classifier_scalars(statistics, classifier)
-        scored = zip(PREDICTION_NAMES, self.prediction_sums, self.prediction_counts, strict=True)
-        return values | {name: total / count for name, total, count in scored if count > 0}
+            last_layer = check_last_layer(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
+            values |= classifier_values(statistics, *last_layer)
+        values |= {f"{name}_{m}": value for name, m, value in tag_wise_rows(statistics)}
+        return values | mean_scores(self.scores)
 
     def _statistics(self) -> CollapseStatistics:
         # after a synchronization every rank's sets stand one behind the other
@@ -193,16 +189,13 @@ class CollapseMetrics(Metric):
             classes, weights=deviations.square().sum(dim=1), minlength=self.num_classes
         )
 
-    def _add_predictions(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
+    def _add_scores(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
+        ids = sets.of_sample.clamp(min=0)
         labeled = sets.of_sample >= 0
-        of_sample = sets.of_sample[labeled]
-        scores = label_scores(logits[labeled].to(working_dtype(logits)), sets.slots[of_sample])
-        single_ranks = scores.rank[sets.multiplicity[of_sample] == 1]
-        values = [scores.soft_iou, scores.jaccard, scores.subset_accuracy, single_ranks < 1, single_ranks < 5]
-        sums = torch.stack([value.sum(dtype=torch.float64) for value in values])
+        single = labeled & (sets.multiplicity == 1)[ids]
+        sums = score_sums(logits.to(working_dtype(logits)), sets.slots[ids], labeled=labeled, single=single)
         check_not_nan(sums)
-        self.prediction_sums += sums
-        self.prediction_counts += sums.new_tensor([len(value) for value in values])
+        self.scores += sums
 
 
 def _trace(whitening: Float64[Tensor, "r d"], within: Float64[Tensor, "d d"]) -> Float64[Tensor, ""]:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from nclib.metrics.geometry import angles_degrees, unit_rows
 from nclib.metrics.label_sets import LabelSets
+from nclib.metrics.simplex import unit_rows
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 
 MAX_PAIRS = 10**9
@@ -42,7 +42,13 @@ def tag_wise_angles(
     >>> tag_wise_angles(h, torch.tensor([[1, 0], [0, 1], [1, 1]]), 2).round(decimals=3)
     tensor([45.])
     """
-    return set_angles(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+    return _tag_wise_angles(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+
+
+def _tag_wise_angles(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, " s"]:
+    """`tag_wise_angles` from the statistics."""
+    rows = statistics.sets.with_multiplicity(multiplicity)
+    return angles_degrees(statistics.set_means[rows], tag_sums(statistics, rows))
 
 
 def tag_wise_ratio(
@@ -63,7 +69,12 @@ def tag_wise_ratio(
     >>> tag_wise_ratio(h, y, 2)  # 45 degrees from its own sum, 90 and 180 from the other two
     tensor(0.4286)
     """
-    return angle_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+    return _tag_wise_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
+
+
+def _tag_wise_ratio(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
+    """`tag_wise_ratio` from the statistics."""
+    return _tag_wise_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
 
 
 def tag_wise_scale(
@@ -77,7 +88,7 @@ def tag_wise_scale(
     >>> tag_wise_scale(h, y, 2)
     tensor(0.7500)
     """
-    scale, _ = scale_and_residual(collapse_statistics(features, labels), multiplicity)
+    scale, _ = _tag_wise_fit(collapse_statistics(features, labels), multiplicity)
     return scale.to(working_dtype(features))
 
 
@@ -92,8 +103,29 @@ def tag_wise_residual(
     >>> tag_wise_residual(h, y, 2)
     tensor(0.)
     """
-    _, residual = scale_and_residual(collapse_statistics(features, labels), multiplicity)
+    _, residual = _tag_wise_fit(collapse_statistics(features, labels), multiplicity)
     return residual.to(working_dtype(features))
+
+
+def _tag_wise_fit(statistics: CollapseStatistics, multiplicity: int) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
+    """`tag_wise_scale` and `tag_wise_residual` from the statistics."""
+    rows = statistics.sets.with_multiplicity(multiplicity)
+    means, sums = statistics.set_means[rows], tag_sums(statistics, rows)
+    scale = (means * sums).sum() / sums.square().sum()
+    return scale, torch.linalg.matrix_norm(means - scale * sums) / torch.linalg.matrix_norm(means)
+
+
+def tag_wise_rows(statistics: CollapseStatistics) -> list[tuple[str, int, Float64[Tensor, ""]]]:
+    """All of these as (name, multiplicity, value) for each multiplicity from 2; no ratio of more than `MAX_PAIRS`."""
+    rows = []
+    for m in statistics.sets.multiplicity[statistics.sets.multiplicity > 1].unique().tolist():
+        angles = _tag_wise_angles(statistics, m)
+        scale, residual = _tag_wise_fit(statistics, m)
+        rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
+        if _num_pairs(statistics.sets, m) <= MAX_PAIRS:
+            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
+        rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
+    return rows
 
 
 def imbalance_ratio(
@@ -123,26 +155,15 @@ def imbalance_ratio(
     >>> imbalance_ratio(h, torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]))
     {1: tensor(0.4286)}
     """
-    ratios = ratios_by_count(collapse_statistics(features, labels), counts=counts)
+    ratios = _imbalance_ratio(collapse_statistics(features, labels), counts=counts)
     return {count: ratio.to(working_dtype(features)) for count, ratio in ratios.items()}
 
 
-def set_angles(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, " s"]:
-    """`tag_wise_angles` from the statistics."""
-    rows = statistics.sets.with_multiplicity(multiplicity)
-    return angles_degrees(statistics.set_means[rows], tag_sums(statistics, rows))
-
-
-def angle_ratio(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
-    """`tag_wise_ratio` from the statistics."""
-    return set_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
-
-
-def ratios_by_count(
+def _imbalance_ratio(
     statistics: CollapseStatistics, *, counts: Sequence[int] | None = None
 ) -> dict[int, Float64[Tensor, ""]]:
     """`imbalance_ratio` from the statistics."""
-    angles = set_angles(statistics, 2)
+    angles = _tag_wise_angles(statistics, 2)
     samples = statistics.sets.counts[statistics.sets.with_multiplicity(2)]
     seen = samples.unique().flip(0).tolist()
     counts = seen if counts is None else counts
@@ -153,24 +174,29 @@ def ratios_by_count(
     return {count: angles[samples == count].mean() / denominator for count in counts}
 
 
-def scale_and_residual(
-    statistics: CollapseStatistics, multiplicity: int
-) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
-    """`tag_wise_scale` and `tag_wise_residual` from the statistics."""
-    rows = statistics.sets.with_multiplicity(multiplicity)
-    means, sums = statistics.set_means[rows], tag_sums(statistics, rows)
-    scale = (means * sums).sum() / sums.square().sum()
-    return scale, torch.linalg.matrix_norm(means - scale * sums) / torch.linalg.matrix_norm(means)
+def angles_degrees(a: Float[Tensor, "*s d"], b: Float[Tensor, "*s d"]) -> Float[Tensor, "*s"]:
+    """Angle between vectors, row by row, in degrees: `2 atan2(|u - v|, |u + v|)` of the unit vectors.
+
+    Exact to rounding at 0 and 180 degrees, where the arc cosine loses half of the digits.
+
+    Args:
+        a: Vectors (..., d).
+        b: Vectors (..., d).
+
+    Returns:
+        Angles (...,) in [0, 180].
+
+    >>> angles_degrees(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]))
+    tensor(90.)
+    """
+    u, v = unit_rows(a), unit_rows(b)
+    half = torch.atan2(torch.linalg.vector_norm(u - v, dim=-1), torch.linalg.vector_norm(u + v, dim=-1))
+    return torch.rad2deg(2 * half)
 
 
 def tag_sums(statistics: CollapseStatistics, rows: Int64[Tensor, " s"]) -> Float64[Tensor, "s d"]:
     """`sum_{k in S} mu_k` of the label sets in these rows."""
     return statistics.sets.members[rows].double() @ statistics.class_means
-
-
-def has_countable_pairs(sets: LabelSets, multiplicity: int) -> bool:
-    """Whether `tag_wise_ratio` has at most `MAX_PAIRS` pairs to average."""
-    return _num_pairs(sets, multiplicity) <= MAX_PAIRS
 
 
 def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
@@ -179,10 +205,11 @@ def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -
     From inner products of class means, so it costs K + m numbers a pair, not d. Angles below 1e-6 degrees are lost in
     rounding, which a mean over all pairs does not feel.
     """
-    if not has_countable_pairs(statistics.sets, multiplicity):
+    num_pairs = _num_pairs(statistics.sets, multiplicity)
+    if num_pairs > MAX_PAIRS:
         raise ValueError(
             f"Expected at most {MAX_PAIRS:.0e} pairs of label sets, "
-            f"but multiplicity {multiplicity} has {_num_pairs(statistics.sets, multiplicity):.1e}."
+            f"but multiplicity {multiplicity} has {num_pairs:.1e}."
         )
     rows = statistics.sets.with_multiplicity(multiplicity)
     means = statistics.class_means
@@ -194,7 +221,7 @@ def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -
         norms = gram[subsets.unsqueeze(2), subsets.unsqueeze(1)].sum(dim=(1, 2)).clamp(min=0).sqrt()
         cosines = (products[:, subsets].sum(dim=2) / norms).clamp(-1, 1)
         total += torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt()).sum()
-    return torch.rad2deg(2 * total) / _num_pairs(statistics.sets, multiplicity)
+    return torch.rad2deg(2 * total) / num_pairs
 
 
 def _num_pairs(sets: LabelSets, multiplicity: int) -> int:

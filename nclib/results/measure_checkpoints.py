@@ -17,7 +17,7 @@ from nclib import decode, metrics
 from nclib.data.batches import of_split
 from nclib.data.dataset import Splits
 from nclib.features import extract
-from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
+from nclib.metrics.tag_wise import _imbalance_ratio, _tag_wise_angles, _tag_wise_fit
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import metrics_table, read_metrics
 from nclib.study.files import StageError
@@ -120,12 +120,12 @@ def measure_checkpoints(
         features, logits = found["train"]
         statistics = measured["train"].statistics
         if dataset.pair_groups:
-            ratios = ratios_by_count(statistics, counts=dataset.pair_groups)
+            ratios = _imbalance_ratio(statistics, counts=dataset.pair_groups)
             values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
         if splits.is_multi_label:
             prototypes = decode.averages_of_sets(statistics)
             values["test"] += _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
-        rows += [(epoch, split, *value) for split, of_split in values.items() for value in of_split]
+        rows += [(epoch, split, *value) for split, found_there in values.items() for value in found_there]
         pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(
         class_names=splits.class_names,
@@ -211,8 +211,8 @@ def _snapshot(measurement: metrics.Measurement, weight: Tensor, bias: Tensor) ->
     scales[0] = 1
     for m in range(2, most + 1):
         if (multiplicity == m).any():
-            angles[multiplicity == m] = set_angles(statistics, m).float()
-            scales[m - 1] = scale_and_residual(statistics, m)[0]
+            angles[multiplicity == m] = _tag_wise_angles(statistics, m).float()
+            scales[m - 1] = _tag_wise_fit(statistics, m)[0]
     return {
         "class_means": class_means,
         "global_mean": global_mean,

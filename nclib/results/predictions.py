@@ -28,8 +28,8 @@ def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, fea
     """Values at the global minimum of a run's objective; empty where the theory does not apply.
 
     It applies if the settings fit (`fits_theory`), each multiplicity's label sets all occur equally often, and the
-    features have at least K - 1 dimensions. All networks here end in a ReLU; with an ETF head and d >= K the minimum over
-    features that are not negative is known.
+    features have at least K - 1 dimensions. All networks here end in a ReLU; with an ETF head and d >= K the minimum
+    over features that are not negative is known.
 
     Args:
         run: its parameters.

@@ -72,8 +72,8 @@ def fixed_head_minimum(
 ) -> GlobalMinimum:
     """The global minimum over bias and free features when the classifier is a fixed simplex ETF.
 
-    The problem falls apart into one convex problem a sample, so there is one scalar equation for each
-    multiplicity and `s² = row_norm² K/(K-1)` is given. There is no threshold: the logits are never 0. The
+    The problem falls apart into one convex problem per sample, so there is one scalar equation for each
+    multiplicity, and `s² = row_norm² K/(K-1)` is given. There is no threshold: the logits are never 0. The
     penalty of the fixed classifier is not counted.
 
     Features that end in a ReLU cannot be the min-norm ones, whose sum is 0. For the unrotated ETF with d >= K the best
@@ -83,15 +83,10 @@ def fixed_head_minimum(
     Source: the fixed-classifier arms of both papers; the derivation is in docs/theory.md.
 
     Args:
-        num_classes: K.
-        counts: multiplicity -> samples of each label set of that size.
-        feature_decay: λ_H in `λ_H |H|_F²`, summed over all samples.
-        bias_decay: λ_b; `math.inf` for no bias.
+        num_classes, counts, feature_decay, bias_decay, label_mean, loss: as for `global_minimum`.
         row_norm: the norm of the classifier's rows.
         nonnegative: allow only features >= 0, for the classifier `row_norm sqrt(K/(K-1)) (I - 11ᵀ/K)`, with columns of
             zeros for d > K.
-        label_mean: mean over a sample's labels instead of the sum.
-        loss: the single-label loss that is picked for each label.
 
     Returns:
         The minimum, its value and geometry.

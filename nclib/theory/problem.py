@@ -1,4 +1,4 @@
-"""The unconstrained-feature problem: a linear classifier and one free feature vector a sample.
+"""The unconstrained-feature problem: a linear classifier and one free feature vector per sample.
 
 `f(W, H, b) = (1/N) Σ_i L(W h_i + b, S_i) + λ_W |W|_F² + λ_H |H|_F² + λ_b |b|²`, where L is the
 pick-all-label loss: the sum (or, with `label_mean`, the mean) over the labels k of sample i of a
@@ -36,7 +36,7 @@ class Problem:
         weight_decay: λ_W > 0.
         feature_decay: λ_H > 0.
         bias_decay: λ_b >= 0; `math.inf` means a classifier without bias.
-        label_mean: average the loss over the labels of a sample instead of adding it up.
+        label_mean: mean over a sample's labels instead of the sum.
         loss: the single-label loss: cross-entropy, or the mean over the K classes of `(z_j - [j = k])²`.
 
     Raises:
@@ -61,7 +61,7 @@ class Problem:
             if not 1 <= m < K:
                 raise ValueError(f"Expected every multiplicity in counts to be in 1..{K - 1} (K = {K}), but got {m}.")
             if n < 1:
-                raise ValueError(f"Expected counts[{m}] >= 1 samples a label set, but got {n}.")
+                raise ValueError(f"Expected counts[{m}] >= 1 samples per label set, but got {n}.")
         for name in ("weight_decay", "feature_decay"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(

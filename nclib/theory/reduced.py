@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scipy.optimize import brentq
+
 from nclib.theory.problem import Problem
 
 
@@ -189,8 +191,6 @@ def _balance(norm: Callable[[float], float], *, target: float, limit: float) -> 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """The root of a falling function, to the last bits."""
-    from scipy.optimize import brentq  # here, so that the kernels load without scipy
-
     return float(brentq(function, low, high, xtol=1e-300, rtol=4 * sys.float_info.epsilon, maxiter=500))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from nclib.theory.problem import Point, Problem, data_gradient, objective
@@ -74,7 +75,7 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
     """The smallest eigenvalue of the Hessian and its eigenvector: below 0 at a strict saddle, 0 at a minimum.
 
     Hessian-vector products by differentiating the gradient once more (`torch.func`), and Lanczos
-    (`scipy.sparse.linalg.eigsh`, imported here so that the kernels load without scipy). No Hessian is formed.
+    (`scipy.sparse.linalg.eigsh`). No Hessian is formed.
 
     Source: the definition of a strict saddle in arXiv 2203.01238 and 2310.15903.
 
@@ -86,8 +87,6 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
     Returns:
         Eigenvalue and unit direction.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
     # The Hessian is symmetric, so a vector times it (one backward pass through a stored gradient) is the product.
     _, pull_back = torch.func.vjp(torch.func.grad(objective(problem), argnums=(0, 1, 2)), *point.tensors)
 

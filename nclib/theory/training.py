@@ -35,7 +35,7 @@ def settings_of_training(
 
     An optimizer's `weight_decay` wd adds `wd W` to the gradient, so it is `(wd/2) |W|²`: `λ_W = λ_b =
     wd/2`. The feature decay is a sum over each batch beside a mean loss. An epoch has `ceil(N /
-    batch_size)` steps and every sample is in one of them, so an average step sees `λ_H = feature_decay /
+    batch_size)` steps and every sample is in one of them, so the mean step sees `λ_H = feature_decay /
     steps` (about `feature_decay · batch_size / N`); with `feature_decay_mean` it is `feature_decay / N`.
 
     Where practice departs from this objective:
@@ -43,7 +43,7 @@ def settings_of_training(
     - Features are the output of a network. They cannot take every value, and after a ReLU they are not
       negative, while the optimal features of a free classifier sum to 0 over the classes. So the predicted
       value is a floor for the run.
-    - Weight decay acts on all layers. Its pull on the backbone makes large features dearer than λ_H says.
+    - Weight decay acts on all layers. Its pull on the backbone makes large features cost more than λ_H says.
     - The floor holds at any time for the network on the training set without augmentation; with a decaying
       learning rate SGD ends near a stationary point of it, momentum and batch noise aside.
     - Batch normalization sees other statistics in evaluation than in training.
@@ -54,7 +54,7 @@ def settings_of_training(
         counts: multiplicity -> training samples of each label set of that size.
         weight_decay: wd as handed to the optimizer.
         feature_decay: λ of `λ |H_batch|_F²`.
-        batch_size: samples a step.
+        batch_size: samples per step.
         feature_decay_mean: the run divides its feature decay by the batch size.
         bias: the last layer has a bias, and it is decayed like its weight.
         label_mean: mean over a sample's labels instead of the sum.
@@ -105,24 +105,16 @@ def predict_training(
     `settings_of_training` lists where practice departs.
 
     Args:
-        num_classes: K.
-        counts: multiplicity -> training samples of each label set of that size.
-        weight_decay: wd as handed to the optimizer.
-        feature_decay: λ of `λ |H_batch|_F²`.
-        batch_size: samples a step.
+        num_classes, counts, weight_decay, feature_decay, batch_size, feature_decay_mean, bias, label_mean, loss: as for
+            `settings_of_training`.
         head: a trained classifier, or the fixed ETF with unit rows.
-        feature_decay_mean: the run divides its feature decay by the batch size.
-        bias: the last layer has a bias, and it is decayed like its weight.
-        label_mean: mean over a sample's labels instead of the sum.
-        loss: the single-label loss.
         nonnegative: features end in a ReLU; only for `head="etf"` with d >= K and the unrotated frame.
 
     Returns:
         The predicted minimum.
 
     Raises:
-        ValueError: where no prediction is possible: without feature decay or (learned head) weight decay,
-        or for
+        ValueError: where no prediction is possible: without feature decay or (learned head) weight decay, or for
             `nonnegative` with a learned head.
 
     >>> prediction = predict_training(

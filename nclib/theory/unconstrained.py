@@ -91,24 +91,18 @@ def minimize(
     record_every: int = 50,
     record_path: bool = False,
 ) -> Minimization:
-    """Minimize over classifier, bias and one free feature vector a sample, by L-BFGS in float64.
+    """Minimize over classifier, bias and one free feature vector per sample, by L-BFGS in float64.
 
     Source: the landscape theorems of arXiv 2310.15903 and 2203.01238: every other critical point is a
     strict saddle, so a descent from a random start ends at a global minimum.
 
     Args:
-        num_classes: K.
-        counts: multiplicity -> samples of each label set of that size.
-        weight_decay: λ_W in `λ_W |W|_F²`.
-        feature_decay: λ_H in `λ_H |H|_F²`, summed over all samples.
-        bias_decay: λ_b; `math.inf` for no bias.
-        label_mean: mean over a sample's labels instead of the sum.
-        loss: the single-label loss that is picked for each label.
+        num_classes, counts, weight_decay, feature_decay, bias_decay, label_mean, loss: as for `global_minimum`.
         feature_dim: d, at least K - 1 (default: K).
         start: where to start instead of a random point.
         generator: source of the random start.
         max_iterations: stop after so many L-BFGS iterations at the latest.
-        record_every: iterations a round; one value (and point) is recorded a round.
+        record_every: iterations per round; one value (and point) is recorded per round.
         record_path: keep the points on the way.
 
     Returns:

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from nclib.metrics.projection import project
 from nclib.metrics.statistics import CollapseStatistics, block_buffer, row_blocks, working_dtype
 
 
@@ -39,6 +38,19 @@ def deviation_blocks(
         yield rows, ids, torch.sub(features[rows], deviations, out=deviations)
 
 
+def project(rows: Float[Tensor, "b d"], directions: Float[Tensor, "q d"]) -> Float[Tensor, "b q"]:
+    """`rows directionsᵀ` in their own dtype, also within `torch.autocast`; most of the metrics' time goes into it.
+
+    On a CPU in float32 by oneDNN where torch has it: for 40,000 rows and d = 512 it took 6 ms for 9 directions and
+    44 ms for 199, MKL 11 and 110 ms, and oneDNN gains from a second thread (3.4 ms) where MKL hardly does (7.9 ms).
+    """
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    if linear is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
+        return linear(rows, directions, None, "none", [], "")
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ directions.T
+
+
 def mean_rounding(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, "k d"]:
     """What the class means lose in `deviation_blocks`: the mean deviation of each class, which should be 0."""
     means = statistics.class_means
@@ -51,29 +63,3 @@ def trace_of_rounding(
     """What `mean_rounding` adds to the mean of `|A (h - mu_k)|²`."""
     counts = statistics.class_counts.double()
     return counts @ (rounding @ directions.T).square().sum(dim=1) / counts.sum()
-
-
-def within_trace(
-    features: Float[Tensor, "n d"], statistics: CollapseStatistics, directions: Float64[Tensor, "r d"]
-) -> Float64[Tensor, ""]:
-    """Mean of `|A (h - mu_k)|²` over the samples with one label, A the directions: `tr(A Sigma_W Aᵀ)`."""
-    rounded = directions.to(working_dtype(features))
-    num_classes = statistics.sets.num_classes
-    total = torch.zeros((), dtype=torch.float64, device=features.device)
-    for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(rounded)):
-        single = (ids < num_classes) & (statistics.sets.of_sample[rows] >= 0)
-        squares = project(deviations, rounded).square_().sum(dim=1)
-        total += (squares * single).sum(dtype=torch.float64)
-    added = trace_of_rounding(mean_rounding(features, statistics), statistics, directions)
-    return (total / statistics.class_counts.sum() - added).clamp(min=0)
-
-
-def class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, " k"]:
-    """`var_k`: mean squared distance of the features of a class (one-label samples) to their mean."""
-    sums = torch.zeros(len(statistics.sets.counts), dtype=torch.float64, device=features.device)
-    for rows, ids, deviations in deviation_blocks(features, statistics):
-        labeled = statistics.sets.of_sample[rows] >= 0
-        squares = torch.linalg.vector_norm(deviations, dim=1).double().square()
-        sums += torch.bincount(ids, weights=squares * labeled, minlength=len(sums))
-    variances = (sums / statistics.sets.counts)[: statistics.sets.num_classes]
-    return (variances - mean_rounding(features, statistics).square().sum(dim=1)).clamp(min=0)

@@ -1,0 +1,167 @@
+"""How far K vectors are from a simplex ETF: its Gram matrix (nc2), equal norms, equal angles.
+
+The vectors are the rows of the classifier (`..._w`) or the class means of the one-label samples (`..._h`).
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor
+
+from nclib.metrics.statistics import collapse_statistics, working_dtype
+
+
+def nc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """`| WWᵀ/|WWᵀ|_F - T |_F`, W **not** centered, as released with paper 1; in [0, 2], 0 for a simplex ETF.
+
+    Source: paper 1.
+
+    Args:
+        weight: Classifier (k, d), k >= 2.
+
+    Returns:
+        The metric, in the dtype of `weight` but at least float32.
+
+    Raises:
+        ValueError: If `weight` is not (k, d) with k >= 2.
+
+    >>> nc2_w(torch.tensor([[1.0], [-1.0]]))
+    tensor(0.)
+    """
+    rows = _rows(weight)
+    return simplex_distance(rows @ rows.T).to(working_dtype(weight))
+
+
+def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """`nc2_w` of the weight minus its mean row; in [0, 2], 0 for a simplex ETF.
+
+    Source: paper 2. Args, Returns, Raises: as `nc2_w`.
+
+    >>> nc2_w_centered(torch.tensor([[3.0], [1.0]]))
+    tensor(0.)
+    """
+    return nc2_w(centered(_rows(weight))).to(working_dtype(weight))
+
+
+def nc2_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`nc2_w` of the stacked class means `mu_k`, **not** centered, as released with paper 1; in [0, 2], 0 at collapse.
+
+    Source: paper 1. Args, Returns, Raises: as `nc1`.
+
+    >>> nc2_h(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))
+    tensor(0.)
+    """
+    return nc2_w(_means(features, labels)).to(working_dtype(features))
+
+
+def nc2_h_centered(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`nc2_w` of the class means minus `mu_G`; in [0, 2], 0 at collapse.
+
+    Source: paper 2. Args, Returns, Raises: as `nc1`.
+
+    >>> nc2_h_centered(torch.tensor([[3.0], [1.0]]), torch.tensor([0, 1]))
+    tensor(0.)
+    """
+    return nc2_w_centered(_means(features, labels)).to(working_dtype(features))
+
+
+def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """Coefficient of variation (std over K / mean) of the row norms of the centered weight; in [0, inf), 0 at collapse.
+
+    Source: Papyan et al. 2020. Args, Returns, Raises: as `nc2_w`.
+
+    >>> equinorm_w(torch.eye(4))
+    tensor(0.)
+    """
+    norms = torch.linalg.vector_norm(centered(_rows(weight)), dim=1)
+    return (norms.std(correction=0) / norms.mean()).to(working_dtype(weight))
+
+
+def equinorm_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`equinorm_w` of the centered class means. Args, Returns, Raises: as `nc1`.
+
+    >>> equinorm_h(torch.eye(4), torch.arange(4))
+    tensor(0.)
+    """
+    return equinorm_w(_means(features, labels)).to(working_dtype(features))
+
+
+def equiangle_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
+    """Mean over pairs of rows of the centered weight of `|cos + 1/(K-1)|`; in [0, 1 + 1/(K-1)], 0 at collapse.
+
+    Source: Papyan et al. 2020. Args, Returns, Raises: as `nc2_w`.
+
+    >>> equiangle_w(torch.eye(4)).round(decimals=5)
+    tensor(0.)
+    """
+    rows = centered(_rows(weight))
+    k = len(rows)
+    deviations = (cosine_gram(rows) + 1 / (k - 1)).abs()
+    return ((deviations.sum() - deviations.diagonal().sum()) / (k * (k - 1))).to(working_dtype(weight))
+
+
+def equiangle_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`equiangle_w` of the centered class means. Args, Returns, Raises: as `nc1`.
+
+    >>> equiangle_h(torch.eye(4), torch.arange(4)).round(decimals=5)
+    tensor(0.)
+    """
+    return equiangle_w(_means(features, labels)).to(working_dtype(features))
+
+
+def simplex_gram(num_classes: int, *, like: Tensor) -> Float[Tensor, "k k"]:
+    """`T = (I - 11ᵀ/K) / sqrt(K-1)`, the Gram matrix of the simplex ETF at unit Frobenius norm.
+
+    Args:
+        num_classes: K, at least 2.
+        like: Tensor whose dtype and device the result takes.
+
+    Returns:
+        The matrix (k, k).
+    """
+    eye = torch.eye(num_classes, dtype=like.dtype, device=like.device)
+    return (eye - 1 / num_classes) / math.sqrt(num_classes - 1)
+
+
+def simplex_distance(gram: Float[Tensor, "k k"]) -> Float[Tensor, ""]:
+    """`| G/|G|_F - T |_F`: distance of a K x K matrix to that of the simplex ETF, scale removed; in [0, 2]."""
+    scaled = gram / torch.linalg.matrix_norm(gram)
+    return torch.linalg.matrix_norm(scaled - simplex_gram(len(gram), like=gram))
+
+
+def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
+    """Cosines between all pairs of rows, as given (not centered); off the diagonal `-1/(K-1)` for a simplex ETF.
+
+    Args:
+        rows: Class means, or a classifier's weight (k, d).
+
+    Returns:
+        Cosines (k, k); NaN for a row of zeros, which has no direction.
+
+    >>> cosine_gram(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    unit = unit_rows(rows.double())  # whose product autocast leaves alone, too
+    return (unit @ unit.T).to(rows.dtype)
+
+
+def centered(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+    """The rows minus their mean."""
+    return rows - rows.mean(dim=0)
+
+
+def unit_rows(rows: Float[Tensor, "*s d"]) -> Float[Tensor, "*s d"]:
+    """The rows at unit length; rows of zeros become NaN, since they have no direction."""
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+
+
+def _rows(weight: Float[Tensor, "k d"]) -> Float64[Tensor, "k d"]:
+    if weight.ndim != 2 or len(weight) < 2:
+        raise ValueError(f"Expected a matrix (k, d) with k >= 2, but got shape {tuple(weight.shape)}.")
+    return weight.double()  # whose products autocast leaves alone, too
+
+
+def _means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float64[Tensor, "k d"]:
+    return collapse_statistics(features, labels).class_means
