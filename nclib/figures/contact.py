@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 1  # pixels between two images
@@ -86,22 +86,15 @@ class ContactSheet:
         columns = {"index": index, "label": self.labels, "predicted": self.predicted}
         return pd.DataFrame(columns).sort_values(["label", "index"], ignore_index=True)
 
-    def plot(self, ax: SomeAxes = None) -> "ContactSheet":
-        """Draw.
-
-        Args:
-            ax: axes to draw on; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
+    def plot(self) -> "ContactSheet":
+        """Draw; the result is the display itself."""
         classes, numbers = self.labels.unique(return_counts=True)
         columns = min(self.columns, numbers.max().item()) if len(classes) else 0
         with style():
             side = min(LARGEST, TEXT_WIDTH / (columns + NAMES_TAKE))
             size = (max(TITLE_TAKES, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
-            self.figure_, self.axes_ = panels(ax, 1, 1, size=size)
-            axes = self.axes_[0]
+            self.figure_, axes = plt.subplots(figsize=size, layout="constrained")
+            self.axes_ = np.array([axes])
             axes.grid(False)
             axes.spines[:].set_visible(False)
             axes.set(xticks=[], yticks=[])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -13,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
-from nclib.figures.layout import SomeAxes, panels
 from nclib.figures.style import style
 
 LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colors follow the logarithm
@@ -52,23 +52,16 @@ class LabelHeatMap:
         counts.fill_diagonal_(0)
         return cls(counts + singles.sum(0).diag(), data.class_names)
 
-    def plot(self, ax: SomeAxes = None) -> "LabelHeatMap":
-        """Draw.
-
-        Args:
-            ax: axes to draw on; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
+    def plot(self) -> "LabelHeatMap":
+        """Draw; the result is the display itself."""
         K = len(self.class_names)
         counts = self.counts.numpy()
         present = counts[counts > 0]
         wide = len(present) > 0 and present.max() > LOG_FROM * present.min()
         norm = LogNorm(present.min(), present.max()) if wide else Normalize(0, max(1, counts.max()))
         with style():
-            self.figure_, self.axes_ = panels(ax, 1, 1, size=(4.3, 3.6))
-            axes = self.axes_[0]
+            self.figure_, axes = plt.subplots(figsize=(4.3, 3.6), layout="constrained")
+            self.axes_ = np.array([axes])
             sns.heatmap(
                 pd.DataFrame(counts, index=list(self.class_names), columns=list(self.class_names)),
                 mask=counts == 0,

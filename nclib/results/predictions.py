@@ -27,12 +27,12 @@ def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
         minimum = prediction(resolved, geometry)
         if minimum is None:
             continue
-        values.setdefault("train_loss", {})[run] = minimum.data_loss
-        values.setdefault("train_soft_iou", {})[run] = minimum.soft_iou
-        values.setdefault("train_feature_decay", {})[run] = _feature_decay(resolved, geometry, minimum)
+        values.setdefault(("train_loss", None), {})[run] = minimum.data_loss
+        values.setdefault(("train_soft_iou", None), {})[run] = minimum.soft_iou
+        values.setdefault(("train_feature_decay", None), {})[run] = _feature_decay(resolved, geometry, minimum)
         for m, scale in minimum.scales.items():
             if m > 1:
-                values.setdefault(f"tag_wise_scale_{m}", {})[run] = scale
+                values.setdefault(("tag_wise_scale", m), {})[run] = scale
     return values
 
 
