@@ -30,6 +30,8 @@ from nclib.explore import (
     runs,
     studies,
 )
+from nclib.explore.canvas import Metric
+from nclib.explore.curves import _panel
 from nclib.explore.details import numbers
 from nclib.explore.logaxis import log_ticks
 from nclib.explore.png import encode
@@ -37,6 +39,7 @@ from nclib.explore.theme import run_colors, text_color
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import panel
 from nclib.figures.style import RunStyles
+from nclib.results import metrics_table
 from nclib.results.geometry import Geometry
 from nclib.study.files import StageError
 from nclib.study.runner import run_notebook
@@ -322,13 +325,14 @@ def test_log_axes(pair):
     assert view.figure.axes[4].get_yscale() == "linear"  # scores stay between 0 and 1
 
 
-def with_metrics(data: RunData, **columns: list[float]) -> RunData:
-    """`data` with other values at its first epochs in some columns of both splits, and no later epochs."""
-    epochs = data.epochs[: len(next(iter(columns.values())))]
+def with_metrics(data: RunData, values: dict[Metric, list[float]]) -> RunData:
+    """`data` with other values of some metrics at its first epochs, on both splits, and no later epochs."""
+    epochs = data.epochs[: len(next(iter(values.values())))]
     table = data.metrics[data.metrics["epoch"].isin(epochs)].copy()
-    for column, values in columns.items():
+    for (metric, labels), of_metric in values.items():
         for split in ("train", "test"):
-            table.loc[table["split"] == split, column] = values
+            rows = metrics_table.of_metric(table, metric, split=split, labels=labels)
+            table.loc[rows.index, "value"] = of_metric
     return replace(data, metrics=table)
 
 
@@ -345,8 +349,10 @@ def labeled(ax) -> list[str]:
 
 
 def test_an_exact_etf_leaves_the_axis_to_the_other_curves(pair):
-    learned = with_metrics(pair[0], nc2_w_centered=[0.7, 0.3, 0.1], nc2_h_centered=[0.9, 0.4, 0.2])
-    etf = with_metrics(pair[1], nc2_w_centered=[3.7e-16] * 3, nc2_h_centered=[0.9, 0.3, 0.07])
+    learned = with_metrics(
+        pair[0], {("nc2_w_centered", None): [0.7, 0.3, 0.1], ("nc2_h_centered", None): [0.9, 0.4, 0.2]}
+    )
+    etf = with_metrics(pair[1], {("nc2_w_centered", None): [3.7e-16] * 3, ("nc2_h_centered", None): [0.9, 0.3, 0.07]})
     ax = drawn_panels(learned, etf)[1]
     low, high = ax.get_ylim()
     assert 0.02 < low < 0.07 and 0.9 < high < 2
@@ -357,24 +363,24 @@ def test_an_exact_etf_leaves_the_axis_to_the_other_curves(pair):
 
 
 def test_zeros_are_drawn_at_the_lower_edge(pair):
-    data = with_metrics(pair[0], nc4=[0.9, 0.01, 0.0, 0.0])
-    ax = drawn_panels(data, metric="nc4")[4]
+    data = with_metrics(pair[0], {("nc4", None): [0.9, 0.01, 0.0, 0.0]})
+    ax = drawn_panels(data, metric=("nc4", None))[4]
     low, line = ax.get_ylim()[0], ax.lines[0].get_ydata()
     assert np.array_equal(line[:2], [0.9, 0.01]) and line[2] == line[3] == ax.get_yticks()[0]
     assert low < line[2] < 0.01 and labeled(ax)[0] == "0"
-    ax = drawn_panels(with_metrics(pair[0], nc4=[0.0, 0.0]), metric="nc4")[4]
+    ax = drawn_panels(with_metrics(pair[0], {("nc4", None): [0.0, 0.0]}), metric=("nc4", None))[4]
     assert ax.get_ylim()[0] < ax.lines[0].get_ydata()[0] < 1e-3 and labeled(ax)[0] == "0"
 
 
 def test_small_values_are_drawn_in_their_place(pair):
-    ax = drawn_panels(with_metrics(pair[0], nc1=[60_000.0, 1e-2, 1e-5]))[0]
+    ax = drawn_panels(with_metrics(pair[0], {("nc1", None): [60_000.0, 1e-2, 1e-5]}))[0]
     assert np.array_equal(ax.lines[0].get_ydata(), [60_000.0, 1e-2, 1e-5])
     assert 1e-6 < ax.get_ylim()[0] < 1e-5 and "0" not in labeled(ax) and 3 <= len(labeled(ax)) <= 6
 
 
 @pytest.mark.parametrize("values", [(0.98, 0.125), (0.9, 0.7), (0.2, 0.2), (3e-5, 9e-5), (1.49, 0.011)])
 def test_short_log_axes_have_labels(pair, values):
-    ax = drawn_panels(with_metrics(pair[0], tag_wise_ratio_2=list(values)))[3]
+    ax = drawn_panels(with_metrics(pair[0], {("tag_wise_ratio", 2): list(values)}))[3]
     assert ax.get_yscale() == "log" and len(labeled(ax)) >= 3
 
 
@@ -387,9 +393,9 @@ def test_ticks_are_few_and_within_the_axis(decades):
 
 
 def test_the_marks_of_the_epoch_lie_on_the_curves(pair):
-    data = with_metrics(pair[0], nc4=[0.9, 0.01, 0.0, 0.0])
+    data = with_metrics(pair[0], {("nc4", None): [0.9, 0.01, 0.0, 0.0]})
     view = MetricsView()
-    view.pixels(State((data,), int(data.epochs[2]), metric="nc4"))
+    view.pixels(State((data,), int(data.epochs[2]), metric=("nc4", None)))
     points = np.column_stack(view._marks[0][0].get_data())
     lines = [(ax, line) for ax in view.figure.axes[:5] for line in ax.lines]
     expected = [view.on_glass(ax, np.column_stack([line.get_xdata(), line.get_ydata()]))[2] for ax, line in lines]
@@ -412,21 +418,21 @@ def test_pictures_say_the_epoch_of_each_run(pair, kind):
 
 def test_metric_of_the_last_panel(pair):
     view = MetricsView()
-    view.pixels(State(pair, 0, metric="bias_residual"))
+    view.pixels(State(pair, 0, metric=("bias_residual", None)))
     last = [ax for ax in view.figure.axes if ax.get_title(loc="left")][-1]
     assert last.get_title(loc="left") == panel("bias_residual").title
-    rows = pair[0].metrics.query("split == 'train'")
-    assert np.array_equal(last.lines[0].get_ydata(), rows["bias_residual"])
+    rows = metrics_table.of_metric(pair[0].metrics, "bias_residual")
+    assert np.array_equal(last.lines[0].get_ydata(), rows["value"])
 
 
-@pytest.mark.parametrize("metric", ["nc4", "tag_wise_angle_max_2", "threshold_subset_accuracy"])
+@pytest.mark.parametrize("metric", [("nc4", None), ("tag_wise_angle_max", 2), ("threshold_subset_accuracy", None)])
 def test_titles_are_those_of_the_figures_and_fit_the_picture(pair, metric):
     view = MetricsView()
     view.pixels(State(pair, 0, metric=metric))
     shown = [ax.get_title(loc="left") for ax in view.figure.axes if ax.get_title(loc="left")]
     titles = [title.replace("\n", " ") for title in shown]
-    columns = ("nc1", "nc3_centered", "tag_wise_ratio_2", metric)
-    assert [titles[0], *titles[2:]] == [panel(column).title for column in columns]
+    metrics = (("nc1", None), ("nc3_centered", None), ("tag_wise_ratio", 2), metric)
+    assert [titles[0], *titles[2:]] == [_panel(metric).title for metric in metrics]
     drawn = [text.get_window_extent() for text in view.figure.findobj(Text) if text.get_text() in shown]
     assert max(extent.x1 for extent in drawn) <= view.width
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from nclib.data import stand_ins
+from nclib.results.metrics_table import of_metric, read_metrics
 from nclib.study.parameters import WIDTHS, Run
 from nclib.study.study import Study
 
@@ -217,9 +218,11 @@ def test_study_runs_from_data_to_table(name, outputs):
     folder = outputs / study.study
     table = pd.read_csv(folder / "table.csv")
     assert list(table["run"]) == list(study.runs)
-    metrics = pd.read_csv(folder / next(iter(study.runs)) / "seed0/metrics.csv")
-    assert metrics.groupby("split")["epoch"].apply(list).map(len).eq(metrics["epoch"].nunique()).all()
-    assert metrics["nc1"].gt(0).all()
+    metrics = read_metrics(folder / next(iter(study.runs)) / "seed0/metrics.csv")
+    for split in ("train", "test"):
+        nc1 = of_metric(metrics, "nc1", split=split)
+        assert list(nc1["epoch"]) == list(metrics["epoch"].unique())
+        assert nc1["value"].gt(0).all()
     made = {path.name for path in (folder / "figures").iterdir()}
     assert {"collapse.pdf", "collapse.png", "gram.pdf", "scores.pdf"} <= made
     assert ("imbalance.pdf" in made) == (name == "mlab_imbalanced")

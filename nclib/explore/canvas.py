@@ -29,6 +29,7 @@ from nclib.explore.theme import GREY, INK, RC_PARAMS, shade, text_color
 WIDTH = 1100  # pixels: what JupyterLab leaves of a window of 1280, its side bar closed
 PIXELS_PER_INCH = 100
 Number = int | float
+Metric = tuple[str, int | None]  # the columns `metric` and `labels` of metrics.csv
 AnyArtist = TypeVar("AnyArtist", bound=Artist)
 
 
@@ -41,7 +42,7 @@ class State:
         epoch: number of finished epochs; each run shows its last checkpoint up to it.
         plane: what the features are projected on (see `nclib.explore.plane`).
         labels: the chosen label set.
-        metric: column of `metrics.csv` in the last panel; None for the usual score.
+        metric: name and labels of the metric in the last panel; None for the usual score.
         log_values: logarithmic axes for the metrics that fall to zero.
         log_epochs: a logarithmic axis for the epochs.
     """
@@ -50,7 +51,7 @@ class State:
     epoch: int
     plane: Plane = CIRCLE
     labels: LabelSet = ()
-    metric: str | None = None
+    metric: Metric | None = None
     log_values: bool = True
     log_epochs: bool = False
 

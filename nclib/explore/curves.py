@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nclib.explore.canvas import State, View
+from nclib.explore.canvas import Metric, State, View
 from nclib.explore.data import RunData
 from nclib.explore.logaxis import LogRange
 from nclib.explore.theme import FAINT, GREY, INK
 from nclib.figures.panels import Panel, panel
+from nclib.results.metrics_table import measured_labels, of_metric
 
 Points = Float[np.ndarray, "n 2"]
 STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1, 1, 1)))
@@ -24,35 +25,44 @@ TITLE_FITS = 24  # letters above a panel
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of each run: a metric on a split, and its name in the panel's legend."""
+
+    metric: Metric
+    split: str = "train"
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Curves:
-    """What one panel shows: its first quantity, whose title and axis it has, and lines of (column, split, name)."""
+    """What one panel shows: title and axis of its first metric, and its lines."""
 
     shown: Panel
-    lines: tuple[tuple[str, str, str], ...]
+    lines: tuple[Line, ...]
 
 
-def usual_score(tables: Sequence[pd.DataFrame]) -> str:
+def usual_score(tables: Sequence[pd.DataFrame]) -> Metric:
     """The metric of prediction that suits the data: IoU for several labels, accuracy for one."""
-    several = any("tag_wise_ratio_2" in table for table in tables)
-    return "soft_iou" if several else "top1"
+    several = any(measured_labels(table, "tag_wise_scale") for table in tables)
+    return ("soft_iou" if several else "top1"), None
 
 
-def panels(tables: Sequence[pd.DataFrame], metric: str | None) -> list[Curves]:
+def panels(tables: Sequence[pd.DataFrame], metric: Metric | None) -> list[Curves]:
     """The panels that suit some tables of metrics; the last one shows `metric`."""
 
-    def one(column: str) -> Curves:
-        return Curves(panel(column), ((column, "train", ""),))
+    def one(metric: Metric) -> Curves:
+        return Curves(_panel(metric), (Line(metric),))
 
-    classifier_and_means = (("nc2_w_centered", "train", "W"), ("nc2_h_centered", "train", "means"))
-    found = [one("nc1"), Curves(panel("nc2_w_centered", "NC2: simplex ETF"), classifier_and_means), one("nc3_centered")]
-    sizes = sorted({int(c.rsplit("_", 1)[1]) for table in tables for c in table if c.startswith("tag_wise_ratio_")})
-    if len(sizes) > 1:
-        lines = tuple((f"tag_wise_ratio_{m}", "train", f"m = {m}") for m in sizes)
-        found.append(Curves(panel("tag_wise_ratio_2", "tag-wise ratio, m labels"), lines))
+    ratios = [("tag_wise_ratio", m) for m in sorted({m for t in tables for m in measured_labels(t, "tag_wise_ratio")})]
+    nc2 = (Line(("nc2_w_centered", None), name="W"), Line(("nc2_h_centered", None), name="means"))
+    found = [one(("nc1", None)), Curves(_panel(nc2[0].metric, "NC2: simplex ETF"), nc2), one(("nc3_centered", None))]
+    if len(ratios) > 1:
+        lines = tuple(Line(ratio, name=f"m = {ratio[1]}") for ratio in ratios)
+        found.append(Curves(_panel(ratios[0], "tag-wise ratio, m labels"), lines))
     else:
-        found.append(one(f"tag_wise_ratio_{sizes[0]}" if sizes else "nc4"))
-    column = metric or usual_score(tables)
-    return [*found, Curves(panel(column), ((column, "train", "train"), (column, "test", "test")))]
+        found.append(one(ratios[0] if ratios else ("nc4", None)))
+    last = metric or usual_score(tables)
+    return [*found, Curves(_panel(last), (Line(last, "train", "train"), Line(last, "test", "test")))]
 
 
 class MetricsView(View):
@@ -121,10 +131,10 @@ class MetricsView(View):
         else:
             ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.autoscale_view()  # else matplotlib sets the limits when it draws, after `_points`
-        if any(name for *_, name in curves.lines):
+        if any(line.name for line in curves.lines):
             handles = [
-                Line2D([], [], color=INK, ls=style, lw=1.2, label=name)
-                for (*_, name), style in zip(curves.lines, STYLES, strict=False)
+                Line2D([], [], color=INK, ls=style, lw=1.2, label=line.name)
+                for line, style in zip(curves.lines, STYLES, strict=False)
             ]
             ax.legend(handles=handles, frameon=False, loc="best", handlelength=1.8, borderpad=0.1, labelspacing=0.2)
 
@@ -140,11 +150,16 @@ class MetricsView(View):
             mark.set_data(*points.get(epoch, gap).T)
 
 
+def _panel(metric: Metric, title: str | None = None) -> Panel:
+    """Title and axis of a metric, as in the figures."""
+    return panel("_".join(str(part) for part in metric if part is not None), title)
+
+
 def _series(data: RunData, curves: Curves) -> Iterator[pd.Series]:
     """The lines of a panel that a run has, by epoch."""
-    for column, split, _ in curves.lines:
-        rows = data.metrics[data.metrics["split"] == split].set_index("epoch")
-        yield rows[column].dropna() if column in rows else pd.Series(dtype=float)
+    for line in curves.lines:
+        metric, labels = line.metric
+        yield of_metric(data.metrics, metric, split=line.split, labels=labels).set_index("epoch")["value"].dropna()
 
 
 def _with_margin(ax: Axes) -> tuple[float, float]:

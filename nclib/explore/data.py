@@ -19,7 +19,8 @@ from nclib.data import dataset
 from nclib.data.compose import MultiLabelData
 from nclib.explore.theme import FIRST_COLOR, run_colors
 from nclib.results.geometry import Geometry
-from nclib.study.files import StageError, json_or_empty, read_csv, read_json
+from nclib.results.metrics_table import read_metrics
+from nclib.study.files import StageError, json_or_empty, read_json
 from nclib.study.runs import project_root
 from nclib.study.study import ParameterError, Study
 
@@ -86,7 +87,7 @@ class RunData:
     Attributes:
         run, seed: which.
         geometry: what 03_validate kept of the last layer; None if that is missing.
-        metrics: one row for each checkpoint and split; None if missing.
+        metrics: one row per measured value (`nclib.results.metrics_table`); None if missing.
         dataset_folder: of the pictures; None if no manifest tells it.
         problems: what is missing and the stage to run, in words.
         color: of the run's lines and name, the same for all its seeds.
@@ -188,11 +189,7 @@ def load_run(study: str | Path, run: str, seed: int) -> RunData:
     except StageError as error:
         problems.append(str(error))
     try:
-        metrics = read_csv(folder / "metrics.csv", stage="03_validate")
-        lacking = {"epoch", "split"} - set(metrics)
-        if lacking:
-            problems.append(f"{folder / 'metrics.csv'} has no column '{lacking.pop()}': run stage 03_validate again.")
-            metrics = None
+        metrics = read_metrics(folder / "metrics.csv")
     except StageError as error:
         problems.append(str(error))
     color = run_colors(study_order(study)).get(run, FIRST_COLOR)

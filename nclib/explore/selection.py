@@ -11,6 +11,7 @@ from nclib.explore.controls import Controls
 from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import CIRCLE, PRINCIPAL
+from nclib.results.metrics_table import measured
 from nclib.study.files import StageError
 from nclib.study.study import ParameterError
 
@@ -126,8 +127,10 @@ class Selection:
         epochs = state.epochs
         wanted = epochs[-1] if last or c.epoch.value is None else c.epoch.value
         c.set_epochs(epochs, max((e for e in epochs if e <= wanted), default=epochs[0]))
-        columns = dict.fromkeys(column for data in state.runs if data.metrics is not None for column in data.metrics)
-        _offer(c.metric, [("score", ""), *((k, k) for k in columns if k not in ("epoch", "split"))], keep=True)
+        tables = [data.metrics for data in state.runs if data.metrics is not None]
+        metrics = dict.fromkeys(metric for table in tables for metric in measured(table))
+        named = [(name if labels is None else f"{name}, {labels}", (name, labels)) for name, labels in metrics]
+        _offer(c.metric, [("score", ""), *named], keep=True)
         c.set_maps([data.geometry.class_names if data.geometry is not None else () for data in state.runs])
         if state.known:
             self._offer_classes(state)

@@ -1,7 +1,7 @@
 """Result tables of a study: every number as CSV, the ones to read as Markdown."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,28 @@ from nclib.results.study_results import StudyResults
 from nclib.study.files import write_csv, write_text
 from nclib.study.parameters import Run
 
-Column = tuple[str, Callable[[pd.DataFrame], str]]
+Columns = dict[str, Callable[[pd.DataFrame], str]]  # title -> what the rows of one run show
+
+COLLAPSE = {
+    "NC1": "train_nc1",
+    "NC2 classifier": "train_nc2_w_centered",
+    "NC2 means": "train_nc2_h_centered",
+    "NC3": "train_nc3_centered",
+}
+RELEASED = {
+    "NC1": "train_released_nc1",
+    "NC2 classifier": "train_nc2_w",
+    "NC2 means": "train_nc2_h",
+    "NC3": "train_released_nc3",
+}
+DECODING = {
+    "Jaccard, nearest average": "test_onn_jaccard",
+    "Jaccard, threshold": "test_threshold_jaccard",
+    "Jaccard, true m": "test_jaccard",
+    "subset accuracy, nearest average": "test_onn_subset_accuracy",
+    "subset accuracy, threshold": "test_threshold_subset_accuracy",
+    "subset accuracy, true m": "test_subset_accuracy",
+}
 
 
 def result_table(results: StudyResults) -> pd.DataFrame:
@@ -27,10 +48,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     """
     keys = ["run", "seed"]
     trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
-    train, test = (
-        wide(results.last(split), [*keys, "epoch"]).dropna(axis=1, how="all").add_prefix(f"{split}_")
-        for split in ("train", "test")
-    )
+    train, test = (wide(results.last(split), [*keys, "epoch"]).add_prefix(f"{split}_") for split in ("train", "test"))
     about = pd.DataFrame(
         [
             {
@@ -74,7 +92,7 @@ def _same_network(one: Run, other: Run) -> bool:
 
 
 def summary(results: StudyResults) -> str:
-    """The tables to read, as Markdown: one row a run, mean ± standard deviation over seeds where there are several.
+    """The tables to read, as Markdown: one row per run, mean ± standard deviation over seeds where there are several.
 
     Args:
         results: of the study.
@@ -82,31 +100,23 @@ def summary(results: StudyResults) -> str:
     table = result_table(results)
     seeds = len(results.seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else f"seed {results.seeds[0]}"
-    epochs = sorted(set(table["epoch"]))
-    when = (
-        f"after {epochs[0]} epochs"
-        if len(epochs) == 1
-        else f"at each run's last checkpoint (epoch {epochs[0]}–{epochs[-1]})"
-    )
+    first, last = table["epoch"].min(), table["epoch"].max()
+    when = f"after {last} epochs" if first == last else f"at each run's last checkpoint (epoch {first}–{last})"
     parts = [
         f"# {results.study.study}",
         f"All values {when}, {over}. Collapse metrics are of the training set and 0 at exact collapse; NC2 and NC3 are "
         "centered.",
         _markdown(table, _main_columns(results)),
     ]
-    decoding = _decoding_columns(table)
-    if decoding:
+    if results.is_multi_label:
         parts += [
             "## Decoding the test set",
             "Label sets by the nearest tag-wise average (no threshold), by a threshold on the softmax tuned on the "
             "training set, and by the m most probable labels where the true number m is given.",
-            _markdown(table, decoding),
-        ]
-    if results.is_multi_label:
-        parts += [
+            _markdown(table, _shares(DECODING)),
             "## As the released code computes them",
             "NC1 and NC3 with the released global mean, NC2 and NC3 without centering, to compare with its curves.",
-            _markdown(table, _released_columns()),
+            _markdown(table, _values(RELEASED)),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -127,91 +137,46 @@ def write_tables(results: StudyResults, folder: str | Path) -> list[Path]:
     return paths
 
 
-def _main_columns(results: StudyResults) -> list[Column]:
-    collapse = [
-        ("NC1", _value("train_nc1")),
-        ("NC2 classifier", _value("train_nc2_w_centered")),
-        ("NC2 means", _value("train_nc2_h_centered")),
-        ("NC3", _value("train_nc3_centered")),
-    ]
-    if results.is_multi_label:
-        scores = [("train IoU", _share("train_soft_iou")), ("test IoU", _share("test_soft_iou"))]
-        collapse += [
-            (f"tag-wise ratio, {m} labels", _value(f"train_tag_wise_ratio_{m}")) for m in results.multiplicities
-        ]
-    else:
-        scores = [("train accuracy", _share("train_top1")), ("test accuracy", _share("test_top1"))]
-    return [*scores, *collapse, ("trainable parameters", _parameters), ("saved", _saved)]
+def _main_columns(results: StudyResults) -> Columns:
+    score, name = ("soft_iou", "IoU") if results.is_multi_label else ("top1", "accuracy")
+    ratios = {f"tag-wise ratio, {m} labels": f"train_tag_wise_ratio_{m}" for m in results.multiplicities}
+    return {
+        **_shares({f"{split} {name}": f"{split}_{score}" for split in ("train", "test")}),
+        **_values(COLLAPSE | ratios),
+        "trainable parameters": lambda rows: f"{rows['trainable_parameters'].iloc[0]:,}",
+        "saved": lambda rows: "–" if rows["saved_percent"].isna().all() else f"{rows['saved_percent'].iloc[0]:.2f} %",
+    }
 
 
-def _decoding_columns(table: pd.DataFrame) -> list[Column]:
-    """Scores of each way to read a label set off a test image; none for single-label data."""
-    decoders = {"nearest average": "test_onn_", "threshold": "test_threshold_", "true m": "test_"}
-    scores = {"Jaccard": "jaccard", "subset accuracy": "subset_accuracy"}
-    if "test_onn_jaccard" not in table.columns:
-        return []
-    return [
-        (f"{score}, {decoder}", _share(prefix + column))
-        for score, column in scores.items()
-        for decoder, prefix in decoders.items()
-        if prefix + column in table.columns
-    ]
+def _shares(columns: Mapping[str, str]) -> Columns:
+    """Shares in [0, 1], with four digits behind the point."""
+    return {title: lambda rows, name=name: _mean_and_deviation(rows[name], 4) for title, name in columns.items()}
 
 
-def _released_columns() -> list[Column]:
-    columns = {"NC1": "released_nc1", "NC2 classifier": "nc2_w", "NC2 means": "nc2_h", "NC3": "released_nc3"}
-    return [(title, _value(f"train_{column}")) for title, column in columns.items()]
+def _values(columns: Mapping[str, str]) -> Columns:
+    """Values that may be tiny, with three significant digits."""
+    return {title: lambda rows, name=name: _mean_and_deviation(rows[name]) for title, name in columns.items()}
 
 
-def _share(column: str) -> Callable[[pd.DataFrame], str]:
-    """A share in [0, 1], with four digits behind the point."""
-    return lambda rows: _mean_and_deviation(rows[column], lambda _: 4)
+def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) -> str:
+    """The mean and, for several values, the standard deviation (n-1); None means three significant digits of the mean.
 
-
-def _value(column: str) -> Callable[[pd.DataFrame], str]:
-    """A value that may be tiny: three significant digits."""
-    return lambda rows: _mean_and_deviation(rows[column], lambda mean: _digits(mean, 3))
-
-
-def _parameters(rows: pd.DataFrame) -> str:
-    return f"{rows['trainable_parameters'].iloc[0]:,}"
-
-
-def _saved(rows: pd.DataFrame) -> str:
-    saved = rows["saved_percent"].iloc[0]
-    return "–" if math.isnan(saved) else f"{saved:.2f} %"
-
-
-def _digits(value: float, significant: int) -> int:
-    """Digits behind the point that show `significant` digits of `value`."""
-    return significant if value == 0 else max(0, significant - 1 - math.floor(math.log10(abs(value))))
-
-
-def _mean_and_deviation(values: Iterable[float], decimals: Callable[[float], int]) -> str:
-    """The mean and, for several values, the standard deviation (n-1), with as many digits behind the point as it needs.
-
-    >>> _mean_and_deviation([0.0123, 0.0125], lambda mean: _digits(mean, 3))
+    >>> _mean_and_deviation([0.0123, 0.0125])
     '0.0124 ± 0.0001'
     """
     values = pd.Series(values).dropna()
     if values.empty:
         return "–"
-    mean = values.mean()
-    if mean != 0 and abs(mean) < 1e-4 and decimals(mean) > 4:
-        return f"{mean:.1e}" + (f" ± {values.std():.0e}" if len(values) > 1 else "")
-    places = decimals(mean)
-    return f"{mean:.{places}f}" + (f" ± {values.std():.{places}f}" if len(values) > 1 else "")
+    mean, deviation = values.mean(), values.std()
+    if decimals is None and 0 < abs(mean) < 1e-4:
+        return f"{mean:.1e}" + (f" ± {deviation:.0e}" if len(values) > 1 else "")
+    if decimals is None:
+        decimals = 3 if mean == 0 else max(0, 2 - math.floor(math.log10(abs(mean))))
+    return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if len(values) > 1 else "")
 
 
-def _markdown(table: pd.DataFrame, columns: Sequence[Column]) -> str:
-    """A Markdown table with a row for each run, padded so that it also reads as plain text."""
-    rows = [["run", *(title for title, _ in columns)]]
-    for run, group in table.groupby("run", sort=False):
-        rows.append([str(run), *(show(group) for _, show in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    lines = []
-    for place, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("| " + " | ".join(cells if place != 1 else row) + " |")
-    return "\n".join(lines)
+def _markdown(table: pd.DataFrame, columns: Columns) -> str:
+    """A Markdown table with a row for each run."""
+    rows = [["run", *columns], ["---", *["---:"] * len(columns)]]
+    rows += [[run, *(show(group) for show in columns.values())] for run, group in table.groupby("run", sort=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
