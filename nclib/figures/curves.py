@@ -1,16 +1,14 @@
 """Quantities against epoch, one line per run, with bands over seeds."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nclib.figures.display import Display
 from nclib.figures.layout import fit_texts, legend_below
 from nclib.figures.lines import line_grid, scale_axis
 from nclib.figures.panels import Panel, panel
@@ -18,16 +16,17 @@ from nclib.figures.style import REFERENCE, TEXT_WIDTH, RunStyles, style
 from nclib.results.study_results import StudyResults
 
 HIGHEST = 4.1  # inches: all rows of panels together
+ROW = 1.0  # inches: height of a row of panels, where each group of runs has a column
 NARROWEST = 1.2  # inches: a column of panels
 BESIDE = 0.4  # inches: the numbers left of a panel
 FACET_FROM = 5  # runs; where their names form groups, more of them get a column of panels per group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = ("released_nc1", "nc2_w", "nc2_h", "released_nc3")  # as the first paper's code computes those
-References = Mapping[tuple[str, int | None], Mapping[str, float]]
+References = Mapping[str, Mapping[str, float]]
 
 
 @dataclass
-class MetricCurves:
+class MetricCurves(Display):
     """Panels of quantities against epoch; the line is the mean over seeds, the band goes from smallest to largest.
 
     Where there are many runs named like `vgg16_learned`, `vgg16_etf`, ..., each group gets a column of panels.
@@ -35,21 +34,14 @@ class MetricCurves:
     Args:
         values: long: columns `run`, `seed`, `epoch`, `panel` (its place in `panels`) and `value`.
         panels: what to draw.
-        references: (metric, labels) -> run -> a value to compare with (a theory's prediction), drawn as a dotted line.
+        references: name of a panel -> run -> a value to compare with (a theory's prediction), drawn as a dotted line.
         columns: panels side by side, at most.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its axes, in reading order.
     """
 
     values: pd.DataFrame
     panels: Sequence[Panel]
     references: References = field(default_factory=dict)
     columns: int = 3
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
     share_scale: ClassVar[bool] = False
 
     @classmethod
@@ -68,7 +60,7 @@ class MetricCurves:
             panels: of metrics; None: NC1 to NC3 and, for multi-label data, the tag-wise ratios, for single-label data
                 what the second paper shows.
             released: set NC1 to NC3 above the same four as the first paper's released code computes them.
-            references: (metric, labels) -> run -> value to compare with.
+            references: name of a panel -> run -> value to compare with.
 
         Raises:
             ValueError: a metric was not measured.
@@ -89,7 +81,7 @@ class MetricCurves:
         Args:
             history: one row per epoch: columns `run`, `seed`, `epoch` and the panels' metrics.
             panels: of columns of the history.
-            references: (column, None) -> run -> value to compare with.
+            references: column -> run -> value to compare with.
         """
         keys = ["run", "seed", "epoch"]
         tables = [history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1) for shown in panels]
@@ -106,7 +98,7 @@ class MetricCurves:
                 self._plot_panels(styles)
                 columns = None
             handles = [styles.line(run) for run in runs]
-            if any(self.references.get((shown.metric, shown.labels)) for shown in self.panels):
+            if any(self.references.get(shown.name) for shown in self.panels):
                 handles.append(Line2D([], [], color="0.3", label="theory", **REFERENCE))
             legend_below(self.figure_, handles, columns=columns, seeds=self.values["seed"].nunique())
         return self
@@ -136,7 +128,7 @@ class MetricCurves:
             row="panel",
             col="group",
             width=width,
-            height=1.0,
+            height=ROW,
             sharey=True if self.share_scale else "row",
         )
         self.figure_, self.axes_ = grid.figure, grid.axes.ravel()
@@ -147,13 +139,14 @@ class MetricCurves:
         titles, size = fit_texts(groups, width - BESIDE / 2)
         for axes, title in zip(grid.axes[0], titles, strict=True):
             axes.set_title(title, fontsize=size)
-        for axes, shown in zip(grid.axes[:, 0], self.panels, strict=True):
-            axes.set_ylabel(_narrow(shown.title))
+        names, size = fit_texts([shown.title for shown in self.panels], ROW)
+        for axes, name in zip(grid.axes[:, 0], names, strict=True):
+            axes.set_ylabel(name, fontsize=size)
         return len(groups)
 
     def _finish(self, axes: Axes, shown: Panel, runs: Sequence[str], styles: RunStyles) -> None:
         """Draw the references of some runs, then scale the axis."""
-        references = self.references.get((shown.metric, shown.labels), {})
+        references = self.references.get(shown.name, {})
         for run in runs:
             if run in references:
                 axes.axhline(references[run], color=styles.colors[run], zorder=1, **REFERENCE)
@@ -174,7 +167,7 @@ class ScoreCurves(MetricCurves):
 
         Args:
             results: of the study.
-            references: `("train_soft_iou", None)` -> run -> value predicted by the theory.
+            references: `train_soft_iou` -> run -> value predicted by the theory.
         """
         score = "soft_iou" if results.is_multi_label else "accuracy"
         return cls.from_history(
@@ -191,7 +184,7 @@ class LossCurves(MetricCurves):
 
         Args:
             results: of the study.
-            references: `("train_loss", None)`, ... -> run -> value predicted by the theory.
+            references: `train_loss`, ... -> run -> value predicted by the theory.
         """
         names = ["lr", "train_loss", "train_feature_decay", "test_loss"]
         shown = [name for name in names if name in results.history and results.history[name].gt(0).any()]
@@ -213,9 +206,3 @@ def _further(results: StudyResults) -> list[Panel]:
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table.assign(panel=place) for place, table in enumerate(tables)], ignore_index=True)
-
-
-def _narrow(title: str) -> str:
-    """A title in lines short enough to stand beside a low panel; formulas stay whole."""
-    parts = title.replace(": ", ":\n").replace(", ", ",\n").split("\n")
-    return "\n".join(part if "$" in part else textwrap.fill(part, 16) for part in parts)

@@ -1,7 +1,7 @@
 """Angles between class means and between classifier rows, beside those of the simplex ETF."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 
 import matplotlib.pyplot as plt
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from nclib.figures.display import Display
 from nclib.figures.layout import LINE, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
 from nclib.results.geometry import Geometry
@@ -47,7 +47,7 @@ def upper_bound(distance: float) -> str:
 
 
 @dataclass
-class GramMatrices:
+class GramMatrices(Display):
     """Cosines between the centered class means and between the centered classifier rows of each run, beside the ideal.
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
@@ -55,16 +55,9 @@ class GramMatrices:
 
     Args:
         grams: run -> cosines of class means and of classifier rows.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: the ideal and, for each run, class means and classifier.
     """
 
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_geometries(cls, geometries: Mapping[str, Geometry], *, checkpoint: int = -1) -> "GramMatrices":

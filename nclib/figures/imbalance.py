@@ -1,11 +1,10 @@
 """Tag-wise averages of rare and of frequent pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from nclib.figures.display import Display
 from nclib.figures.layout import fit_texts, legend_below
 from nclib.figures.lines import line_grid, scale_axis
 from nclib.figures.panels import panel
@@ -14,21 +13,14 @@ from nclib.results.study_results import StudyResults
 
 
 @dataclass
-class ImbalanceCurves:
+class ImbalanceCurves(Display):
     """Tag-wise ratio of the pairs against epoch, one line per number of training images per pair, one axes per run.
 
     Args:
         values: long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its axes.
     """
 
     values: pd.DataFrame
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_results(cls, results: StudyResults, *, split: str = "train") -> "ImbalanceCurves":

@@ -1,13 +1,15 @@
 """Text that fits, and legends below the axes."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nclib.figures.style import RC, SWEPT
+from nclib.figures.style import RC
 
+BREAK_AFTER = re.compile(r"-(?=[A-Za-z]\w*=)|_(?!\w*=)")  # besides blanks: before a `-key=value`, never in a key
 LETTER = 0.62 / 72  # inches per point of size: width of a letter, on the wide side of the mean
 LINE = 0.125  # inches: height of a line of a title
 LEGEND_LINE = 0.165  # inches: height of a line of a legend
@@ -17,8 +19,7 @@ LEGEND_HANDLE = 0.6  # inches: a legend's line, and the gap to the next column
 def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titlesize"]) -> tuple[list[str], float]:
     r"""Break texts into lines, and make all of them smaller where a piece is still too wide.
 
-    They are broken at blanks, before a `-key=value` of a sweep, and after an underscore of what holds no `=`. A text
-    with a formula stays as it is.
+    They are broken at blanks, before a `-key=value` of a sweep, and after an underscore. A formula stays whole.
 
     Args:
         texts: names, or several in one text.
@@ -31,20 +32,16 @@ def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titl
     >>> fit_texts(["learned-lr=0.05-weight_decay=0.0005"], 1.5)
     (['learned-lr=0.05-\nweight_decay=0.0005'], 8.0)
     """
-    letters = width / (LETTER * size)
-    fitted = [text if "$" in text else "\n".join(_lines(text, letters)) for text in texts]
+    letters = int(width / (LETTER * size))
+    fitted = [text if "$" in text else "\n".join(_broken(line, letters) for line in text.split("\n")) for text in texts]
     lengths = [len(line) for text in fitted if "$" not in text for line in text.split("\n")]
     return fitted, size * min(1.0, letters / max([1, *lengths]))
 
 
-def _lines(text: str, letters: float) -> list[str]:
-    lines = [""]
-    for part in SWEPT.sub("-\n", re.sub(r"(?<= )(?=\S)", "\n", text)).split("\n"):
-        for piece in [part] if "=" in part else re.split(r"(?<=_)(?=[^\W_])", part):
-            if lines[-1] and len((lines[-1] + piece).rstrip()) > letters:
-                lines.append("")
-            lines[-1] += piece
-    return [line.rstrip() for line in lines]
+def _broken(text: str, letters: int) -> str:
+    marked = BREAK_AFTER.sub("\\g<0>\v", text)
+    lines = textwrap.fill(marked, letters, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+    return lines.replace("\v", "")
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D], *, columns: int | None = None, seeds: int = 1) -> None:

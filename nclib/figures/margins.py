@@ -1,23 +1,23 @@
 """Sorted cosine margins of the training samples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nclib.figures.display import Display
 from nclib.figures.layout import legend_below
 from nclib.figures.style import MARKERS_PER_LINE, REFERENCE, TEXT_WIDTH, RunStyles, style
 from nclib.results.study_results import StudyResults
 
 
 @dataclass
-class MarginDistribution:
+class MarginDistribution(Display):
     """Cosine margins at the last checkpoint in ascending order: all samples, and the smallest 1,000.
 
     Below 0 a feature points more along another class's row of the classifier than along its own. That is nearly, but
@@ -29,18 +29,11 @@ class MarginDistribution:
         margins: run -> one ascending row for each seed.
         num_classes: K.
         smallest: number of samples in the second panel.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its two axes (one where there are no more samples than `smallest`).
     """
 
     margins: Mapping[str, Float[np.ndarray, "s n"]]
     num_classes: int
     smallest: int = 1000
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "MarginDistribution":

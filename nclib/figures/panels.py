@@ -26,6 +26,11 @@ class Panel:
     ceiling: float | None = None
 
     @property
+    def name(self) -> str:
+        """`nc1`, `tag_wise_ratio_2`: what tables that people read call it."""
+        return self.metric if self.labels is None else f"{self.metric}_{self.labels}"
+
+    @property
     def may_be_log(self) -> bool:
         """Whether it falls towards 0, so that a logarithmic axis shows more of its end."""
         return self.log or self.floor == 0.0

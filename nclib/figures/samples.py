@@ -1,15 +1,15 @@
 """Sample images with their labels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
+from nclib.figures.display import Display
 from nclib.figures.layout import LINE, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
 
@@ -29,7 +29,7 @@ def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 
 @dataclass
-class SampleGrid:
+class SampleGrid(Display):
     """Images with their labels, one row for each multiplicity.
 
     Args:
@@ -37,19 +37,12 @@ class SampleGrid:
         labels: multi-hot.
         class_names: name of each class.
         rows: places of the images to show in each row of the figure.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its axes, in reading order.
     """
 
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
     class_names: tuple[str, ...]
     rows: list[list[int]]
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
