@@ -13,7 +13,7 @@ import torch
 
 from nclib import theory
 from nclib.explore.descent import TheoryExplorer
-from nclib.figures import theory as theory_figures
+from nclib.figures import descent as descent_figures
 from nclib.study.runner import run_notebook
 from nclib.study.study import Study
 
@@ -78,7 +78,7 @@ def plane():
 
 
 def test_path_has_its_first_and_last_point(plane):
-    figure = theory_figures.plot_path(plane, panels=6)
+    figure = descent_figures.plot_path(plane, points=6)
     panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
     titles = [ax.get_title(loc="left") for ax in panels]
     assert titles[0].startswith("iteration 0\n")
@@ -91,20 +91,20 @@ def test_path_has_its_first_and_last_point(plane):
 
 def test_figures_refuse_what_they_cannot_draw(plane):
     other = theory.minimize(4, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, generator=seeded())
-    for draw in (theory_figures.plot_path, lambda result: theory_figures.plot_tag_wise(result, {})):
+    for draw in (descent_figures.plot_path, lambda result: descent_figures.plot_tag_wise(result, {})):
         with pytest.raises(ValueError, match=r"Expected K = 3 and d = 2 .* but got K = 4 and d = 4"):
             draw(other)
     unrecorded = theory.minimize(3, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, generator=seeded())
     with pytest.raises(ValueError, match="Expected a result with a recorded path"):
-        theory_figures.plot_path(unrecorded)
+        descent_figures.plot_path(unrecorded)
 
 
 def test_gaps_and_scales_are_drawn_as_they_are(plane):
-    ax = theory_figures.plot_gaps({"one": [plane], "two": [plane, plane]}).axes[0]
+    ax = descent_figures.plot_gaps({"one": [plane], "two": [plane, plane]}).axes[0]
     lines = [line for line in ax.lines if len(line.get_xdata()) == len(plane.iterations)]
     assert len(lines) == 3
     assert lines[0].get_ydata()[0] == pytest.approx(plane.losses[0] / plane.minimum.value - 1)
-    figure = theory_figures.plot_tag_wise(plane, {"sum": {1: (0.5, 0.6), 2: (0.7, 0.8)}})
+    figure = descent_figures.plot_tag_wise(plane, {"sum": {1: (0.5, 0.6), 2: (0.7, 0.8)}})
     predicted, measured = figure.axes[1].lines
     assert list(predicted.get_ydata()) == [0.5, 0.7]
     assert list(measured.get_ydata()) == [0.6, 0.8]
@@ -117,7 +117,7 @@ def test_saddle_figure(plane):
     settings = {"weight_decay": 5e-3, "feature_decay": 5e-3, "feature_dim": 2}
     start = saddle.moved(curvature.direction, distance=0.05)
     escape = theory.minimize(3, problem.counts, **settings, start=start, record_every=1)
-    figure = theory_figures.plot_saddle(problem, saddle, curvature, escape)
+    figure = descent_figures.plot_saddle(problem, saddle, curvature, escape)
     along, quadratic = figure.axes[1].lines
     middle = len(along.get_xdata()) // 2
     assert along.get_ydata()[middle] == 0

@@ -152,7 +152,7 @@ class MetricsView(View):
 
 def _panel(metric: Metric, title: str | None = None) -> Panel:
     """Title and axis of a metric, as in the figures."""
-    return panel("_".join(str(part) for part in metric if part is not None), title)
+    return panel(metric[0], labels=metric[1], title=title)
 
 
 def _series(data: RunData, curves: Curves) -> Iterator[pd.Series]:

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from nclib.figures.style import TEXT_WIDTH, style
-from nclib.figures.theory import draw_prediction
+from nclib.figures.descent import draw_prediction
 from nclib.theory import GlobalMinimum, Problem, global_minimum, minimize
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
-from nclib.figures.style import COLOURS, RunStyles
+from nclib.figures.style import COLORS, RunStyles
 
-FIRST_COLOR = to_hex(COLOURS[0])
+FIRST_COLOR = to_hex(COLORS[0])
 TEXT_CONTRAST = 4.5  # to white, as WCAG 2 asks of text
 INK, GREY, FAINT = "#222222", "#757575", "#d9d9d9"
 # Tol's "muted" scheme without its gray, and a slate blue to make ten; with more classes they repeat with other markers.
@@ -45,7 +45,7 @@ def run_colors(names: Sequence[str]) -> dict[str, str]:
     styles = RunStyles.from_runs(names)
     if styles.groups is None:
         return {run: to_hex(color) for run, color in styles.colors.items()}
-    return {run: to_hex(COLOURS[place % len(COLOURS)]) for place, run in enumerate(names)}
+    return {run: to_hex(COLORS[place % len(COLORS)]) for place, run in enumerate(names)}
 
 
 def shade(color: str) -> str:

@@ -1,16 +1,17 @@
 """Figures of both papers, as display classes in the manner of scikit-learn: data in, `.plot()` draws.
 
-Each class is made by a constructor `from_...`, drawn with `.plot(ax=None)`, and then has `.figure_` and `.axes_`;
+Each class is made by a constructor `from_...`, drawn with `.plot()`, and then has `.figure_` and `.axes_`;
 `save` writes a figure as vector PDF and PNG. Colors are safe for color-blind eyes, and every run has a line style and
 a marker of its own, so that the figures also read in gray print.
 """
 
 from nclib.figures.contact import ContactSheet
-from nclib.figures.curves import LossCurves, MetricCurves, Panel, ScoreCurves
+from nclib.figures.curves import LossCurves, MetricCurves, ScoreCurves
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
 from nclib.figures.margins import MarginDistribution
+from nclib.figures.panels import Panel, panel
 from nclib.figures.samples import SampleGrid
 from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
@@ -28,6 +29,7 @@ __all__ = [
     "SampleGrid",
     "ScoreCurves",
     "files",
+    "panel",
     "save",
     "style",
 ]

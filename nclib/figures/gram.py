@@ -1,23 +1,24 @@
 """Angles between class means and between classifier rows, beside those of the simplex ETF."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from nclib.figures.layout import LINE, SomeAxes, fit_text, panels, size_of
-from nclib.figures.style import RC, TEXT_WIDTH, style
+from nclib.figures.display import Display
+from nclib.figures.layout import LINE, fit_texts
+from nclib.figures.style import TEXT_WIDTH, style
 from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
 
-RUNS_A_ROW = 4
+COLUMNS = 5
 KINDS = ("class means", "classifier")
 GAP = 0.14  # inches: between the matrices of two runs
 
@@ -46,7 +47,7 @@ def upper_bound(distance: float) -> str:
 
 
 @dataclass
-class GramMatrices:
+class GramMatrices(Display):
     """Cosines between the centered class means and between the centered classifier rows of each run, beside the ideal.
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
@@ -54,16 +55,9 @@ class GramMatrices:
 
     Args:
         grams: run -> cosines of class means and of classifier rows.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: the ideal and, for each run, class means and classifier.
     """
 
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_geometries(cls, geometries: Mapping[str, Geometry], *, checkpoint: int = -1) -> "GramMatrices":
@@ -80,65 +74,48 @@ class GramMatrices:
         """The last checkpoint of every run, with the study's first seed."""
         return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in results.runs})
 
-    def plot(self, ax: SomeAxes = None) -> "GramMatrices":
-        """Draw.
-
-        Args:
-            ax: axes to draw on: the ideal, then class means and classifier of each run; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
-        ideal = simplex_cosines(len(next(iter(self.grams.values()))[0]))
+    def plot(self) -> "GramMatrices":
+        """Draw; the result is the display itself."""
+        num_classes = len(next(iter(self.grams.values()))[0])
+        ideal = simplex_cosines(num_classes)
+        columns = min(COLUMNS, 1 + len(self.grams))
+        blocks = -(-(1 + len(self.grams)) // columns)
+        side = min(1.9, TEXT_WIDTH / columns)
+        titles, size = fit_texts(list(self.grams), side - GAP)
         with style():
-            if ax is None:
-                width = self._make_figure()
-            else:
-                self.figure_, self.axes_ = panels(ax, 1, 1 + 2 * len(self.grams), size=(0.0, 0.0))
-                width = min(size_of(axes)[0] for axes in self.axes_)
-            shown = self._draw(self.axes_[0], ideal, "simplex ETF", note=f"{ideal[0, 1]:.2g} off the diagonal")
-            for place, (run, pair) in enumerate(self.grams.items()):
-                title, size = fit_text(run, width, size=RC["axes.titlesize"])
-                for i, (gram, kind) in enumerate(zip(pair, KINDS, strict=True)):
-                    axes = self.axes_[1 + 2 * place + i]
-                    distance = (gram - simplex_cosines(len(gram))).abs().max().item()
-                    note = f"within {upper_bound(distance)} of the ETF"
-                    self._draw(axes, gram, title if i == 0 else "", note=note, size=size)
-                    if ax is not None or place % RUNS_A_ROW == 0:
-                        axes.set_ylabel(kind)
-            if ax is None:
-                bar = self.figure_.colorbar(shown, cax=self._bar, orientation="horizontal", extend="min")
-                bar.set_label("cosine")
-                bar.outline.set_linewidth(0.4)
+            self.figure_, grid = plt.subplots(2 * blocks, columns, layout="constrained", squeeze=False)
+            lines = 1 + max(title.count("\n") for title in titles)
+            self.figure_.set_size_inches(side * columns, blocks * (2 * side + 0.15 + lines * LINE))
+            for axes in grid.flat:
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+            places = [divmod(place, columns) for place in range(blocks * columns)]
+            first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
+            drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} off the diagonal")
+            first[0].set_title("simplex ETF", loc="center")
+            self._draw_bar(first[1], drawn)
+            for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
+                for place, gram, kind in zip(axes, grams, KINDS, strict=True):
+                    distance = (gram - ideal).abs().max().item()
+                    draw_cosines(place, gram, note=f"within {upper_bound(distance)} of the ETF")
+                    if axes is pairs[0] or place.get_subplotspec().is_first_col():
+                        place.set_ylabel(kind)
+                axes[0].set_title(title, loc="center", fontsize=size)
+            for axes in np.ravel(pairs[len(self.grams) :]):
+                axes.axis("off")
+            self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
         return self
 
-    def _make_figure(self) -> float:
-        """Make the axes; the result is the width that a title may take [inches]."""
-        columns = min(RUNS_A_ROW, len(self.grams))
-        blocks = -(-len(self.grams) // columns)
-        side = min(1.9, TEXT_WIDTH / (columns + 1))
-        width = side - GAP
-        lines = [fit_text(run, width, size=RC["axes.titlesize"])[0].count("\n") for run in self.grams]
-        further = sum(max(lines[first : first + columns]) for first in range(0, len(lines), columns))
-        size = (side * (columns + 1), blocks * (2 * side + 0.45) + further * LINE)
-        self.figure_, grid = panels(None, 2 * blocks, columns + 1, size=size)
-        grid = grid.reshape(2 * blocks, columns + 1)
-        used = [grid[0, 0]]
-        for place in range(len(self.grams)):
-            block, column = divmod(place, columns)
-            used += [grid[2 * block, 1 + column], grid[2 * block + 1, 1 + column]]
-        for blank in set(grid.ravel()) - set(used):
-            blank.axis("off")
-        self._bar = grid[1, 0].inset_axes((0.05, 0.75, 0.9, 0.09))
-        self.axes_ = np.array(used)
-        return width
+    def _draw_bar(self, axes: Axes, drawn: AxesImage) -> None:
+        axes.axis("off")
+        bar = self.figure_.colorbar(
+            drawn, cax=axes.inset_axes((0.05, 0.75, 0.9, 0.09)), orientation="horizontal", extend="min"
+        )
+        bar.set_label("cosine")
+        bar.outline.set_linewidth(0.4)
 
-    def _draw(
-        self, axes: Axes, gram: Float[Tensor, "k k"], title: str, *, note: str, size: float | None = None
-    ) -> AxesImage:
-        shown = axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=gram_floor(len(gram)), vmax=1, interpolation="nearest")
-        axes.set_title(title, loc="center", fontsize=size)
-        axes.grid(False)
-        axes.set_xlabel(note, fontsize=6.5, labelpad=2)
-        axes.set(xticks=[], yticks=[])
-        return shown
+
+def draw_cosines(axes: Axes, gram: Float[Tensor, "k k"], *, note: str) -> AxesImage:
+    """Draw one matrix, with a note below."""
+    axes.set_xlabel(note, fontsize=6.5, labelpad=2)
+    return axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=gram_floor(len(gram)), vmax=1, interpolation="nearest")

@@ -1,43 +1,34 @@
 """How often labels occur alone and in pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from jaxtyping import Int64
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.colors import LogNorm
 from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
-from nclib.figures.layout import SomeAxes, panels
+from nclib.figures.display import Display
 from nclib.figures.style import style
 
-LOG_FROM = 20.0  # ratio of the largest to the smallest count from which on colors follow the logarithm
 NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
 
 
 @dataclass
-class LabelHeatMap:
+class LabelHeatMap(Display):
     """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels.
 
     Args:
         counts: K x K, symmetric.
         class_names: name of each class.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its axes.
     """
 
     counts: Int64[Tensor, "k k"]
     class_names: Sequence[str]
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_data(cls, data: MultiLabelData) -> "LabelHeatMap":
@@ -52,27 +43,17 @@ class LabelHeatMap:
         counts.fill_diagonal_(0)
         return cls(counts + singles.sum(0).diag(), data.class_names)
 
-    def plot(self, ax: SomeAxes = None) -> "LabelHeatMap":
-        """Draw.
-
-        Args:
-            ax: axes to draw on; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
+    def plot(self) -> "LabelHeatMap":
+        """Draw; the result is the display itself."""
         K = len(self.class_names)
         counts = self.counts.numpy()
-        present = counts[counts > 0]
-        wide = len(present) > 0 and present.max() > LOG_FROM * present.min()
-        norm = LogNorm(present.min(), present.max()) if wide else Normalize(0, max(1, counts.max()))
         with style():
-            self.figure_, self.axes_ = panels(ax, 1, 1, size=(4.3, 3.6))
-            axes = self.axes_[0]
+            self.figure_, axes = plt.subplots(figsize=(4.3, 3.6), layout="constrained")
+            self.axes_ = np.array([axes])
             sns.heatmap(
                 pd.DataFrame(counts, index=list(self.class_names), columns=list(self.class_names)),
                 mask=counts == 0,
-                norm=norm,
+                norm=LogNorm(1, max(2, counts.max())),
                 cmap="crest",
                 annot=K <= NUMBERS_UP_TO,
                 fmt="d",
@@ -81,11 +62,7 @@ class LabelHeatMap:
                 square=True,
                 xticklabels="auto",  # as many as there is room for
                 yticklabels="auto",
-                cbar_kws={
-                    "label": "images",
-                    "shrink": 0.85,
-                    **({"format": "{x:g}"} if wide else {"ticks": MaxNLocator(5, integer=True)}),
-                },
+                cbar_kws={"label": "images", "shrink": 0.85, "format": "{x:g}"},
                 ax=axes,
             )
             axes.set(xlabel="label", ylabel="label", title="images with one label (diagonal) and with two")

@@ -1,51 +1,64 @@
-"""Lines with bands over seeds, and the axis they are drawn on."""
-
-from collections.abc import Sequence
+"""Lines against epoch with bands over seeds, in a grid of axes."""
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from nclib.figures.layout import few_ticks
 from nclib.figures.panels import Panel
-from nclib.figures.style import MARKS_A_LINE, RunStyles
+from nclib.figures.style import MARKERS_PER_LINE, RunStyles
 
 
-def draw_lines(
-    axes: Axes, table: pd.DataFrame, column: str, runs: Sequence[str], styles: RunStyles, *, label: str = "run"
-) -> None:
-    """One line for each run: mean over seeds, with a band from the smallest to the largest.
+def line_grid(
+    values: pd.DataFrame,
+    styles: RunStyles,
+    *,
+    hue: str = "run",
+    height: float,
+    width: float,
+    sharex: bool | str = True,
+    sharey: bool | str,
+    **facets: str | int,
+) -> sns.FacetGrid:
+    """One axes per facet, and in each one line per run: the mean over seeds, with a band from smallest to largest.
 
     Args:
-        axes: to draw on.
-        table: long: columns `label`, `seed`, `epoch` and `column`.
-        column: the quantity.
-        runs: values of the column `label`, in the order drawn.
-        styles: of those.
-        label: the column that tells lines apart.
+        values: long: columns `seed`, `epoch`, `value`, that of `hue` and those of the facets.
+        styles: of the values of `hue`.
+        hue: the column that distinguishes lines.
+        height, width: of one axes [inches].
+        sharex, sharey: as for `seaborn.FacetGrid`.
+        facets: `row`, `col` and `col_wrap`, as for `seaborn.relplot`.
     """
-    for place, run in enumerate(runs):
-        rows = table.loc[table[label] == run, ["seed", "epoch", column]].dropna()
-        if rows.empty:
-            continue
-        points = rows["epoch"].nunique()
-        step = max(1, points // MARKS_A_LINE)
-        sns.lineplot(
-            rows,
-            x="epoch",
-            y=column,
-            errorbar=("pi", 100) if rows["seed"].nunique() > 1 else None,
-            err_kws={"alpha": 0.2, "linewidth": 0},
-            color=styles.colors[run],
-            linestyle=(0, styles.dashes[run]) if styles.dashes[run] else "-",
-            marker=styles.markers[run],
-            markevery=(place * step // max(1, len(runs)) % step, step),
-            markeredgewidth=0.4,
-            legend=False,
-            ax=axes,
-        )
+    grid = sns.relplot(
+        values,
+        kind="line",
+        x="epoch",
+        y="value",
+        hue=hue,
+        style=hue,
+        hue_order=list(styles.colors),
+        style_order=list(styles.colors),
+        palette=styles.colors,
+        dashes=styles.dashes,
+        markers=styles.markers,
+        markeredgewidth=0.4,
+        errorbar=("pi", 100) if values["seed"].nunique() > 1 else None,
+        err_kws={"alpha": 0.2, "linewidth": 0},
+        legend=False,
+        height=height,
+        aspect=width / height,
+        facet_kws={"sharex": sharex, "sharey": sharey},
+        **facets,
+    )
+    for axes in grid.axes.flat:
+        for place, line in enumerate(axes.lines):
+            step = max(1, len(line.get_xdata()) // MARKERS_PER_LINE)
+            line.set_markevery((place * step // len(axes.lines), step))
+    grid.set(xlabel="epoch", ylabel="").set_titles("")
+    grid.figure.set_layout_engine("constrained")
+    return grid
 
 
 def scale_axis(axes: Axes, shown: Panel) -> None:
@@ -57,7 +70,8 @@ def scale_axis(axes: Axes, shown: Panel) -> None:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-    few_ticks(axes)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
     if shown.floor is not None:
         axes.set_ylim(bottom=shown.floor)
     if shown.ceiling is not None and axes.get_ylim()[1] > shown.ceiling:

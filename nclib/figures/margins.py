@@ -1,20 +1,23 @@
 """Sorted cosine margins of the training samples."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from nclib.figures.layout import SomeAxes, legend_beside, legend_columns, panels, seeds_note
-from nclib.figures.style import MARKS_A_LINE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.display import Display
+from nclib.figures.layout import legend_below
+from nclib.figures.style import MARKERS_PER_LINE, REFERENCE, TEXT_WIDTH, RunStyles, style
 from nclib.results.study_results import StudyResults
 
 
 @dataclass
-class MarginDistribution:
+class MarginDistribution(Display):
     """Cosine margins at the last checkpoint in ascending order: all samples, and the smallest 1,000.
 
     Below 0 a feature points more along another class's row of the classifier than along its own. That is nearly, but
@@ -26,18 +29,11 @@ class MarginDistribution:
         margins: run -> one ascending row for each seed.
         num_classes: K.
         smallest: number of samples in the second panel.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its two axes (one where there are no more samples than `smallest`).
     """
 
     margins: Mapping[str, Float[np.ndarray, "s n"]]
     num_classes: int
     smallest: int = 1000
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "MarginDistribution":
@@ -52,50 +48,41 @@ class MarginDistribution:
             margins[run] = np.stack(rows)
         return cls(margins, classes)
 
-    def plot(self, ax: SomeAxes = None) -> "MarginDistribution":
-        """Draw.
-
-        Args:
-            ax: the axes to draw on; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
+    def plot(self) -> "MarginDistribution":
+        """Draw; the result is the display itself."""
         styles = RunStyles.from_runs(list(self.margins))
+        most = max(rows.shape[1] for rows in self.margins.values())
+        numbers = [most, self.smallest] if most > self.smallest else [most]
         with style():
-            most = max(rows.shape[1] for rows in self.margins.values())
-            numbers = [most, self.smallest] if most > self.smallest else [most]
-            size = (TEXT_WIDTH * 0.42 * len(numbers), 2.5)
-            self.figure_, self.axes_ = panels(ax, 1, len(numbers), size=size)
+            size = (TEXT_WIDTH / 2 * len(numbers), 2.2)
+            self.figure_, grid = plt.subplots(1, len(numbers), figsize=size, layout="constrained", squeeze=False)
+            self.axes_ = grid[0]
             for axes, number in zip(self.axes_, numbers, strict=True):
-                axes.axhline(self.num_classes / (self.num_classes - 1), color="0.3", dashes=(1, 2), linewidth=1.0)
+                axes.axhline(self.num_classes / (self.num_classes - 1), color="0.3", **REFERENCE)
                 for place, (run, rows) in enumerate(self.margins.items()):
-                    self._draw(axes, run, rows[:, :number], styles, place)
-                axes.set(xlabel="sample, by rising margin", ylabel="cosine margin" if number == most else "")
+                    draw_margins(axes, styles.line(run), rows[:, :number], shift=place / len(self.margins))
+                axes.set(xlabel="sample, by rising margin")
                 axes.set_title("all training samples" if number == most else f"the smallest {number:,}")
+            self.axes_[0].set_ylabel("cosine margin")
+            sns.despine(self.figure_)
             seeds = max(len(rows) for rows in self.margins.values())
-            note = seeds_note(seeds)
-            handles = [styles.line(run) for run in self.margins]
-            if ax is None:
-                columns = legend_columns(styles, handles)
-                legend_beside(self.figure_, handles, used=len(numbers), columns=columns, title=note)
-            else:
-                self.axes_[-1].legend(handles=handles)
+            legend_below(self.figure_, [styles.line(run) for run in self.margins], seeds=seeds)
         return self
 
-    @staticmethod
-    def _draw(axes: Axes, run: str, rows: np.ndarray, styles: RunStyles, place: int) -> None:
-        ranks = np.arange(1, rows.shape[1] + 1)
-        step = max(1, len(ranks) // MARKS_A_LINE)
-        axes.plot(
-            ranks,
-            rows.mean(0),
-            color=styles.colors[run],
-            linestyle=(0, styles.dashes[run]) if styles.dashes[run] else "-",
-            marker=styles.markers[run],
-            markevery=(place * step // 8 % step, step),
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-        )
-        if len(rows) > 1:
-            axes.fill_between(ranks, rows.min(0), rows.max(0), color=styles.colors[run], alpha=0.2, linewidth=0)
+
+def draw_margins(axes: Axes, line: Line2D, rows: Float[np.ndarray, "s n"], *, shift: float) -> None:
+    """Give a line of a run's look its data, and a band if there are several rows.
+
+    Args:
+        axes: to draw on.
+        line: to add.
+        rows: ascending margins of each seed.
+        shift: of the markers, as a share of the distance between two.
+    """
+    ranks = np.arange(1, rows.shape[1] + 1)
+    step = max(1, len(ranks) // MARKERS_PER_LINE)
+    line.set(xdata=ranks, ydata=rows.mean(0), markevery=(int(shift * step), step))
+    axes.add_line(line)
+    axes.autoscale_view()
+    if len(rows) > 1:
+        axes.fill_between(ranks, rows.min(0), rows.max(0), color=line.get_color(), alpha=0.2, linewidth=0)

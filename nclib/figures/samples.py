@@ -1,20 +1,20 @@
 """Sample images with their labels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
-from nclib.figures.layout import SomeAxes, fit_text, panels, size_of
+from nclib.figures.display import Display
+from nclib.figures.layout import LINE, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
-LETTERS = 110  # that fit side by side above a row of images; longer lists of labels have a line for each
 
 
 def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
@@ -29,7 +29,7 @@ def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 
 @dataclass
-class SampleGrid:
+class SampleGrid(Display):
     """Images with their labels, one row for each multiplicity.
 
     Args:
@@ -37,19 +37,12 @@ class SampleGrid:
         labels: multi-hot.
         class_names: name of each class.
         rows: places of the images to show in each row of the figure.
-
-    Attributes:
-        figure_: the figure drawn on.
-        axes_: its axes, in reading order.
     """
 
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
     class_names: tuple[str, ...]
     rows: list[list[int]]
-
-    figure_: Figure = field(init=False, repr=False)
-    axes_: np.ndarray = field(init=False, repr=False)
 
     @classmethod
     def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
@@ -72,47 +65,27 @@ class SampleGrid:
             rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
         return cls(data.images, data.labels, data.class_names, rows)
 
-    def plot(self, ax: SomeAxes = None) -> "SampleGrid":
-        """Draw.
-
-        Args:
-            ax: axes to draw on, one a image; None makes a figure.
-
-        Returns:
-            The display itself.
-        """
+    def plot(self) -> "SampleGrid":
+        """Draw; the result is the display itself."""
         columns = max(map(len, self.rows))
+        side = TEXT_WIDTH / columns
         places = [place for row in self.rows for place in row]
-        titles = [[self.class_names[k] for k in self.labels[place].nonzero().flatten().tolist()] for place in places]
-        between = ", " if max(len(", ".join(names)) for names in titles) * columns <= LETTERS else "\n"
+        names = [[self.class_names[k] for k in self.labels[place].nonzero().flatten()] for place in places]
+        titles, points = fit_texts([", ".join(found) for found in names], side - GAP, size=TITLE_SIZE)
+        if any("\n" in title for title in titles):  # else a label's second line would look like another label
+            titles, points = fit_texts(["\n".join(found) for found in names], side - GAP, size=TITLE_SIZE)
+        lines = 1 + max(title.count("\n") for title in titles)
         with style():
-            if ax is None:
-                texts = _titles(titles, between, TEXT_WIDTH / columns - GAP)
-                lines = 1 + max(text.count("\n") for text, _ in texts)
-                above = 0.12 * lines + 0.08
-                size = (TEXT_WIDTH, len(self.rows) * (TEXT_WIDTH / columns + above))
-                self.figure_, grid = panels(None, len(self.rows), columns, size=size)
-                used = [(row, column) for row, shown in enumerate(self.rows) for column in range(len(shown))]
-                grid = grid.reshape(len(self.rows), columns)
-                self.axes_ = np.array([grid[at] for at in used])
-                for blank in set(grid.ravel()) - set(self.axes_):
-                    blank.remove()
-                if lines > max(map(len, titles)):
-                    for axes in self.axes_:  # names were broken: the layout leaves room for them above this anchor only
-                        axes.set_anchor("N")
-            else:
-                self.figure_, self.axes_ = panels(ax, 1, len(places), size=(0.0, 0.0))
-                texts = _titles(titles, between, min(size_of(axes)[0] for axes in self.axes_))
-            for axes, place, (text, points) in zip(self.axes_, places, texts, strict=True):
+            size = (TEXT_WIDTH, len(self.rows) * (side + LINE * lines + GAP))
+            self.figure_, grid = plt.subplots(
+                len(self.rows), columns, figsize=size, layout="constrained", squeeze=False
+            )
+            used = [grid[row, column] for row, shown in enumerate(self.rows) for column in range(len(shown))]
+            self.axes_ = np.array(used)
+            for blank in set(grid.flat) - set(used):
+                blank.remove()
+            for axes, place, title in zip(used, places, titles, strict=True):
                 show_image(axes, self.images[place])
-                axes.set_title(text, loc="center", fontsize=points, pad=2.5)
+                axes.set_anchor("N")  # the layout leaves room for titles of several lines above it
+                axes.set_title(title, loc="center", fontsize=points, pad=2.5)
         return self
-
-
-def _titles(titles: list[list[str]], between: str, width: float) -> list[tuple[str, float]]:
-    """The labels of each image, in lines that are no wider than `width` [inches], and the size of their letters."""
-    found = []
-    for names in titles:
-        fitted = [fit_text(line, width, size=TITLE_SIZE) for line in between.join(names).split("\n")]
-        found.append(("\n".join(text for text, _ in fitted), min(size for _, size in fitted)))
-    return found

@@ -1,4 +1,4 @@
-"""How figures look: type sizes, and color, dash and marker of each run."""
+"""How figures look: type sizes, and color, dashes and marker of each run."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -30,11 +30,12 @@ RC = {
     "mathtext.fontset": "dejavusans",
     "figure.dpi": 130,
 }
-# In print the order is of falling contrast to the paper; the yellow and light blue of the palette come last.
-COLOURS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 7, 6, 9, 8)]
-DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 2), (5, 1, 1, 1, 1, 1)]
+# In order of falling contrast to white paper; the yellow and light blue of the palette come last.
+COLORS = [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 3, 4, 5, 7, 6, 9, 8)]
+DASHES = ["", (4.0, 1.5), (1.0, 1.0), (3.0, 1.0, 1.0, 1.0), (6.0, 2.0), (5.0, 1.0, 1.0, 1.0, 1.0, 1.0)]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
-MARKS_A_LINE = 7
+MARKERS_PER_LINE = 7
+REFERENCE = {"dashes": (1, 2), "linewidth": 1.0}  # a predicted or ideal value
 SWEPT = re.compile(r"-(?=[A-Za-z]\w*=)")  # begins each `-key=value` of a sweep; values have dashes, too: lr=1e-05
 
 
@@ -54,13 +55,13 @@ def style() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunStyles:
-    """Color, dashes and marker of each run of a study.
+    """Color, dashes and marker of each run of a study, the same in all its figures.
 
-    Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups: color and marker tell the group, dashes the
-    variant (from the seventh on, dashes recur with another marker). Otherwise each run differs in all three.
+    Each run has its own color and marker. Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups, in which
+    dashes distinguish the variants; otherwise each run has its own dashes.
 
     Args:
-        colors, dashes, markers: by run.
+        colors, dashes, markers: by run, as seaborn takes them.
         groups: the group and the variant of each run; None if the names form no groups.
     """
 
@@ -77,57 +78,51 @@ class RunStyles:
         ('vgg19', 'etf')
         """
         groups = group_names(runs)
-        if groups is None:
-            places = {run: (place, place, place) for place, run in enumerate(runs)}
-        else:
-            first, second = (list(dict.fromkeys(pair[i] for pair in groups.values())) for i in (0, 1))
-            places = {}
-            for run, (group, variant) in groups.items():
-                color, dash = first.index(group), second.index(variant)
-                places[run] = (color, dash, color + dash // len(DASHES) * len(first))
+        variants = [groups[run][1] if groups else run for run in runs]
+        order = list(dict.fromkeys(variants))
         return cls(
-            {run: COLOURS[place % len(COLOURS)] for run, (place, _, _) in places.items()},
-            {run: DASHES[place % len(DASHES)] for run, (_, place, _) in places.items()},
-            {run: MARKERS[place % len(MARKERS)] for run, (_, _, place) in places.items()},
+            {run: COLORS[place % len(COLORS)] for place, run in enumerate(runs)},
+            {run: DASHES[order.index(name) % len(DASHES)] for run, name in zip(runs, variants, strict=True)},
+            {run: MARKERS[place % len(MARKERS)] for place, run in enumerate(runs)},
             groups,
         )
 
-    def line(self, run: str, label: str | None = None) -> Line2D:
-        """A line to show in a legend."""
-        dashes = self.dashes[run]
-        drawn = Line2D([], [], color=self.colors[run], marker=self.markers[run], label=label or run)
-        drawn.set(markeredgecolor="white", markeredgewidth=0.4)
-        if dashes:
-            drawn.set_dashes(dashes)
-        return drawn
+    def line(self, run: str) -> Line2D:
+        """An empty line of the run's look, with its name: an entry of a legend."""
+        return Line2D(
+            [],
+            [],
+            color=self.colors[run],
+            linestyle=linestyle(self.dashes[run]),
+            marker=self.markers[run],
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            label=run,
+        )
+
+
+def linestyle(dashes: str | tuple[float, ...]) -> str | tuple[int, tuple[float, ...]]:
+    """Dashes as matplotlib takes them."""
+    return (0, dashes) if dashes else "-"
 
 
 def group_names(runs: Sequence[str]) -> dict[str, tuple[str, str]] | None:
-    """Split names like `vgg16_etf` into group and variant, if that makes at least two of each.
+    """Split names like `vgg16_etf` into group and variant, if that makes at least two of each and variants recur.
 
-    Names of a sweep are cut before a `-key=value` only: the first for which there are groups.
+    Names are cut at the last underscore, those of a sweep before the first `-key=value` for which there are groups.
 
     >>> group_names(["sgd", "adam", "lbfgs"]) is None
     True
     >>> group_names(["a-lr=1", "a-lr=2", "b-lr=1", "b-lr=2"])["b-lr=1"]
     ('b', 'lr=1')
     """
-    for parts in _sweep_cuts(runs) if any("=" in run for run in runs) else _cuts(runs):
-        groups, variants = ({pair[i] for pair in parts.values()} for i in (0, 1))
-        if all(map(all, parts.values())) and len(groups) > 1 and 1 < len(variants) < len(runs):
-            return parts
-    return None
-
-
-def _cuts(runs: Sequence[str]) -> Iterator[dict[str, tuple[str, str]]]:
-    """Each run's name cut at its last and at its first underscore or dash."""
-    for cut in (str.rpartition, str.partition):
-        for mark in ("_", "-"):
-            yield {run: cut(run, mark)[::2] for run in runs}
-
-
-def _sweep_cuts(runs: Sequence[str]) -> Iterator[dict[str, tuple[str, str]]]:
-    """Each run's name cut before its first, second, ... `-key=value`."""
     parts = {run: SWEPT.split(run) for run in runs}
-    for place in range(1, max(map(len, parts.values()))):
-        yield {run: ("-".join(part[:place]), "-".join(part[place:])) for run, part in parts.items()}
+    cuts = [
+        {run: ("-".join(part[:place]), "-".join(part[place:])) for run, part in parts.items()}
+        for place in range(1, max(map(len, parts.values())))
+    ]
+    for pairs in cuts or [{run: run.rpartition("_")[::2] for run in runs}]:
+        groups, variants = ({pair[i] for pair in pairs.values()} for i in (0, 1))
+        if all(map(all, pairs.values())) and len(groups) > 1 and 1 < len(variants) < len(runs):
+            return pairs
+    return None

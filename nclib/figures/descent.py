@@ -8,31 +8,29 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nclib.figures.style import COLOURS, DASHES, MARKERS, TEXT_WIDTH, style
-from nclib.figures.theory_plane import (
-    CLASS_COLOURS,
-    FAINT,
+from nclib.figures.descent_plane import (
+    CLASS_COLORS,
     GREY,
     check_plane,
     draw_arrow,
+    draw_parallelogram,
     draw_plane,
     draw_rays,
-    frame_around,
-    label_set_marker,
-    name_at,
     plane_legend,
 )
+from nclib.figures.layout import legend_below
+from nclib.figures.style import COLORS, TEXT_WIDTH, RunStyles, linestyle, style
 from nclib.theory import Curvature, GlobalMinimum, Minimization, Point, Problem, objective, values_along
 
 SMALLEST_GAP = 1e-17  # a gap of 0, or below it by rounding, is drawn here
 
 
-def plot_path(result: Minimization, *, panels: int = 8) -> Figure:
+def plot_path(result: Minimization, *, points: int = 8) -> Figure:
     """Small multiples of a recorded descent with K = 3 in the plane: features and classifier fall onto the ETF.
 
     Args:
         result: of `minimize(3, ..., feature_dim=2, record_every=1, record_path=True)`.
-        panels: how many points of the path; the first and the last are among them, the early ones are denser.
+        points: how many of the path; the first and the last are among them, the early ones are denser.
 
     Returns:
         The figure.
@@ -45,10 +43,10 @@ def plot_path(result: Minimization, *, panels: int = 8) -> Figure:
         raise ValueError(
             "Expected a result with a recorded path: call minimize(..., record_path=True, record_every=1)."
         )
-    chosen = _while_it_moves(result, panels)
+    chosen = _while_it_moves(result, points)
     with style():
         figure, axes = plt.subplots(
-            2, -(-panels // 2), figsize=(TEXT_WIDTH, 3.9), layout="constrained", sharex=True, sharey=True, squeeze=False
+            2, -(-points // 2), figsize=(TEXT_WIDTH, 3.9), layout="constrained", sharex=True, sharey=True, squeeze=False
         )
         for ax, place in zip(axes.flat, chosen, strict=False):
             gap = (result.losses[place] - result.minimum.value) / result.minimum.value
@@ -63,31 +61,24 @@ def plot_path(result: Minimization, *, panels: int = 8) -> Figure:
 
 
 def plot_gaps(results: Mapping[str, Sequence[Minimization]]) -> Figure:
-    """The relative gap to the predicted global minimum against the iteration; one line a random start."""
+    """The relative gap to the predicted global minimum against the iteration; one line per random start."""
+    styles = RunStyles.from_runs(list(results))
     with style():
-        figure, ax = plt.subplots(figsize=(TEXT_WIDTH, 2.9), layout="constrained")
-        for place, (name, starts) in enumerate(results.items()):
-            for number, result in enumerate(starts):
+        figure, ax = plt.subplots(figsize=(TEXT_WIDTH, 2.7), layout="constrained")
+        for name, starts in results.items():
+            for result in starts:
                 gaps = (np.array(result.losses) - result.minimum.value) / abs(result.minimum.value)
-                line = ax.plot(
-                    result.iterations,
-                    np.maximum(gaps, SMALLEST_GAP),
-                    color=COLOURS[place % len(COLOURS)],
-                    marker=MARKERS[place % len(MARKERS)],
-                    markevery=[-1],
-                    markersize=5,
-                    linewidth=1.1,
-                    label=name if number == 0 else None,
-                )[0]
-                if DASHES[place % len(DASHES)]:
-                    line.set_dashes(DASHES[place % len(DASHES)])
+                line = styles.line(name)
+                line.set(xdata=result.iterations, ydata=np.maximum(gaps, SMALLEST_GAP), markevery=[-1])
+                ax.add_line(line)
+        ax.autoscale_view()
         ax.axhline(1e-9, color=GREY, linewidth=0.8, linestyle=":")
         ax.annotate("1e-9", (1, 1e-9), xycoords=("axes fraction", "data"), xytext=(-3, 2), **_NOTE)
         ax.axhspan(SMALLEST_GAP / 3, np.finfo(float).eps, color="0.93", zorder=0)
         ax.annotate("rounding", (1, SMALLEST_GAP), xycoords=("axes fraction", "data"), xytext=(-3, 0), **_NOTE)
         ax.set(yscale="log", xlabel="L-BFGS iteration", ylabel="(loss - minimum) / minimum", xlim=(0, None))
         ax.set_ylim(SMALLEST_GAP / 3, None)
-        figure.legend(loc="outside right upper", handlelength=3.2)
+        legend_below(figure, [styles.line(name) for name in results])
     return figure
 
 
@@ -96,7 +87,7 @@ def plot_tag_wise(result: Minimization, scales: Mapping[str, Mapping[int, tuple[
 
     Args:
         result: with K = 3 in the plane, and pairs.
-        scales: name of a line -> samples a pair -> (predicted, measured) `C_2`.
+        scales: name of a line -> samples per pair -> (predicted, measured) `C_2`.
 
     Returns:
         The figure.
@@ -112,29 +103,15 @@ def plot_tag_wise(result: Minimization, scales: Mapping[str, Mapping[int, tuple[
             1, 2, figsize=(TEXT_WIDTH, 2.9), layout="constrained", width_ratios=(1, 1.25)
         )
         draw_rays(left, result)
-        corner = first + second
-        left.plot(*np.stack([first, corner, second]).T, color=FAINT, linewidth=1, linestyle="--")
-        for vector, color, name in ((first, COLOURS[0], "$\\mu_1$"), (second, COLOURS[1], "$\\mu_2$")):
-            draw_arrow(left, vector, color=color)
-            name_at(left, vector, name)
-        left.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
-        name_at(left, corner, "$\\mu_1 + \\mu_2$")
-        left.plot(*pair, **label_set_marker((0, 1), size=7.0))
-        left.plot(*np.stack([np.zeros(2), corner]).T, color=GREY, linewidth=0.8, linestyle=":")
-        scale = result.minimum.scales[2]
-        left.annotate(
-            "$\\mu_{12}$", pair, xytext=(13, -4), textcoords="offset points", ha="center", va="center", fontsize=8
-        )
-        left.set(title=f"$\\mu_{{12}} = C_2\\,(\\mu_1 + \\mu_2)$, $C_2$ = {scale:.4f}")
-        frame_around(left, np.stack([first, second, corner, np.zeros(2)]))
-        for place, (name, points) in enumerate(scales.items()):
+        draw_parallelogram(left, first, second, pair)
+        left.set(title=f"$\\mu_{{12}} = C_2\\,(\\mu_1 + \\mu_2)$, $C_2$ = {result.minimum.scales[2]:.4f}")
+        styles = RunStyles.from_runs(list(scales))
+        for name, points in scales.items():
             counts, predicted, measured = list(points), *zip(*points.values(), strict=True)
-            color, marker = COLOURS[place], MARKERS[place]
-            line = right.plot(counts, predicted, color=color)[0]
-            if DASHES[place]:
-                line.set_dashes(DASHES[place])
-            right.plot(counts, measured, color=color, marker=marker, linestyle="none", markersize=5, label=name)
-        right.set(xscale="log", xlabel="samples a pair", ylabel="$C_2$", title="predicted (line), measured (mark)")
+            color = styles.colors[name]
+            right.plot(counts, predicted, color=color, linestyle=linestyle(styles.dashes[name]))
+            right.plot(counts, measured, styles.markers[name], color=color, markersize=5, label=name)
+        right.set(xscale="log", xlabel="samples per pair", ylabel="$C_2$", title="predicted (line), measured (mark)")
         right.set_xticks(counts, [str(n) for n in counts])
         right.xaxis.minorticks_off()
         right.legend(loc="best")
@@ -175,12 +152,12 @@ def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: M
         distances = np.linspace(-reach, reach, 81)
         along = np.array(values_along(problem, saddle, curvature.direction, distances=distances.tolist()))
         quadratic = curvature.eigenvalue / 2 * distances**2
-        axes[1].plot(distances, along - value, color=COLOURS[0], label="loss")
-        axes[1].plot(distances, quadratic, color=COLOURS[1], linestyle="--", label="λ t²/2")
+        axes[1].plot(distances, along - value, color=COLORS[0], label="loss")
+        axes[1].plot(distances, quadratic, color=COLORS[1], linestyle="--", label="λ t²/2")
         axes[1].set_ylim(1.25 * (along - value).min(), 0.1 * abs((along - value).min()))
         axes[1].set(title=f"along it, λ = {curvature.eigenvalue:.3f}", xlabel="distance t")
         axes[1].legend(loc="lower center", handlelength=1.6, fontsize=7)
-        axes[2].plot(escape.iterations, escape.losses, color=COLOURS[0], marker="o", markersize=2)
+        axes[2].plot(escape.iterations, escape.losses, color=COLORS[0], marker="o", markersize=2)
         for level, name in ((value, "saddle"), (escape.minimum.value, "minimum")):
             axes[2].axhline(level, color=GREY, linewidth=0.8, linestyle=":")
             axes[2].annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 2), **_NOTE)
@@ -203,34 +180,23 @@ def draw_prediction(
     """
     left, right = axes
     K = minimum.num_classes
-    left.set_aspect("equal")
-    angle = np.arccos(-1 / (K - 1))
-    directions = [np.array([np.sin(sign * angle / 2), np.cos(angle / 2)]) for sign in (-1, 1)]
     if 1 in minimum.logits and not minimum.is_zero:
-        tags = [minimum.feature_norms[1] * direction for direction in directions]
-        for k, mean in enumerate(tags):
-            left.plot(*np.stack([np.zeros(2), mean]).T, color=CLASS_COLOURS[k], linewidth=5, alpha=0.25)
-            draw_arrow(left, mean, color=CLASS_COLOURS[k])
-            name_at(left, mean, f"$\\mu_{k + 1}$")
-        corner = tags[0] + tags[1]
-        if 2 in minimum.scales:
-            left.plot(*np.stack([tags[0], corner, tags[1]]).T, color=FAINT, linewidth=1, linestyle="--")
-            pair = minimum.scales[2] * corner
-            left.plot(*pair, **label_set_marker((0, 1), size=8.0))
-            left.annotate("$\\mu_{12}$", pair, xytext=(14, -4), textcoords="offset points", ha="center", va="center")
-            left.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
-            name_at(left, corner, "$\\mu_1 + \\mu_2$")
-        frame_around(left, np.stack([*tags, corner, np.zeros(2)]))
+        angle = np.arccos(-1 / (K - 1)) / 2
+        directions = np.array([[-np.sin(angle), np.cos(angle)], [np.sin(angle), np.cos(angle)]])
+        first, second = minimum.feature_norms[1] * directions
+        for vector, color in ((first, CLASS_COLORS[0]), (second, CLASS_COLORS[1])):
+            left.plot(*np.stack([np.zeros(2), vector]).T, color=color, linewidth=5, alpha=0.25)
+        draw_parallelogram(left, first, second, minimum.scales[2] * (first + second) if 2 in minimum.scales else None)
     else:
         text = "all features are 0" if minimum.is_zero else "no samples with one label"
         left.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
         left.set(xticks=[], yticks=[])
     left.set_title(f"plane of two classes of {K} (bands: classifier rows)")
-    for place, m in enumerate(minimum.logits):
-        line = right.plot(list(path), [p.logits[m] for p in path.values()], color=COLOURS[place], label=f"$a_{m}$")[0]
-        if DASHES[place]:
-            line.set_dashes(DASHES[place])
-        right.plot(at, minimum.logits[m], marker=MARKERS[place], color=COLOURS[place], markersize=6)
+    styles = RunStyles.from_runs([f"$a_{m}$" for m in minimum.logits])
+    for m, (name, color) in zip(minimum.logits, styles.colors.items(), strict=True):
+        logits = [p.logits[m] for p in path.values()]
+        right.plot(list(path), logits, color=color, linestyle=linestyle(styles.dashes[name]), label=name)
+        right.plot(at, minimum.logits[m], marker=styles.markers[name], color=color, markersize=6)
     zero = [decay for decay, p in path.items() if p.is_zero]
     right.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
     right.set(xscale="log", xlim=(min(path), max(path)), ylim=(0, None), xlabel="feature decay $\\lambda_H$")

@@ -7,26 +7,27 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from nclib.figures.style import COLOURS
+from nclib.figures.style import COLORS
 from nclib.theory import Minimization, Point, Problem
 
 GREY, FAINT = "0.35", "0.8"
-CLASS_COLOURS, CLASS_MARKERS = COLOURS[:3], ("o", "s", "^")
+_NAME = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+CLASS_COLORS, CLASS_MARKERS = COLORS[:3], ("o", "s", "^")
 
 
 def check_plane(problem: Problem, point: Point) -> None:
     if problem.num_classes != 3 or point.W.shape[1] != 2:
         raise ValueError(
-            f"Expected K = 3 and d = 2 for a image in the plane, but got K = {problem.num_classes} "
+            f"Expected K = 3 and d = 2 for a figure in the plane, but got K = {problem.num_classes} "
             f"and d = {point.W.shape[1]}."
         )
 
 
 def label_set_marker(classes: Sequence[int], *, size: float) -> dict:
     """The class's color and shape for one label; a diamond, half and half, for two."""
-    marker = {"marker": CLASS_MARKERS[classes[0]], "markersize": size, "markerfacecolor": CLASS_COLOURS[classes[0]]}
+    marker = {"marker": CLASS_MARKERS[classes[0]], "markersize": size, "markerfacecolor": CLASS_COLORS[classes[0]]}
     if len(classes) > 1:
-        marker |= {"marker": "D", "fillstyle": "left", "markerfacecoloralt": CLASS_COLOURS[classes[1]]}
+        marker |= {"marker": "D", "fillstyle": "left", "markerfacecoloralt": CLASS_COLORS[classes[1]]}
     return {
         **marker,
         "linestyle": "none",
@@ -46,7 +47,7 @@ def draw_plane(ax: Axes, result: Minimization, point: Point, *, rays: bool = Tru
     minimum = result.minimum
     length = minimum.feature_norms[1] / (minimum.etf_scale * (2 / 3) ** 0.5) if minimum.etf_scale else 1.0
     for k, row in enumerate(length * point.W.numpy()):
-        draw_arrow(ax, row, color=CLASS_COLOURS[k])
+        draw_arrow(ax, row, color=CLASS_COLORS[k])
     ax.set_aspect("equal")
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
@@ -70,13 +71,22 @@ def draw_arrow(ax: Axes, vector: np.ndarray, *, color: object, start: np.ndarray
     )
 
 
-def name_at(ax: Axes, at: np.ndarray, text: str) -> None:
-    away = 9 * at / np.linalg.norm(at)
-    ax.annotate(text, at, xytext=away, textcoords="offset points", ha="center", va="center", fontsize=8)
-
-
-def frame_around(ax: Axes, points: np.ndarray) -> None:
-    """Equal axes around points, without ticks."""
+def draw_parallelogram(ax: Axes, first: np.ndarray, second: np.ndarray, pair: np.ndarray | None) -> None:
+    """Two class means, their sum, and the mean of their pair (if any) on the diagonal."""
+    corner = first + second
+    named = [(first, "$\\mu_1$"), (second, "$\\mu_2$")]
+    for (vector, _), color in zip(named, CLASS_COLORS, strict=False):
+        draw_arrow(ax, vector, color=color)
+    if pair is not None:
+        named.append((corner, "$\\mu_1 + \\mu_2$"))
+        ax.plot(*np.stack([first, corner, second]).T, color=FAINT, linewidth=1, linestyle="--")
+        ax.plot(*np.stack([np.zeros(2), corner]).T, color=GREY, linewidth=0.8, linestyle=":")
+        ax.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
+        ax.plot(*pair, **label_set_marker((0, 1), size=7.0))
+        ax.annotate("$\\mu_{12}$", pair, xytext=(13, -4), **_NAME)
+    for at, name in named:
+        ax.annotate(name, at, xytext=9 * at / np.linalg.norm(at), **_NAME)
+    points = np.stack([first, second, corner, np.zeros(2)])
     low, high = points.min(0), points.max(0)
     pad = 0.2 * (high - low).max()
     ax.set_aspect("equal")
