@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chisquare
 
 from nclib.data import sources
-from nclib.data.compose import as_single_label, compose, pair_group_counts
+from nclib.data.compose import compose, pair_group_counts, uncomposed
 from nclib.data.sources import SourceImages
 
 CLASSES = 4
@@ -188,9 +188,9 @@ def test_counts_of_single_label_sets_and_pair_groups() -> None:
     assert Counter(groups.values()) == {500: 15, 50: 15, 5: 15} and groups[0, 1] == 500 and groups[8, 9] == 5
 
 
-def test_as_single_label_keeps_the_images() -> None:
+def test_uncomposed_keeps_the_images() -> None:
     source = noise(8)
-    data = as_single_label(source)
+    data = uncomposed(source)
     assert torch.equal(data.images, source.images)
     assert torch.equal(data.labels.argmax(1), source.labels) and (data.multiplicity == 1).all()
     assert torch.equal(data.source_index[:, 0], torch.arange(len(source)))
@@ -219,7 +219,7 @@ def test_arguments_out_of_range_are_named(change: dict, message: str) -> None:
 def test_sources_that_cannot_be_composed_are_refused() -> None:
     source = noise(8)
     oblong = SourceImages(source.images[..., :6], source.labels, source.class_names)
-    with pytest.raises(ValueError, match="square source images of 4 pixels or more a side, but got 8 x 6"):
+    with pytest.raises(ValueError, match="square source images of 4 pixels or more per side, but got 8 x 6"):
         compose(oblong, counts={1: 1}, layout="mnist", generator=generator())
     multi = SourceImages(source.images, torch.ones(len(source), 4, dtype=torch.uint8), source.class_names)
     with pytest.raises(ValueError, match="has multi-hot labels"):

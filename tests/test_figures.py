@@ -17,7 +17,6 @@ import pytest
 import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from nclib.study.runs import Manifest
 
 from nclib import figures, heads
 from nclib.data.compose import MultiLabelData

@@ -27,7 +27,8 @@ from nclib.study.files import StageError, read_csv
 from nclib.study.study import ParameterError, Study
 from nclib.study.tensors import load_tensors, save_tensors
 
-CASES = 10_000
+FEW, MANY = 200, 10_000
+CASES = pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.stress)])
 MEMORY = 1 << 29  # bytes that reading a damaged file may add
 SECONDS = 10  # for one damaged file
 STUDY = (
@@ -54,7 +55,7 @@ def mutations(content: bytes, number: int, *, kinds: int = 4):
         yield bytes(made)
 
 
-def fuzz(path, content, read, refusals, *, cases=CASES, kinds=4):
+def fuzz(path, content, read, refusals, *, cases, kinds=4):
     refused = 0
     for made in mutations(content, cases, kinds=kinds):
         path.write_bytes(made)
@@ -65,37 +66,42 @@ def fuzz(path, content, read, refusals, *, cases=CASES, kinds=4):
     assert refused > cases / 20, "most mutations must reach a check"
 
 
-def test_tensors(tmp_path):
+@CASES
+def test_tensors(tmp_path, cases):
     path = tmp_path / "x.safetensors"
     save_tensors(path, {"a": torch.arange(6.0).view(2, 3)}, {"k": 1})
-    fuzz(path, path.read_bytes(), lambda p: load_tensors(p, stage="02_train"), StageError)
+    fuzz(path, path.read_bytes(), lambda p: load_tensors(p, stage="02_train"), StageError, cases=cases)
 
 
-def test_tables(tmp_path):
+@CASES
+def test_tables(tmp_path, cases):
     content = b'epoch,split,nc1\n0,train,0.5\n1,"test",1e-3\n'
-    fuzz(tmp_path / "t.csv", content, lambda p: read_csv(p, stage="03_validate"), StageError)
+    fuzz(tmp_path / "t.csv", content, lambda p: read_csv(p, stage="03_validate"), StageError, cases=cases)
 
 
-def test_studies(tmp_path):
-    fuzz(tmp_path / "s.yaml", STUDY, Study.from_file, ParameterError)
+@CASES
+def test_studies(tmp_path, cases):
+    fuzz(tmp_path / "s.yaml", STUDY, Study.from_file, ParameterError, cases=cases)
 
 
+@CASES
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_images(tmp_path, kind):
+def test_images(tmp_path, kind, cases):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 99, 199)).save(buffer, kind)
-    fuzz(tmp_path / "p", buffer.getvalue(), lambda p: decode(p, lambda image: image.resize((4, 4))), SourceError)
+    read = lambda path: decode(path, lambda image: image.resize((4, 4)))  # noqa: E731
+    fuzz(tmp_path / "p", buffer.getvalue(), read, SourceError, cases=cases)
 
 
-@pytest.mark.slow
-def test_annotations(tmp_path):
+@CASES
+def test_annotations(tmp_path, cases):
     """In a process of its own: HDF5 is a library in C, which a damaged file might crash or hang."""
-    command = [sys.executable, __file__, tmp_path / "digitStruct.mat"]
+    command = [sys.executable, __file__, tmp_path / "digitStruct.mat", str(cases)]
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 0, f"ended with {ended.returncode}:\n{ended.stderr[-3000:]}"
 
 
-def fuzz_annotations(path):
+def fuzz_annotations(path, cases):
     annotations = [("1.png", [1, 9], [(24, 7, 8, 21), (32, 8, 9, 21)]), ("2.png", [0], [(-3, 5, 20, 33)])]
     stand_ins.write_digit_struct(path, annotations)
     whole = path.read_bytes()
@@ -108,8 +114,8 @@ def fuzz_annotations(path):
             assert set(annotation.digits) <= set(range(10)) and len(annotation.boxes) == len(annotation.digits)
 
     assert read(path) is None
-    fuzz(path, whole, read, SourceError, cases=CASES // 2)
-    fuzz(path, whole, read, SourceError, cases=CASES // 2, kinds=1)  # all in its place: these get further
+    fuzz(path, whole, read, SourceError, cases=cases // 2)
+    fuzz(path, whole, read, SourceError, cases=cases // 2, kinds=1)  # all in its place: these get further
 
 
 def test_archives_stay_in_their_folder(tmp_path):
@@ -143,4 +149,4 @@ def test_crafted_studies(tmp_path, monkeypatch, text):
 
 
 if __name__ == "__main__":
-    fuzz_annotations(Path(sys.argv[1]))
+    fuzz_annotations(Path(sys.argv[1]), int(sys.argv[2]))

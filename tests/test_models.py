@@ -152,16 +152,20 @@ def test_etf_needs_k_minus_one_dimensions():
     ("arch", "options", "message"),
     [
         ("resnet20", {}, "Expected arch to be one of resnet18, .*, but got 'resnet20'"),
-        ("resnet18", {"head": "fixed"}, "Expected head to be 'learned' or 'etf', but got 'fixed'"),
-        ("resnet18", {"stem": "large"}, "Expected stem to be 'small' or 'imagenet', but got 'large'"),
-        ("vgg16", {"stem": "imagenet"}, "Expected stem 'small' for arch 'vgg16'"),
-        ("resnet18", {"depth": 3}, "Expected no depth for arch 'resnet18', whose name says it, but got 3"),
-        ("wide_resnet", {"depth": 28}, r"8, 14, 20, 26, .*, but got 28"),
+        ("resnet18", {"head": "fixed"}, "Expected head to be one of learned, etf, but got 'fixed'"),
+        (
+            "resnet18",
+            {"stem": "large"},
+            "Expected stem of .* to be 'small' or 'imagenet', but got 'large'",
+        ),
+        ("vgg16", {"stem": "imagenet"}, "Expected stem of arch 'vgg16' to be 'small', but got 'imagenet'"),
+        ("resnet18", {"depth": 3}, "Expected no depth for arch 'resnet18', whose name fixes it, but got 3"),
+        ("wide_resnet", {"depth": 28}, r"one of 8, 14, 20, 26, \.\.\., 98, but got 28"),
         ("resnet18", {"num_classes": 1}, "Expected num_classes to be at least 2, but got 1"),
         ("resnet18", {"in_channels": 0}, "Expected in_channels to be at least 1, but got 0"),
         ("resnet18", {"feature_dim": 0}, "Expected feature_dim to be at least 1, but got 0"),
         ("mlp", {}, "Expected image_size for arch 'mlp'"),
-        ("vgg16", {"image_size": (28, 56)}, "at least 32 x 32 pixels for a VGG.*got 28 x 56"),
+        ("vgg16", {"image_size": (28, 56)}, "at least 32 x 32 pixels for arch 'vgg16', but got 28 x 56"),
     ],
 )
 def test_impossible_networks_are_refused(arch, options, message):
@@ -170,7 +174,7 @@ def test_impossible_networks_are_refused(arch, options, message):
 
 
 def test_images_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"at least 32 x 32 pixels for a VGG.*got 16 x 16"):
+    with pytest.raises(ValueError, match=r"at least 32 x 32 pixels for arch 'vgg16', but got 16 x 16"):
         narrow("vgg16")(torch.zeros(2, 3, 16, 16))
     with pytest.raises(
         ValueError, match=r"channels x height x width = 192 for this mlp, but got 108 of shape \(3, 6, 6\)"

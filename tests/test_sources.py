@@ -91,15 +91,16 @@ def test_mnist_without_network_says_what_to_put_where(offline: None, tmp_path: P
 @pytest.mark.parametrize(
     "file, change, message",
     [
-        ("images-idx3", lambda raw: raw[:-1], "bytes, but its header says"),
-        ("images-idx3", lambda raw: raw + b"\0", "bytes, but its header says"),
+        ("images-idx3", lambda raw: raw[:-1], "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: raw + b"\0", "no IDX file of MNIST"),
         ("images-idx3", lambda raw: raw[:10], "no IDX file of MNIST"),
         ("images-idx3", lambda raw: b"", "no IDX file of MNIST"),
         ("images-idx3", lambda raw: gzip.compress(raw), "no IDX file of MNIST"),
-        ("images-idx3", lambda raw: raw[:4] + b"\x7f\xff\xff\xff" + raw[8:], "bytes, but its header says"),
-        ("images-idx3", lambda raw: raw[:11] + b"\x1d" + raw[12:], "no IDX file of MNIST"),
-        ("labels-idx1", lambda raw: raw[:7] + b"\x1d" + raw[8:-1], "different numbers of images"),
-        ("labels-idx1", lambda raw: raw[:-1] + b"\x0a", "a label above 9"),
+        ("images-idx3", lambda raw: raw[:4] + b"\x7f\xff\xff\xff" + raw[8:], "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: raw[:7] + b"\0" + raw[8:16], "no IDX file of MNIST"),
+        ("images-idx3", lambda raw: raw[:11] + b"\x0e" + raw[12:15] + b"\x38" + raw[16:], "images of 28 x 28"),
+        ("labels-idx1", lambda raw: raw[:7] + b"\x1d" + raw[8:-1], r"images \(30, 28, 28\) and labels \(29,\)"),
+        ("labels-idx1", lambda raw: raw[:-1] + b"\x0a", "as labels 0..9: replace both"),
     ],
 )
 def test_damaged_mnist_files_are_named(mnist_root: Path, file: str, change, message: str) -> None:
@@ -132,22 +133,17 @@ def test_cifar10_is_read_from_its_binary_version(cifar_root: Path) -> None:
     assert tuple(splits.train.images.shape) == (75, 3, 64, 64) and len(splits.mean) == 3
 
 
-@pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw[:-3073], lambda raw: b"", None])
+@pytest.mark.parametrize(
+    "change", [lambda raw: raw[:-1], lambda raw: raw[:-3073], lambda raw: b"", lambda raw: b"\x0a" + raw[1:], None]
+)
 def test_damaged_cifar10_files_are_named(cifar_root: Path, change) -> None:
     path = cifar_root / "cifar-10-batches-bin" / "data_batch_3.bin"
     if change is None:
         path.unlink()
     else:
         path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(SourceError, match=r"data_batch_3\.bin (has \d+ bytes|is missing).*unpack cifar-10-binary"):
+    with pytest.raises(SourceError, match=r"data_batch_3\.bin.*Unpack cifar-10-binary"):
         sources.load("cifar10", train=True)
-
-
-def test_cifar10_with_a_wrong_label_is_refused(cifar_root: Path) -> None:
-    path = cifar_root / "cifar-10-batches-bin" / "test_batch.bin"
-    path.write_bytes(b"\x0a" + path.read_bytes()[1:])
-    with pytest.raises(SourceError, match="a label above 9"):
-        sources.load("cifar10", train=False)
 
 
 def test_pickles_of_cifar10_are_not_opened_before_their_checksum_is_right(tmp_path: Path) -> None:
@@ -192,7 +188,7 @@ def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, 
     (tmp_path / "root").mkdir()
     folder.rename(tmp_path / "root" / "mini")
     assert len(dataset.build(source="image_folder", name="mini", test_fraction=0.5).train) == 18
-    with pytest.raises(SourceError, match="root/maxi is no folder: put one folder of images a class there"):
+    with pytest.raises(SourceError, match="root/maxi is no folder: put one folder of images per class there"):
         dataset.build(source="image_folder", name="maxi")
 
 
@@ -235,7 +231,7 @@ def test_decoded_images_are_cached_until_a_file_changes(folder: Path, tmp_path: 
     decoded = []
     monkeypatch.setattr(decoding, "decode", lambda path, change: decoded.append(path) or decode(path, change))
     assert torch.equal(load().images, first.images) and decoded
-    assert "is made anew" in caplog.text
+    assert "is replaced" in caplog.text
     decoded.clear()
     Image.new("RGB", (20, 20)).save(folder / "class000" / "0000.png")
     load()
@@ -269,7 +265,7 @@ def _png_of(width: int, height: int) -> bytes:
 def test_damaged_and_hostile_images_are_named(folder: Path, content: bytes) -> None:
     path = folder / "class001" / "0005.png"
     path.write_bytes(content)
-    with pytest.raises(SourceError, match=r"class001/0005\.png cannot be read as a image .*replace or remove it"):
+    with pytest.raises(SourceError, match=r"class001/0005\.png cannot be read as an image .*replace or remove it"):
         sources.load("image_folder", root=folder, train=True)
 
 
@@ -301,17 +297,16 @@ def test_folders_within_class_folders_are_refused(folder: Path, tmp_path: Path) 
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; `resumes` answers Range requests; the first `breaks` answers end half-way."""
+    """Serves `content`; the first `breaks` answers end half-way."""
 
     daemon_threads = True
     content = b""
-    resumes = True
     breaks = 0
     status = 200
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.answers = 0
 
     @property
     def url(self) -> str:
@@ -322,17 +317,12 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        asked = self.headers["Range"]
-        self.server.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.resumes else 0
+        self.server.answers += 1
         if self.server.status != 200:
             self.send_error(self.server.status)
             return
-        if start >= len(self.server.content):
-            self.send_error(416)
-            return
-        body = self.server.content[start:]
-        self.send_response(206 if start else 200)
+        body = self.server.content
+        self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.breaks:
@@ -354,54 +344,41 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+def of_process(path: Path, ending: str, process: int) -> Path:
+    """The temporary name that another process of this machine uses."""
+    own = temporary_beside(path, ending)
+    return own.with_name(own.name.replace(f".{os.getpid()}.", f".{process}."))
+
+
 def fetched(server: Server, path: Path, *, content: bytes | None = None) -> Path:
     digest = hashlib.sha256(server.content if content is None else content).hexdigest()
     return download.fetch([server.url + path.name], path, digest=digest, advice="Put it there by hand.")
 
 
-def test_a_download_is_made_once_and_resumed_where_it_broke_off(server: Server, tmp_path: Path) -> None:
-    server.content = os.urandom(100_000)
-    server.breaks = 2
+def test_a_file_is_downloaded_once(server: Server, tmp_path: Path) -> None:
+    server.content = os.urandom(3_000_000)
     path = fetched(server, tmp_path / "new" / "a.bin")
     assert path.read_bytes() == server.content
-    assert server.asked == [None, "bytes=50000-", "bytes=75000-"]
-    assert fetched(server, path) == path and len(server.asked) == 3
+    assert fetched(server, path) == path and server.answers == 1
     assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
 
 
-def test_a_later_call_goes_on_with_what_came(server: Server, tmp_path: Path) -> None:
-    server.content = os.urandom(64_000)
-    server.breaks = download.ATTEMPTS
-    with pytest.raises(SourceError, match=r"ended after \d+ of 64000 bytes.*Put it there by hand\. What came is kept"):
+def test_a_broken_connection_and_wrong_bytes_leave_nothing(server: Server, tmp_path: Path) -> None:
+    server.content, server.breaks = os.urandom(64_000), 1
+    with pytest.raises(SourceError, match=r"Cannot download a\.bin \(http.*32000 bytes read.*\)\. Put it there by"):
         fetched(server, tmp_path / "a.bin")
-    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
-    assert server.asked[-1] == "bytes=56000-"
-
-
-def test_a_server_that_cannot_resume_sends_all_again(server: Server, tmp_path: Path) -> None:
-    server.content = os.urandom(50_000)
-    server.resumes = False
-    (tmp_path / "a.bin.part").write_bytes(b"x" * 20_000)
-    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
-
-
-def test_a_complete_part_needs_only_its_name(server: Server, tmp_path: Path) -> None:
-    server.content = os.urandom(5_000)
-    (tmp_path / "a.bin.part").write_bytes(server.content)
-    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
-
-
-def test_wrong_bytes_never_get_the_name(server: Server, tmp_path: Path) -> None:
-    server.content = b"something else"
-    with pytest.raises(SourceError, match=r"a\.bin has not the expected checksum [0-9a-f]{64}; nothing was kept"):
+    with pytest.raises(SourceError, match=r"a\.bin: expected sha256 [0-9a-f]{64}, but got [0-9a-f]{64}\)\. Put it"):
         fetched(server, tmp_path / "a.bin", content=b"what was promised")
     assert list(tmp_path.iterdir()) == []
+    assert fetched(server, tmp_path / "a.bin").read_bytes() == server.content
 
 
-def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_another_file_of_that_name_is_kept(server: Server, tmp_path: Path) -> None:
     server.content = b"content"
-    (tmp_path / "a.bin").write_bytes(b"contend")
-    assert fetched(server, tmp_path / "a.bin").read_bytes() == b"content"
+    (tmp_path / "a.bin").write_bytes(b"the user's own")
+    with pytest.raises(SourceError, match=r"a\.bin is kept, .* expected sha256 [0-9a-f]{64}, but got .* Put it"):
+        fetched(server, tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == b"the user's own" and server.answers == 0
 
 
 def test_the_next_mirror_is_tried(server: Server, tmp_path: Path) -> None:
@@ -411,31 +388,25 @@ def test_the_next_mirror_is_tried(server: Server, tmp_path: Path) -> None:
     assert download.fetch(urls, tmp_path / "a.bin", digest=digest, advice="").read_bytes() == b"content"
 
 
-def test_a_missing_page_and_a_full_folder_are_told(server: Server, tmp_path: Path) -> None:
+def test_a_missing_page_and_a_folder_that_is_none_are_named(server: Server, tmp_path: Path) -> None:
     server.status = 404
-    with pytest.raises(SourceError, match=r"a\.bin: .*HTTP 404 Not Found"):
+    with pytest.raises(SourceError, match=r"a\.bin: 404 .*Not Found"):
         fetched(server, tmp_path / "a.bin")
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceError, match=r"Cannot fetch .*file/a\.bin: .*Put it there by hand"):
         fetched(server, tmp_path / "file" / "a.bin")
 
 
-def test_more_bytes_than_allowed_are_refused(server: Server, tmp_path: Path, monkeypatch) -> None:
-    server.content = bytes(5_000)
-    monkeypatch.setattr(download, "MAX_BYTES", 4_000)
-    with pytest.raises(SourceError, match="more than the 4000 allowed"):
-        fetched(server, tmp_path / "a.bin")
-
-
-def test_two_downloads_at_once_do_not_mix(server: Server, tmp_path: Path) -> None:
-    server.content = os.urandom(3_000_000)
-    threads = [threading.Thread(target=fetched, args=(server, tmp_path / "a.bin")) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / "a.bin").read_bytes() == server.content
-    assert server.asked == [None]
+def test_two_processes_do_not_mix_their_bytes(server: Server, tmp_path: Path) -> None:
+    server.content = b"content"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, busy = (of_process(tmp_path / "a.bin", "part", process) for process in (gone.pid, os.getppid()))
+    for place in (left, busy):
+        place.write_bytes(b"of another process")
+    path = fetched(server, tmp_path / "a.bin")
+    assert sorted(tmp_path.iterdir()) == [busy, path]
+    assert busy.read_bytes() == b"of another process" and path.read_bytes() == server.content
 
 
 # archives
@@ -469,13 +440,11 @@ def test_what_killed_unpackers_left_is_removed(tmp_path: Path) -> None:
     archive = pack(tmp_path / "train.tar.gz", ["train/1.png"])
     gone = subprocess.Popen(["true"])
     gone.wait()
-    own = temporary_beside(tmp_path / "in" / "train", "unpacking")
-
-    def of(process: int) -> Path:
-        return own.with_name(own.name.replace(f".{os.getpid()}.", f".{process}."))
-
-    left, busy = [of(gone.pid), own], of(os.getppid())  # a number may come again
-    for place in (*left, busy):
+    left, own, busy = (
+        of_process(tmp_path / "in" / "train", "unpacking", process)
+        for process in (gone.pid, os.getpid(), os.getppid())  # a number may come again
+    )
+    for place in (left, own, busy):
         (place / "train").mkdir(parents=True)
     folder = download.unpack(archive, tmp_path / "in" / "train")
     assert sorted(folder.parent.iterdir()) == [busy, folder]
@@ -487,11 +456,10 @@ def test_what_killed_unpackers_left_is_removed(tmp_path: Path) -> None:
         "train/../../outside.txt",
         "/tmp/nclib-outside.txt",
         special("train/link", tarfile.SYMTYPE, "/etc/passwd"),
-        special("train/hard", tarfile.LNKTYPE, "train/1.png"),
         special("train/pipe", tarfile.FIFOTYPE),
         special("train/device", tarfile.CHRTYPE),
     ],
-    ids=["dots", "absolute", "symlink", "hard link", "pipe", "device"],
+    ids=["dots", "absolute", "symlink", "pipe", "device"],
 )
 def test_members_that_leave_the_folder_are_refused(tmp_path: Path, member: tarfile.TarInfo | str) -> None:
     archive = pack(tmp_path / "train.tar.gz", ["train/1.png", member])
@@ -499,31 +467,20 @@ def test_members_that_leave_the_folder_are_refused(tmp_path: Path, member: tarfi
         download.unpack(archive, tmp_path / "in" / "train")
         assert not Path(member).exists()
         return
-    with pytest.raises(SourceError, match=r"train\.tar\.gz cannot be unpacked .*delete it and run"):
+    with pytest.raises(SourceError, match=r"train\.tar\.gz cannot be unpacked"):
         download.unpack(archive, tmp_path / "in" / "train")
     assert list((tmp_path / "in").iterdir()) == [] and not (tmp_path / "outside.txt").exists()
 
 
-def test_damaged_archives_leave_nothing(tmp_path: Path, monkeypatch) -> None:
-    archive = pack(tmp_path / "train.tar.gz", [f"train/{n}.png" for n in range(200)])
-    whole = archive.read_bytes()
-    damaged = bytearray(whole)
-    damaged[len(whole) // 2] ^= 0xFF
-    plain = gzip.decompress(whole)
-    header = bytearray(plain)
-    header[50 * 1024 + 10] ^= 1  # in the name of a member: its header's own checksum is wrong now
-    cuts = [gzip.compress(part) for part in (plain[: 100 * 1024], bytes(header))]
-    for content in (b"", b"no archive", whole[: len(whole) // 2], whole[:-9], bytes(damaged), *cuts):
+def test_archives_of_something_else_leave_nothing(tmp_path: Path) -> None:
+    archive = pack(tmp_path / "train.tar.gz", [f"train/{n}.png" for n in range(20)])
+    with pytest.raises(SourceError, match=r"cannot be unpacked into .*test"):
+        download.unpack(archive, tmp_path / "in" / "test")
+    for content in (b"", b"no archive", archive.read_bytes()[:50]):
         archive.write_bytes(content)
         with pytest.raises(SourceError, match=r"train\.tar\.gz cannot be unpacked"):
             download.unpack(archive, tmp_path / "in" / "train")
-        assert list((tmp_path / "in").iterdir()) == []
-    archive.write_bytes(whole)
-    with pytest.raises(SourceError, match="it holds no folder 'test'"):
-        download.unpack(archive, tmp_path / "in" / "test")
-    monkeypatch.setattr(download, "MAX_MEMBERS", 100)
-    with pytest.raises(SourceError, match="more than 100 files"):
-        download.unpack(archive, tmp_path / "in" / "train")
+    assert list((tmp_path / "in").iterdir()) == []
 
 
 def test_mnist_is_fetched_and_unpacked(server: Server, mnist_root: Path, monkeypatch) -> None:
@@ -537,10 +494,6 @@ def test_mnist_is_fetched_and_unpacked(server: Server, mnist_root: Path, monkeyp
     md5 = hashlib.md5(server.content).hexdigest()
     monkeypatch.setattr(MNIST, "resources", [("train-labels-idx1-ubyte.gz", md5)])
     assert len(sources.load("mnist", train=True)) == 30
-    assert path.read_bytes() == whole
-    path.with_name(path.name + ".gz").write_bytes(server.content[:-9])
-    with pytest.raises(SourceError, match=r"ubyte\.gz is damaged .*delete it"):
-        download.gunzip(path.with_name(path.name + ".gz"), path)
     assert path.read_bytes() == whole
 
 
@@ -567,7 +520,7 @@ def test_cifar10_is_fetched_unpacked_and_read_by_torchvision(server: Server, tmp
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
     train, test = (sources.load("cifar10", train=train) for train in (True, False))
-    assert len(server.asked) == 1
+    assert server.answers == 1
     assert (len(train), len(test)) == (8, 4) and train.labels.tolist() == [0, 9, 3, 3] * 2
     assert np.array_equal(train.images[4:].numpy().reshape(4, -1), content["data_batch_2"]["data"])
     assert train.images.is_contiguous() and train.images.dtype == torch.uint8

@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 
 from nclib.data import stand_ins
+from nclib.models import ARCHITECTURES
 from nclib.results.metrics_table import of_metric, read_metrics
-from nclib.study.parameters import WIDTHS, Run
+from nclib.study.parameters import Run
 from nclib.study.study import Study
 
 ROOT = Path(__file__).parent.parent
@@ -133,8 +134,7 @@ EXPERIMENTS: dict[str, tuple[dict, dict[str, dict]]] = {
 
 
 def settings_of(run: Run) -> dict:
-    width, factor = WIDTHS[run.model.arch]
-    d = run.model.feature_dim or factor * (run.model.width or width)
+    d = run.model.feature_dim or ARCHITECTURES[run.model.arch].features(run.model.width)
     return {**dict(run.dataset), **dict(run.model), **dict(run.training), "d": d, "seeds": run.seeds}
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import yaml
 
-from nclib.data import dataset, sources, stand_ins
-from nclib.models import build_model, vgg
-from nclib.study import parameters as params
+from nclib.data import sources, stand_ins
+from nclib.models import ARCHITECTURES, build_model
 from nclib.study.cluster import JOBS
 from nclib.study.parameters import Training
+from nclib.study.registry import SOURCES
 from nclib.study.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +63,10 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"dataset": {"source": "imagenet"}}, r"dataset\.source: should be 'digits', .*'imagenet'"),
         ({"dataset": {**DIGITS["dataset"], "train_counts": {2: 5}}}, r"dataset\.train_counts: .*one label \(key 1\)"),
         ({"dataset": {**DIGITS["dataset"], "test_counts": {2: 2}}}, r"dataset\.test_counts: .*one label \(key 1\)"),
-        ({"dataset": {**DIGITS["dataset"], "test_counts": {1: 2, 4: 1}}}, r"dataset\.test_counts: .*at most 3 labels"),
+        (
+            {"dataset": {**DIGITS["dataset"], "test_counts": {1: 2, 4: 1}}},
+            r"dataset\.test_counts: .*between 1 and 3 .* got 4",
+        ),
         ({"dataset": {"train_counts": {1: 5}}}, r"dataset\.train_counts: it needs a layout"),
         ({"dataset": {**DIGITS["dataset"], "sample_size": 5}}, r"dataset\.sample_size: it is for single-label data"),
         ({"model": {"head": "etf", "feature_dim": 8}}, r"feature_dim >= num_classes - 1 = 9, but got 8"),
@@ -101,9 +104,18 @@ PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_co
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"dataset": PAIRS | {"pair_groups": [3, 0, 1]}}, r"dataset\.pair_groups\.1: .*greater than or equal to 1"),
-        ({"dataset": PAIRS | {"pair_groups": [3, 1, 3]}}, r"dataset\.pair_groups: expected different numbers"),
-        ({"dataset": PAIRS | {"pair_groups": [3, 1]}}, r"dataset\.pair_groups: it cannot cut the 45 pairs into 2"),
+        (
+            {"dataset": PAIRS | {"pair_groups": [3, 0, 1]}},
+            r"dataset\.pair_groups: .* at least 1, but got \[3, 0, 1\]",
+        ),
+        (
+            {"dataset": PAIRS | {"pair_groups": [3, 1, 3]}},
+            r"dataset\.pair_groups: .* different .*, but got \[3, 1, 3\]",
+        ),
+        (
+            {"dataset": PAIRS | {"pair_groups": [3, 1]}},
+            r"dataset\.pair_groups: .* 45 pairs .* equal groups, but got 2",
+        ),
         (
             {"dataset": PAIRS | {"pair_groups": [3, 2, 1], "train_counts": {1: 9, 2: 4}}},
             r"dataset\.pair_groups: .*take key 2 out of train_counts",
@@ -113,12 +125,21 @@ PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_co
         ({"dataset": {"source": "svhn", "random_labels": True}}, r"dataset\.random_labels: .*single-label data"),
         ({"dataset": SINGLE | {"normalization": "imagenet"}}, r"dataset\.normalization: 'imagenet' is for 3 channels"),
         ({"dataset": {"source": "svhn", "normalization": "mnist"}}, r"'mnist' is for 1 channels, but 'svhn' has 3"),
-        ({"model": {"arch": "vgg16"}}, r"model\.arch: 'vgg16' needs images of 32 pixels .*, but they have 8"),
-        ({"dataset": PAIRS, "model": {"arch": "vgg19"}}, r"model\.arch: 'vgg19' needs .*, but they have 16"),
-        ({"model": {"depth": 4}}, r"model\.depth: arch 'resnet18' has no depth to choose, but got 4"),
-        ({"model": {"arch": "wide_resnet", "depth": 27}}, r"model\.depth: a wide_resnet has depth 8, .*, but got 27"),
-        ({"model": {"arch": "wide_resnet", "depth": 2}}, r"model\.depth: a wide_resnet has depth 8, .*, but got 2"),
-        ({"model": {"arch": "mlp", "stem": "imagenet"}}, r"model\.stem: 'imagenet' is for resnets, but .*'mlp'"),
+        ({"model": {"arch": "vgg16"}}, r"model\.arch: .* 32 x 32 pixels for arch 'vgg16', but got 8 x 8"),
+        ({"dataset": PAIRS, "model": {"arch": "vgg19"}}, r"model\.arch: .* for arch 'vgg19', but got 16 x 16"),
+        ({"model": {"depth": 4}}, r"model\.depth: Expected no depth for arch 'resnet18', .*, but got 4"),
+        (
+            {"model": {"arch": "wide_resnet", "depth": 27}},
+            r"model\.depth: .* one of 8, 14, 20, 26, .*, but got 27",
+        ),
+        (
+            {"model": {"arch": "wide_resnet", "depth": 2}},
+            r"model\.depth: .* one of 8, 14, 20, 26, .*, but got 2\.",
+        ),
+        (
+            {"model": {"arch": "mlp", "stem": "imagenet"}},
+            r"model\.stem: .* arch 'mlp' to be 'small', but got 'imagenet'",
+        ),
         ({"model": {"head": "etf", "width": 1}}, r"model\.feature_dim: .*num_classes - 1 = 9, but got 8"),
         ({"training": {"mse_k": 5.0}}, r"training\.mse_k: it is for loss 'rescaled_mse', but .*'cross_entropy'"),
         ({"training": {"loss": "mse", "mse_M": 5}}, r"training\.mse_M: it is for loss 'rescaled_mse', but .*'mse'"),
@@ -128,10 +149,10 @@ PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_co
             {"training": {"loss": "rescaled_mse", "label_mean": False}},
             r"training\.label_mean: loss 'rescaled_mse' has multi-hot targets",
         ),
-        ({"training": {"schedule": "multistep"}}, r"training\.milestones: .* increasing epochs, but got \(\)"),
+        ({"training": {"schedule": "multistep"}}, r"training\.milestones: .* increasing epochs, but got \[\]"),
         (
             {"training": {"schedule": "multistep", "milestones": [3, 2]}},
-            r"training\.milestones: .* increasing epochs, but got \(3, 2\)",
+            r"training\.milestones: .* increasing epochs, but got \[3, 2\]",
         ),
     ],
 )
@@ -165,18 +186,16 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
     stand_ins.write_mnist(tmp_path, per_class=2)
     stand_ins.write_cifar10(tmp_path, per_class=2)
     stand_ins.write_svhn(tmp_path, per_set=1)
-    for name, known in params.SOURCES.items():
+    for name, known in SOURCES.items():
         if name != "image_folder":
             read = sources.load(name, root=tmp_path, train=False)
-            assert known == (read.num_classes, *read.images.shape[1:3])
-    normalizations = {name: len(mean) for name, (mean, _) in dataset.NORMALIZATIONS.items()}
-    assert normalizations == params.NORMALIZED_CHANNELS
-    assert params.SMALLEST_VGG_IMAGE == vgg.SMALLEST_IMAGE
+            assert (known.classes, known.channels, known.side) == (read.num_classes, *read.images.shape[1:3])
+            assert known.is_multi_label == read.is_multi_label
     with torch.device("meta"):
-        for arch, (width, factor) in params.WIDTHS.items():
-            for given in (None, 16):
-                model = build_model(arch, in_channels=1, num_classes=2, width=given, image_size=32)
-                assert model.backbone.feature_dim == factor * (given or width)
+        for arch, known in ARCHITECTURES.items():
+            for width in (None, 16):
+                model = build_model(arch, in_channels=1, num_classes=2, width=width, image_size=32)
+                assert model.backbone.feature_dim == known.features(width)
 
 
 def test_what_is_missing_is_named():

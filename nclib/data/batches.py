@@ -27,7 +27,7 @@ class DeviceBatches:
         mean: mean of each channel, in units of 255.
         std: deviation of each channel, in units of 255.
         device: where batches are made.
-        batch_size: samples a batch. A remainder of one sample joins the batch before it, since batch norm has no
+        batch_size: samples per batch. A remainder of one sample joins the batch before it, since batch norm has no
             variance of one value.
         augment: random crop with 4 pixels of padding and horizontal flip, in `shuffled` only.
     """

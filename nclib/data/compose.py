@@ -24,8 +24,7 @@ from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from nclib.data.sources.base import SourceImages
-
-LAYOUTS = {"mnist": 3, "cifar": 3, "grid": 4}  # largest multiplicity of each
+from nclib.study.registry import LAYOUTS, SMALLEST_SIDE, check_multiplicities, check_pair_groups
 
 LabelSet = tuple[int, ...]
 Counts = Mapping[int, int | Mapping[LabelSet, int]]
@@ -37,7 +36,7 @@ class MultiLabelData:
 
     Args:
         images: the images, 0..255.
-        labels: multi-hot, one row a image.
+        labels: multi-hot, one row per image.
         source_index: place of each source image in its source as published, in the order of the image's labels; -1
             pads.
         class_names: name of each class.
@@ -72,8 +71,8 @@ def pair_group_counts(num_classes: int, groups: Sequence[int]) -> dict[LabelSet,
 
     Args:
         num_classes: K; there are K(K-1)/2 pairs, in lexicographic order.
-        groups: images of each pair of a group, e.g. `[500, 50, 5]`: at least 1, and different, since results tell the
-            groups apart by them.
+        groups: images of each pair of a group, e.g. `[500, 50, 5]`: at least 1, and different, since results name the
+            groups by them.
 
     Returns:
         Images of each pair.
@@ -84,14 +83,8 @@ def pair_group_counts(num_classes: int, groups: Sequence[int]) -> dict[LabelSet,
     >>> pair_group_counts(3, [7, 4, 2])
     {(0, 1): 7, (0, 2): 4, (1, 2): 2}
     """
-    if min(groups, default=0) < 1 or len(set(groups)) < len(groups):
-        raise ValueError(f"Expected pair_groups to be different numbers of at least 1, but got {list(groups)}.")
+    check_pair_groups(groups, num_classes)
     pairs = list(combinations(range(num_classes), 2))
-    if len(pairs) % len(groups):
-        raise ValueError(
-            f"Expected pair_groups to cut the {len(pairs)} pairs of {num_classes} classes into equal groups, "
-            f"but got {len(groups)} groups."
-        )
     size = len(pairs) // len(groups)
     return {pair: groups[place // size] for place, pair in enumerate(pairs)}
 
@@ -100,9 +93,8 @@ def compose(source: SourceImages, *, counts: Counts, layout: str, generator: tor
     """Compose images of every label set of the given multiplicities.
 
     Within each class the source images are dealt like a shuffled deck, lowest multiplicity first: none is used a
-    second time before all of its
-    class were used once. So the 40,000 images of MLab-MNIST and MLab-CIFAR10 (4,900 sources a class) use no source
-    twice.
+    second time before all of its class were used once. So the 40,000 images of MLab-MNIST and MLab-CIFAR10 (4,900
+    sources per class) use no source twice.
 
     Source: Li, Wang, Li and Qu 2024 (arXiv 2310.15903), data sets MLab-MNIST and MLab-CIFAR10, as released.
 
@@ -154,22 +146,18 @@ def _check(source: SourceImages, counts: Counts, layout: str) -> int:
     if source.is_multi_label:
         raise ValueError("Expected single-label source images to compose, but this source has multi-hot labels.")
     height, width = source.images.shape[-2:]
-    if height != width or height < 4:
-        raise ValueError(f"Expected square source images of 4 pixels or more a side, but got {height} x {width}.")
+    if height != width or height < SMALLEST_SIDE:
+        raise ValueError(
+            f"Expected square source images of {SMALLEST_SIDE} pixels or more per side, but got {height} x {width}."
+        )
     if not counts:
         raise ValueError("Expected counts to name at least one multiplicity, but it is empty.")
-    most = min(LAYOUTS[layout], source.num_classes)
-    for multiplicity in counts:
-        if not 1 <= multiplicity <= most:
-            raise ValueError(
-                f"Expected multiplicities between 1 and {most} for layout {layout!r} and "
-                f"{source.num_classes} classes, but got {multiplicity}."
-            )
+    check_multiplicities(counts, layout, source.num_classes)
     return height
 
 
 def _label_sets(num_classes: int, counts: int | Mapping[LabelSet, int], multiplicity: int) -> Int64[Tensor, "n m"]:
-    """One row a image to be made: its ascending class ids."""
+    """One row per image to be made: its ascending class ids."""
     every = list(combinations(range(num_classes), multiplicity))
     if isinstance(counts, Mapping):
         unknown = sorted(set(counts) - set(every))
@@ -250,7 +238,7 @@ def _paste(
 ) -> None:
     """Lay `images[picked]` on `canvas` in place by pixelwise maximum, wrapping round the edges.
 
-    Only few places differ (49 a quadrant for MNIST), so images of one place go in one slice. NumPy's views of the
+    Only few places differ (49 per quadrant for MNIST), so images of one place go in one slice. NumPy's views of the
     same memory take half the time of torch's indexing here, and do not slow down when other programs use the cores.
     """
     size, side = canvas.shape[-1], images.shape[-1]
@@ -273,7 +261,7 @@ def _wrapped(start: int, side: int, size: int) -> list[tuple[slice, slice]]:
     return [(slice(start, size), slice(0, side - over)), (slice(0, over), slice(side - over, side))]
 
 
-def as_single_label(source: SourceImages) -> MultiLabelData:
+def uncomposed(source: SourceImages) -> MultiLabelData:
     """The source's own images as they are; class ids become one-hot rows."""
     labels: Shaped[Tensor, "n k"] = source.labels
     if not source.is_multi_label:

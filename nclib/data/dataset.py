@@ -1,29 +1,24 @@
 """The data set of a study: built from its parameters, kept as one safetensors file, read back by the later stages."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from nclib.data import sources
-from nclib.data.compose import Counts, MultiLabelData, as_single_label, compose, pair_group_counts
+from nclib.data.compose import MultiLabelData, compose, pair_group_counts, uncomposed
 from nclib.data.sources.base import SourceImages, stream
 from nclib.study.files import StageError
+from nclib.study.parameters import Dataset
+from nclib.study.registry import PUBLISHED_MOMENTS, Moments
 from nclib.study.tensors import load_tensors, save_tensors
 
 FILE = "data.safetensors"
 STAGE = "01_dataset"
-
-# Mean and deviation a channel of values in [0, 1], as usual for these sources.
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "mnist": ((0.1307,), (0.3081,)),
-}
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,8 @@ class Splits:
     Args:
         train: training images.
         test: test images, from other source images than `train`.
-        mean: to subtract from values in [0, 1], one number a channel.
-        std: to divide by after that, one number a channel.
+        mean: to subtract from values in [0, 1], one number per channel.
+        std: to divide by after that, one number per channel.
         class_names: name of each class.
         meta: what the data set was built from, as JSON values.
     """
@@ -66,142 +61,104 @@ class Splits:
         save_tensors(path, tensors, header)
 
 
-def build(
-    *,
-    source: str,
-    name: str = "data",
-    root: str | Path | None = None,
-    layout: str | None = None,
-    train_counts: Mapping[int, int] | None = None,
-    test_counts: Mapping[int, int] | None = None,
-    pair_groups: Sequence[int] = (),
-    sample_size: int | None = None,
-    random_labels: bool = False,
-    image_size: int | None = None,
-    test_fraction: float = 0.2,
-    normalization: str = "unit",
-    seed: int = 0,
-) -> Splits:
-    """Build the training and test images of a study; the fields are those of its `dataset` section.
+def build(**fields: Any) -> Splits:
+    """Build the training and test images of a study.
 
     Test images come from test sources only: where a source has no split of its own, its classes are split before
-    anything is composed. Each draw
-    (split, training, test, labels) has a stream of its own, so that a change of one leaves the others as they are.
+    anything is composed. Each draw (split, training, test, labels) has a stream of its own, so that a change of one
+    leaves the others as they are.
 
     Args:
-        source: `digits`, `mnist`, `cifar10`, `svhn` or `image_folder`.
-        name: of the data set; an `image_folder` without `root` is looked for under this name in the data root.
-        root: folder of the source's files; None means `$NCLIB_DATA_ROOT`, else `data/`.
-        layout: how several images become one (`mnist`, `cifar`, `grid`); None keeps the source's own images.
-        train_counts: training images for each label set, by multiplicity.
-        test_counts: likewise for the test images.
-        pair_groups: training images of each pair, one number for each of the equal consecutive groups of pairs;
-            instead of `train_counts[2]`.
-        sample_size: training images a class, drawn at random (svhn: the first ones of each label set, at most so
-            many); None keeps all.
-        random_labels: give the training images balanced random labels, permuted once; the test images keep theirs.
-        image_size: side the source images are resized to [pixels]; None keeps their size.
-        test_fraction: share of each class that goes to the test, for sources without a split of their own.
-        normalization: `unit` (values in [0, 1]), `imagenet`, `cifar10`, `mnist`, or `dataset` (mean and deviation of
-            the training images).
-        seed: of all draws.
+        fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`). An
+            `image_folder` without `root` is looked for under the data set's name in the data root.
 
     Returns:
         Both splits.
 
     Raises:
-        ValueError: a field does not fit the source; the message names it.
+        ValueError: a field is not valid or does not fit the source; the message names it.
         SourceError: the source's files are missing or damaged.
 
     >>> splits = build(source="digits", layout="mnist", train_counts={1: 5, 2: 2}, test_counts={1: 2}, seed=1)
     >>> len(splits.train), len(splits.test), tuple(splits.train.images.shape[1:])
     (140, 20, (1, 16, 16))
     """
-    if source == "image_folder" and root is None:
-        root = sources.data_root() / name
-    options = {"root": root, "image_size": image_size, "test_fraction": test_fraction, "seed": seed}
-    raw = {
-        train: sources.load(source, train=train, sample_size=sample_size if train else None, **options)
-        for train in (True, False)
-    }
-    if raw[True].class_names != raw[False].class_names:
-        raise ValueError(
-            f"Expected the same classes in both splits of {source}, but got {raw[True].class_names} for training "
-            f"and {raw[False].class_names} for the test."
-        )
-    if layout is None:
-        train = as_single_label(
-            _vary_labels(raw[True], sample_size=sample_size, random_labels=random_labels, seed=seed)
-        )
-        test = as_single_label(raw[False])
+    settings = Dataset(**fields)
+    train_source, test_source = _sources(settings)
+    if settings.sample_size is not None and not train_source.is_multi_label:  # these were sampled when they were read
+        train_source = _sampled(train_source, settings.sample_size, stream(settings.seed, "sample"))
+    if settings.random_labels:
+        train_source = _with_random_labels(train_source, stream(settings.seed, "random labels"))
+    if settings.layout is None:
+        train, test = uncomposed(train_source), uncomposed(test_source)
     else:
-        if sample_size is not None or random_labels:
-            raise ValueError(f"Expected sample_size and random_labels without a layout, but got layout {layout!r}.")
-        counts: dict[int, int | Mapping[tuple[int, ...], int]] = dict(train_counts or {})
-        if pair_groups:
-            if 2 in counts:
-                raise ValueError("Expected train_counts without a number for pairs (key 2) beside pair_groups.")
-            counts[2] = pair_group_counts(raw[True].num_classes, pair_groups)
-        train = _composed(raw[True], counts, layout, stream(seed, "compose train"), "train_counts")
-        test = _composed(raw[False], dict(test_counts or {}), layout, stream(seed, "compose test"), "test_counts")
-    mean, std = _normalization(normalization, train.images)
-    meta = {"source": source, "name": name, "layout": layout, "normalization": normalization, "seed": seed}
+        counts: dict[int, Any] = dict(settings.train_counts)
+        if settings.pair_groups:
+            counts[2] = pair_group_counts(train_source.num_classes, settings.pair_groups)
+        train, test = (
+            compose(source, counts=counts, layout=settings.layout, generator=stream(settings.seed, f"compose {split}"))
+            for source, counts, split in (
+                (train_source, counts, "train"),
+                (test_source, settings.test_counts, "test"),
+            )
+        )
+    mean, std = _moments(settings.normalization, train.images)
+    meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})
     return Splits(train, test, mean, std, train.class_names, meta)
 
 
-def _composed(
-    source: SourceImages, counts: Counts, layout: str, generator: torch.Generator, field: str
-) -> MultiLabelData:
-    try:
-        return compose(source, counts=counts, layout=layout, generator=generator)
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from error
+def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
+    root = settings.root
+    if settings.source == "image_folder" and root is None:
+        root = sources.data_root() / settings.name
+    train, test = (
+        sources.load(
+            settings.source,
+            root=root,
+            train=train,
+            image_size=settings.image_size,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+            sample_size=settings.sample_size if train else None,
+        )
+        for train in (True, False)
+    )
+    if train.class_names != test.class_names:
+        raise ValueError(
+            f"Expected the same classes in both splits of {settings.source}, but got {train.class_names} for training "
+            f"and {test.class_names} for the test."
+        )
+    return train, test
 
 
-def _vary_labels(source: SourceImages, *, sample_size: int | None, random_labels: bool, seed: int) -> SourceImages:
-    """Training images with fewer samples a class or with random labels, where asked."""
-    if source.is_multi_label:
-        if random_labels:
-            raise ValueError("Expected random_labels only for single-label sources, but this one is multi-label.")
-        return source  # `sample_size` was heeded before its images were decoded
-    if sample_size is not None:
-        source = source.select(_sample(source, sample_size, stream(seed, "sample")))
-    if random_labels:
-        order = torch.randperm(len(source), generator=stream(seed, "random labels"))
-        source = SourceImages(source.images, order % source.num_classes, source.class_names, source.index)
-    return source
-
-
-def _sample(source: SourceImages, size: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
-    """`size` rows of each class, drawn without replacement, ascending."""
+def _sampled(source: SourceImages, size: int, generator: torch.Generator) -> SourceImages:
+    """`size` images of each class, drawn without replacement."""
     kept = []
     for label, name in enumerate(source.class_names):
         rows = (source.labels == label).nonzero().squeeze(1)
-        if not 1 <= size <= len(rows):
+        if size > len(rows):
             raise ValueError(
-                f"Expected sample_size between 1 and {len(rows)}, the images of class {name!r}, but got {size}."
+                f"Expected sample_size of at most {len(rows)}, the images of class {name!r}, but got {size}."
             )
         kept.append(rows[torch.randperm(len(rows), generator=generator)[:size]])
-    return torch.cat(kept).sort().values
+    return source.select(torch.cat(kept).sort().values)
 
 
-def _normalization(name: str, images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    channels = images.shape[1]
-    if name == "unit":
-        return (0.0,) * channels, (1.0,) * channels
-    if name == "dataset":
+def _with_random_labels(source: SourceImages, generator: torch.Generator) -> SourceImages:
+    """The images with labels that are balanced and have nothing to do with them."""
+    return replace(source, labels=torch.randperm(len(source), generator=generator) % source.num_classes)
+
+
+def _moments(normalization: str, images: UInt8[Tensor, "n c h w"]) -> Moments:
+    """Mean and deviation per channel."""
+    if normalization == "dataset":
         return _mean_and_std(images)
-    if name not in NORMALIZATIONS:
-        known = ", ".join(["unit", *NORMALIZATIONS, "dataset"])
-        raise ValueError(f"Expected normalization to be one of {known}, but got {name!r}.")
-    mean, std = NORMALIZATIONS[name]
-    if len(mean) != channels:
-        raise ValueError(f"Expected images of {len(mean)} channels for normalization {name!r}, but got {channels}.")
-    return mean, std
+    channels = images.shape[1]
+    return PUBLISHED_MOMENTS.get(normalization, ((0.0,) * channels, (1.0,) * channels))
 
 
-def _mean_and_std(images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and deviation a channel, from the counts of the 256 values."""
+def _mean_and_std(images: UInt8[Tensor, "n c h w"]) -> Moments:
+    """Exact mean and deviation per channel, from the counts of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
     moments = []
     for channel in range(images.shape[1]):

@@ -1,7 +1,6 @@
-"""Small made-up files in the true formats of MNIST, CIFAR-10, SVHN and a image folder: a study runs on them without
-a download.
+"""Small made-up files in the true formats of MNIST, CIFAR-10, SVHN and mini-ImageNet: studies run without a download.
 
-    python -m nclib.data.stand_ins svhn /tmp/stand-ins
+    python -m nclib stand-ins svhn /tmp/stand-ins
     NCLIB_DATA_ROOT=/tmp/stand-ins make reproduce STUDY=params/mlab_svhn.yaml ...
 
 The images are scikit-learn's small digits, enlarged and colored; what is learned from them says nothing about the
@@ -17,12 +16,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from nclib.data.sources import cifar10, digits
+from nclib.data import sources
+from nclib.data.sources import cifar10
 from nclib.data.sources.base import SourceImages
 
 
 def _digit_images(train: bool) -> SourceImages:
-    return digits.load(train=train, test_fraction=0.5)
+    return sources.load("digits", train=train, test_fraction=0.5)
 
 
 def _glyph(rng: np.random.Generator, source: SourceImages, digit: int, size: tuple[int, int]) -> Image.Image:
@@ -89,8 +89,7 @@ def write_image_folder(root: Path, *, classes: int = 4, per_class: int = 12, sid
 
 
 def write_svhn(root: Path, *, per_set: int = 12, seed: int = 0) -> None:
-    """Write `ROOT/svhn/train` and `.../test`: for each digit and each pair `per_set` images, some triples, and a few
-    with a 0."""
+    """Write `ROOT/svhn/{train,test}`: `per_set` images for each digit and each pair, some triples, a few with a 0."""
     rng = np.random.default_rng(seed)
     for split, train in (("train", True), ("test", False)):
         source = _digit_images(train)
@@ -160,17 +159,14 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m nclib.data.stand_ins", description=__doc__.split("\n")[0])
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m nclib stand-ins", description=__doc__.split("\n")[0])
     parser.add_argument("source", choices=WRITERS)
-    parser.add_argument("root", type=Path, help="a new folder, to be named by NCLIB_DATA_ROOT")
-    given = parser.parse_args()
-    if given.root.exists() and any(given.root.iterdir()):
-        parser.error(f"{given.root} is not empty: real data could be overwritten; name a new folder")
-    WRITERS[given.source](given.root)
-    print(f"Stand-ins for {given.source} are in {given.root}.")
-
-
-if __name__ == "__main__":
-    main()
+    parser.add_argument("folder", type=Path, help="a new folder, for NCLIB_DATA_ROOT")
+    given = parser.parse_args(argv)
+    if given.folder.exists() and any(given.folder.iterdir()):
+        parser.error(f"{given.folder} is not empty: real data could be overwritten; name a new folder")
+    WRITERS[given.source](given.folder)
+    print(f"Stand-ins for {given.source} are in {given.folder}.")
+    return 0

@@ -2,27 +2,31 @@
 
 import math
 from contextlib import nullcontext
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from nclib.heads import ETFHead
+from nclib.models.architectures import (
+    ARCHITECTURES,
+    HEADS,
+    check_depth,
+    check_feature_dim,
+    check_image_size,
+    check_stem,
+)
 from nclib.models.mlp import MLPBackbone
-from nclib.models.resnet import resnet_backbone, wide_resnet_backbone
-from nclib.models.vgg import VGGBackbone, check_image_size
-
-Arch = Literal["resnet18", "resnet34", "resnet50", "vgg16", "vgg19", "mlp", "wide_resnet"]
-ARCHITECTURES: tuple[str, ...] = get_args(Arch)
+from nclib.models.resnet import resnet_backbone
+from nclib.models.vgg import VGGBackbone
 
 
 class Classifier(nn.Module):
     """A backbone and a last layer; `forward(x)` returns `(logits, features)`, in float32 also under autocast.
 
-    Collapse means that differences between features become small against the features: bfloat16 with its 8
-    bits would hide it and add its own noise to the loss, while the last layer costs next to nothing. So only
-    the backbone runs under autocast.
+    Collapse means that differences between features become small against the features: bfloat16 with its 8 bits would
+    hide it and add its own noise to the loss, while the last layer costs next to nothing. So only the backbone runs
+    under autocast.
 
     Args:
         backbone: module from images (b c h w) to features (b d).
@@ -75,17 +79,14 @@ def build_model(
         num_classes: number of classes K.
         head: "learned" for a linear layer, "etf" for a fixed simplex ETF with a trained bias.
         feature_dim: width d of the features; at least K - 1 for an ETF.
-        width: channels of the first stage (the papers': 64; 160 for wide_resnet) or units of a hidden layer
-            (mlp: 512).
-        depth: hidden layers of an mlp (6) or depth 6 n + 2 of a wide_resnet (26); fixed by the name of the
-            others.
+        width: channels of the first stage, or units of an mlp's hidden layers; None for the papers'.
+        depth: hidden layers of an mlp, or depth 6 n + 2 of a wide_resnet; None for the papers'. The others' names fix
+            it.
         stem: "small" (3 x 3, stride 1) or "imagenet" (7 x 7, stride 2, max-pool), for the ResNets.
         bias: whether the last layer has a bias.
-        image_size: height and width (or both in one number) of the images in pixels; an mlp needs it, a VGG
-            checks it.
-        generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without
-            values and filled from the generator, so that with one the global random state is neither used nor
-            moved.
+        image_size: height and width (or both in one number) of the images in pixels; an mlp needs it, a VGG checks it.
+        generator: CPU generator of the initial values; None for PyTorch's global one. Layers are made without values
+            and filled from the generator, so that with one the global random state is neither used nor moved.
 
     Returns:
         A `Classifier` with `.backbone` and `.head`, in training mode. Under `torch.device("meta")` it has
@@ -100,29 +101,30 @@ def build_model(
     >>> logits.shape, features.shape
     (torch.Size([2, 10]), torch.Size([2, 64]))
     """
-    _check(arch, head=head, stem=stem, depth=depth, num_classes=num_classes, feature_dim=feature_dim)
-    for name, value in {"in_channels": in_channels, "feature_dim": feature_dim, "width": width, "depth": depth}.items():
+    _check(arch, head=head, stem=stem, depth=depth, num_classes=num_classes)
+    for name, value in {"in_channels": in_channels, "feature_dim": feature_dim, "width": width}.items():
         if value is not None and value < 1:
             raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
+    known = ARCHITECTURES[arch]
     device = torch.get_default_device()
     with torch.device("meta"):
         backbone = _backbone(
             arch,
             in_channels=in_channels,
             feature_dim=feature_dim,
-            width=width,
-            depth=depth,
+            width=width or known.width,
+            depth=depth or known.depth,
             stem=stem,
             image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
         )
-    _check_etf(head, num_classes=num_classes, feature_dim=backbone.feature_dim)
+    check_feature_dim(head, backbone.feature_dim, num_classes)
     if device.type == "meta":
         return Classifier(backbone, _head(head, backbone.feature_dim, num_classes, bias=bias))
     # Filled on the CPU, wherever it will live: one seed is one network on every device.
     with torch.device("cpu"):
         last_layer = _head(head, backbone.feature_dim, num_classes, bias=bias)
         model = Classifier(backbone.to_empty(device="cpu"), last_layer)
-        _initialize(model, residual="resnet" in arch, generator=generator)
+        _initialize(model, residual=known.family == "resnet", generator=generator)
     return model.to(device)
 
 
@@ -131,26 +133,15 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _check(arch: str, *, head: str, stem: str, depth: int | None, num_classes: int, feature_dim: int | None) -> None:
+def _check(arch: str, *, head: str, stem: str, depth: int | None, num_classes: int) -> None:
     if arch not in ARCHITECTURES:
         raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
-    if head not in ("learned", "etf"):
-        raise ValueError(f"Expected head to be 'learned' or 'etf', but got {head!r}.")
-    if stem not in ("small", "imagenet"):
-        raise ValueError(f"Expected stem to be 'small' or 'imagenet', but got {stem!r}.")
-    if stem != "small" and "resnet" not in arch:
-        raise ValueError(f"Expected stem 'small' for arch {arch!r}, which has no other, but got {stem!r}.")
-    if depth is not None and arch not in ("mlp", "wide_resnet"):
-        raise ValueError(f"Expected no depth for arch {arch!r}, whose name says it, but got {depth}.")
+    if head not in HEADS:
+        raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, but got {head!r}.")
     if num_classes < 2:
         raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
-
-
-def _check_etf(head: str, *, num_classes: int, feature_dim: int) -> None:
-    if head == "etf" and feature_dim < num_classes - 1:
-        raise ValueError(
-            f"Expected head 'etf' to have feature_dim >= num_classes - 1 = {num_classes - 1}, but got {feature_dim}."
-        )
+    check_stem(arch, stem)
+    check_depth(arch, depth)
 
 
 def _backbone(
@@ -158,29 +149,23 @@ def _backbone(
     *,
     in_channels: int,
     feature_dim: int | None,
-    width: int | None,
+    width: int,
     depth: int | None,
     stem: str,
     image_size: tuple[int, int] | None,
 ) -> nn.Module:
-    if arch == "wide_resnet":
-        return wide_resnet_backbone(
-            in_channels=in_channels, feature_dim=feature_dim, width=width, depth=depth, stem=stem
+    family = ARCHITECTURES[arch].family
+    if image_size is not None:
+        check_image_size(arch, *image_size)
+    if family == "resnet":
+        return resnet_backbone(
+            arch, in_channels=in_channels, feature_dim=feature_dim, width=width, depth=depth, stem=stem
         )
-    if arch.startswith("resnet"):
-        return resnet_backbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width, stem=stem)
-    if arch.startswith("vgg"):
-        if image_size is not None:
-            check_image_size(*image_size)
+    if family == "vgg":
         return VGGBackbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width)
     if image_size is None:
         raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
-    return MLPBackbone(
-        in_channels * math.prod(image_size),
-        width=512 if width is None else width,
-        depth=6 if depth is None else depth,
-        feature_dim=feature_dim,
-    )
+    return MLPBackbone(in_channels * math.prod(image_size), width=width, depth=depth, feature_dim=feature_dim)
 
 
 def _head(head: str, feature_dim: int, num_classes: int, *, bias: bool) -> nn.Module:

@@ -11,7 +11,7 @@ class MLPBackbone(nn.Module):
     released code of its predecessor (Zhu et al. 2021), whose parameter names are kept.
 
     Args:
-        inputs: numbers a image, c h w.
+        inputs: numbers per image, c h w.
         width: units of each hidden layer.
         depth: hidden layers before the last, linear one.
         feature_dim: units of the last hidden layer, or None for `width`.

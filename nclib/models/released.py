@@ -50,9 +50,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # 3,000 files with damaged bytes raised 11 kinds, AssertionError and struct.error among them
+    except Exception as error:  # damaged files raised 11 kinds, AssertionError and struct.error among them
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"Expected {path} to be a checkpoint of tensors, but it cannot be read as one "

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-# Blocks a stage; the first three are the papers', with 64 channels in the first stage.
+# Blocks of each stage
 _STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -16,9 +16,9 @@ _STAGES = {
 class ResNetBackbone(nn.Module):
     """Stem, stages of residual blocks that halve the image, mean over positions: (b c h w) -> (b d).
 
-    The last block alone changes with `feature_dim`: its last convolution gets that many outputs and its
-    shortcut a 1 x 1 convolution with batch norm, while the convolutions before keep their width. At the
-    natural width the block is the usual one.
+    The last block alone changes with `feature_dim`: its last convolution gets that many outputs and its shortcut a
+    1 x 1 convolution with batch norm, while the convolutions before keep their width. At the natural width the block
+    is the usual one.
 
     Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
 
@@ -28,8 +28,8 @@ class ResNetBackbone(nn.Module):
         in_channels: channels of the images.
         stem_width: channels after the stem.
         width: channels (before expansion) of the first stage; each later stage has twice as many.
-        feature_dim: width d of the features, or None for the natural one, `width * 2**(stages - 1) *
-            block.expansion`.
+        feature_dim: width d of the features, or None for the natural one,
+            `width * 2**(stages - 1) * block.expansion`.
         stem: "small" is a 3 x 3 convolution of stride 1, "imagenet" a 7 x 7 one of stride 2 and a max-pool.
     """
 
@@ -80,41 +80,23 @@ def mean_over_positions(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
 
 
 def resnet_backbone(
-    arch: str, *, in_channels: int, feature_dim: int | None, width: int | None, stem: str
+    arch: str, *, in_channels: int, feature_dim: int | None, width: int, depth: int | None, stem: str
 ) -> ResNetBackbone:
-    """ResNet-18, -34 or -50; `width` (64 in the papers) also sets the stem's."""
-    block, blocks = _STAGES[arch]
-    width = 64 if width is None else width
+    """ResNet-18, -34 or -50, whose stem is `width` wide, or the Wide ResNet for small images.
+
+    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR,
+    with depth 26, a stem of 16 channels and three stages of basic blocks from 16 x 10 channels on, not as torchvision's
+    Wide ResNet-50-2 for ImageNet. So it is here, with activations after the convolutions as in that code.
+    """
+    if arch == "wide_resnet":
+        block, blocks, stem_width = BasicBlock, ((depth - 2) // 6,) * 3, 16
+    else:
+        (block, blocks), stem_width = _STAGES[arch], width
     return ResNetBackbone(
         block,
         blocks,
         in_channels=in_channels,
-        stem_width=width,
-        width=width,
-        feature_dim=feature_dim,
-        stem=stem,
-    )
-
-
-def wide_resnet_backbone(
-    *, in_channels: int, feature_dim: int | None, width: int | None, depth: int | None, stem: str
-) -> ResNetBackbone:
-    """Wide ResNet for small images: stem of 16, three stages of basic blocks, the first `width` (160) wide.
-
-    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR
-    with depth 26 and 16 x 10 channels in the first stage, not as torchvision's Wide ResNet-50-2 for ImageNet; so it
-    is here, with activations after the convolutions as in that code.
-    """
-    depth = 26 if depth is None else depth
-    width = 160 if width is None else width
-    if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f"Expected depth of arch 'wide_resnet' to be 8, 14, 20, 26, ... (6 n + 2), but got {depth}.")
-    blocks = ((depth - 2) // 6,) * 3
-    return ResNetBackbone(
-        BasicBlock,
-        blocks,
-        in_channels=in_channels,
-        stem_width=16,
+        stem_width=stem_width,
         width=width,
         feature_dim=feature_dim,
         stem=stem,

@@ -1,6 +1,26 @@
-"""The papers' optimizers and learning-rate schedules behind one step function."""
+"""The papers' optimizers and learning-rate schedules behind one step function.
 
-from nclib.optim.build import SECOND_ORDER, build_optimizer, decay_groups, step
-from nclib.optim.schedule import build_schedule
+What needs torch is loaded when first asked for: names and schedules can be read without it.
+"""
 
-__all__ = ["SECOND_ORDER", "build_optimizer", "build_schedule", "decay_groups", "step"]
+from importlib import import_module
+from typing import Any
+
+from nclib.optim.names import OPTIMIZERS, SECOND_ORDER
+from nclib.optim.schedule import SCHEDULES, build_schedule
+
+_MODULES = {
+    "LBFGS": "lbfgs",
+    "SdLBFGS": "sdlbfgs",
+    "build_optimizer": "build",
+    "decay_groups": "build",
+    "step": "build",
+}
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "SECOND_ORDER", "build_schedule", *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -9,12 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nclib.optim.lbfgs import LBFGS
+from nclib.optim.names import DECAY_MODES, HISTORY_SIZE, MOMENTUM, OPTIMIZERS, SECOND_ORDER
 from nclib.optim.sdlbfgs import SdLBFGS
-
-SECOND_ORDER = ("lbfgs", "sdlbfgs")
 
 # Devices with a fused kernel of SGD and Adam in every PyTorch that this package allows.
 _FUSED_DEVICES = ("cuda", "cpu")
+_CLASSES = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "lbfgs": LBFGS,
+    "sdlbfgs": SdLBFGS,
+}
 
 
 def decay_groups(model: nn.Module, *, mode: str = "parameters") -> list[dict[str, Any]]:
@@ -28,21 +34,21 @@ def decay_groups(model: nn.Module, *, mode: str = "parameters") -> list[dict[str
 
     Args:
         model: module with `.backbone` and `.head`.
-        mode: "parameters" or "features".
+        mode: one of `DECAY_MODES`.
 
     Returns:
-        Groups without empty ones. The one that is not to decay says so; the other takes the weight decay of
+        Groups without empty ones. The one that is not to decay has a weight decay of 0; the other takes that of
         `build_optimizer`.
 
     Raises:
         ValueError: for another mode.
     """
+    if mode not in DECAY_MODES:
+        raise ValueError(f"Expected decay mode to be one of {', '.join(DECAY_MODES)}, but got {mode!r}.")
     if mode == "parameters":
         return [{"params": _trainable(model)}]
-    if mode == "features":
-        groups = [{"params": _trainable(model.backbone), "weight_decay": 0.0}, {"params": _trainable(model.head)}]
-        return [group for group in groups if group["params"]]
-    raise ValueError(f"Expected decay mode to be 'parameters' or 'features', but got {mode!r}.")
+    groups = [{"params": _trainable(model.backbone), "weight_decay": 0.0}, {"params": _trainable(model.head)}]
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(
@@ -51,11 +57,8 @@ def build_optimizer(
     *,
     lr: float,
     weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    history_size: int = 10,
-    max_iter: int = 20,
-    delta: float = 1.0,
-    fused: bool = True,
+    momentum: float = MOMENTUM,
+    history_size: int = HISTORY_SIZE,
 ) -> torch.optim.Optimizer:
     """The papers' optimizers; every one has a state dict of tensors, numbers, lists, dicts and None.
 
@@ -65,15 +68,12 @@ def build_optimizer(
     strong Wolfe.
 
     Args:
-        name: "sgd", "adam", "adamw", "lbfgs" or "sdlbfgs".
+        name: one of `OPTIMIZERS`.
         model_or_param_groups: a module, whose trainable parameters all decay, or groups such as `decay_groups` makes.
-        lr: learning rate; the training loop sets it anew in each group.
+        lr: learning rate; the training loop sets it in each group.
         weight_decay: wd of groups without their own.
         momentum: of "sgd", without Nesterov.
         history_size: pairs that "lbfgs" and "sdlbfgs" remember.
-        max_iter: iterations that "lbfgs" spends on one batch.
-        delta: least curvature that "sdlbfgs" starts from.
-        fused: one kernel for all parameters in "sgd", "adam" and "adamw", where the device has it.
 
     Returns:
         An optimizer for `step`.
@@ -85,22 +85,19 @@ def build_optimizer(
     >>> optimizer.param_groups[0]["momentum"]
     0.9
     """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"Expected optimizer to be one of {', '.join(OPTIMIZERS)}, but got {name!r}.")
     groups = model_or_param_groups
-    groups = decay_groups(groups) if isinstance(groups, nn.Module) else [dict(group) for group in groups]
+    groups = decay_groups(groups) if isinstance(groups, nn.Module) else groups
     groups = [group | {"params": list(group["params"])} for group in groups]
-    fused = fused and all(p.device.type in _FUSED_DEVICES for group in groups for p in group["params"])
-    first_order = {"lr": lr, "weight_decay": weight_decay, "fused": fused}
-    second_order = {"lr": lr, "weight_decay": weight_decay, "history_size": history_size}
-    builders: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(groups, momentum=momentum, **first_order),
-        "adam": lambda: torch.optim.Adam(groups, **first_order),
-        "adamw": lambda: torch.optim.AdamW(groups, **first_order),
-        "lbfgs": lambda: LBFGS(groups, max_iter=max_iter, **second_order),
-        "sdlbfgs": lambda: SdLBFGS(groups, delta=delta, **second_order),
-    }
-    if name not in builders:
-        raise ValueError(f"Expected optimizer to be one of {', '.join(builders)}, but got {name!r}.")
-    optimizer = builders[name]()
+    options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    if name in SECOND_ORDER:
+        options["history_size"] = history_size
+    else:  # one kernel for all parameters, where the device has it
+        options["fused"] = all(p.device.type in _FUSED_DEVICES for group in groups for p in group["params"])
+    if name == "sgd":
+        options["momentum"] = momentum
+    optimizer = _CLASSES[name](groups, **options)
     optimizer.register_load_state_dict_post_hook(_place_state)
     for group in optimizer.param_groups:
         if "betas" in group:

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nclib.optim.names import HISTORY_SIZE
+
 
 class LBFGS(torch.optim.LBFGS):
     """`torch.optim.LBFGS` with strong Wolfe on `closure() + sum over p of 1/2 wd_p |p|²`.
@@ -23,7 +25,7 @@ class LBFGS(torch.optim.LBFGS):
         lr: first step length that the line search tries.
         weight_decay: wd of groups without their own.
         history_size: pairs remembered.
-        max_iter: L-BFGS iterations a step, on one batch.
+        max_iter: L-BFGS iterations per step, on one batch.
     """
 
     def __init__(
@@ -32,12 +34,12 @@ class LBFGS(torch.optim.LBFGS):
         *,
         lr: float,
         weight_decay: float = 0.0,
-        history_size: int = 10,
+        history_size: int = HISTORY_SIZE,
         max_iter: int = 20,
     ):
         parameters, decays = flatten_groups(param_groups, weight_decay)
         super().__init__(parameters, lr=lr, history_size=history_size, max_iter=max_iter, line_search_fn="strong_wolfe")
-        self.param_groups[0]["weight_decay"] = decays  # one a parameter: L-BFGS knows one group only
+        self.param_groups[0]["weight_decay"] = decays  # one per parameter: L-BFGS knows one group only
 
     def step(self, closure: Callable[[], Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """One step of up to `max_iter` iterations; returns the decayed loss at its start."""

@@ -4,6 +4,19 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 
+SCHEDULES = ("cosine", "step", "multistep", "constant")
+STEP_SIZE = 40  # epochs
+DROP = 0.1
+MIN_LR_RATIO = 1e-3
+
+
+def check_milestones(milestones: Sequence[int]) -> None:
+    """Refuse milestones that are not increasing epochs."""
+    if not milestones or list(milestones) != sorted(set(milestones)):
+        raise ValueError(
+            f"Expected milestones of schedule 'multistep' to be increasing epochs, but got {list(milestones)}."
+        )
+
 
 def build_schedule(
     name: str,
@@ -11,8 +24,8 @@ def build_schedule(
     lr: float,
     epochs: int,
     milestones: Sequence[int] = (),
-    step_size: int = 40,
-    gamma: float = 0.1,
+    step_size: int = STEP_SIZE,
+    gamma: float = DROP,
     min_lr: float | None = None,
 ) -> Callable[[int], float]:
     """The learning rate of each epoch, as a function of the epoch alone, so that a resumed run cannot drift.
@@ -24,11 +37,11 @@ def build_schedule(
     - "multistep": lr gamma^(number of milestones <= t)
     - "cosine": min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2
 
-    Source: released code; paper 1 uses "cosine" with min_lr = lr / 1000 (it would be reached at t = T, one
-    past the last epoch), paper 2 "step" with a tenth every 40 epochs.
+    Source: released code; paper 1 uses "cosine" with min_lr = lr / 1000 (it would be reached at t = T, one past the
+    last epoch), paper 2 "step" with a tenth every 40 epochs.
 
     Args:
-        name: "constant", "step", "multistep" or "cosine".
+        name: one of `SCHEDULES`.
         lr: learning rate of the first epoch.
         epochs: number of epochs T (only "cosine" depends on it).
         milestones: increasing epochs at which "multistep" multiplies by `gamma`.
@@ -46,6 +59,8 @@ def build_schedule(
     >>> [round(schedule(epoch), 6) for epoch in (0, 39, 40, 199)]
     [0.05, 0.05, 0.005, 5e-06]
     """
+    if name not in SCHEDULES:
+        raise ValueError(f"Expected schedule to be one of {', '.join(SCHEDULES)}, but got {name!r}.")
     if epochs < 1 or step_size < 1:
         raise ValueError(f"Expected epochs and step_size to be at least 1, but got {epochs} and {step_size}.")
     if lr <= 0 or gamma <= 0:
@@ -55,13 +70,9 @@ def build_schedule(
     if name == "step":
         return lambda epoch: lr * gamma ** (epoch // step_size)
     if name == "multistep":
-        steps = list(milestones)
-        if not steps or steps != sorted(set(steps)):
-            raise ValueError(f"Expected milestones of schedule 'multistep' to be increasing epochs, but got {steps}.")
-        return lambda epoch: lr * gamma ** bisect.bisect_right(steps, epoch)
-    if name == "cosine":
-        end = lr / 1000 if min_lr is None else min_lr
-        if not 0 <= end <= lr:
-            raise ValueError(f"Expected min_lr of schedule 'cosine' between 0 and lr = {lr}, but got {end}.")
-        return lambda epoch: end + (lr - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-    raise ValueError(f"Expected schedule to be 'constant', 'step', 'multistep' or 'cosine', but got {name!r}.")
+        check_milestones(milestones)
+        return lambda epoch: lr * gamma ** bisect.bisect_right(milestones, epoch)
+    end = lr * MIN_LR_RATIO if min_lr is None else min_lr
+    if not 0 <= end <= lr:
+        raise ValueError(f"Expected min_lr of schedule 'cosine' between 0 and lr = {lr}, but got {end}.")
+    return lambda epoch: end + (lr - end) * (1 + math.cos(math.pi * epoch / epochs)) / 2

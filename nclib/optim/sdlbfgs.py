@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nclib.optim.lbfgs import add_decay, flatten_groups
+from nclib.optim.names import HISTORY_SIZE
 
 
 class SdLBFGS(torch.optim.Optimizer):
@@ -41,7 +42,7 @@ class SdLBFGS(torch.optim.Optimizer):
         *,
         lr: float,
         weight_decay: float = 0.0,
-        history_size: int = 10,
+        history_size: int = HISTORY_SIZE,
         delta: float = 1.0,
     ):
         if lr < 0 or delta <= 0 or history_size < 1:

@@ -1,54 +1,59 @@
 """The parameters of one run: typed and frozen sections, whose defaults are the settings of the first paper.
 
 `nclib.study.study` reads them from a study file. Anything that is not a field, of the wrong type or out of range is
-refused there, with its path (`training.lr`), what was expected and what came.
+refused there, with its path (`training.lr`), what was expected and what came. Names and what is known of them stand in
+`nclib.study.registry`, `nclib.models.architectures` and `nclib.optim`.
 """
 
-import math
+import os
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from nclib.models.architectures import (
+    ARCHITECTURES,
+    HEADS,
+    STEMS,
+    check_depth,
+    check_feature_dim,
+    check_image_size,
+    check_stem,
+)
+from nclib.optim.names import DECAY_MODES, HISTORY_SIZE, MOMENTUM, OPTIMIZERS
+from nclib.optim.schedule import DROP, MIN_LR_RATIO, SCHEDULES, STEP_SIZE, check_milestones
+from nclib.study.registry import (
+    LAYOUTS,
+    LOSSES,
+    NORMALIZATIONS,
+    PUBLISHED_MOMENTS,
+    SMALLEST_SIDE,
+    SOURCES,
+    TEST_FRACTION,
+    check_multiplicities,
+    check_pair_groups,
+)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$"
 
 
-class Images(NamedTuple):
-    """What is known of a source's images before they are read; None: it depends on the files."""
-
-    classes: int | None
-    channels: int
-    side: int | None  # pixels
-
-
-SOURCES = {
-    "digits": Images(10, 1, 8),
-    "mnist": Images(10, 1, 28),
-    "cifar10": Images(10, 3, 32),
-    "svhn": Images(9, 3, 32),
-    "image_folder": Images(None, 3, None),
-}
-NORMALIZED_CHANNELS = {"imagenet": 3, "cifar10": 3, "mnist": 1}
-SMALLEST_VGG_IMAGE = 32  # pixels
-WIDTHS = {  # of each architecture: channels of its first stage (mlp: units), and features for each of them
-    "resnet18": (64, 8),
-    "resnet34": (64, 8),
-    "resnet50": (64, 32),
-    "vgg16": (64, 8),
-    "vgg19": (64, 8),
-    "mlp": (512, 1),
-    "wide_resnet": (160, 4),
-}
-FIELDS_OF_LOSSES = {"mse_k": "rescaled_mse", "mse_M": "rescaled_mse", "smoothing": "label_smoothing", "gamma": "focal"}
-
-
-class Misfit(ValueError):
+class FieldError(ValueError):
     """A field that does not fit the others: its path from the section where this is raised, and why."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(why)
         self.path = tuple(path.split("."))
+
+
+@contextmanager
+def field_at_fault(path: str) -> Iterator[None]:
+    """Names the field whose check failed."""
+    try:
+        yield
+    except ValueError as error:
+        raise FieldError(path, str(error)) from error
 
 
 def as_number(value: Any) -> Any:
@@ -66,20 +71,22 @@ def _integer_keys(value: Any) -> Any:
 
 
 def as_tuple(value: Any) -> Any:
+    """YAML and JSON have lists only."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 Real = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
-Counts = Annotated[
-    dict[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=10**7)]],
-    BeforeValidator(_integer_keys),
-]
+Counts = Annotated[dict[int, Annotated[int, Field(ge=1, le=10**7)]], BeforeValidator(_integer_keys)]
 Integers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
 
 
 def distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """Refuses a seed given twice: the same training would count as two."""
+    """Refuse a seed given twice: the same training would count as two."""
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"expected different seeds, but got {list(seeds)}")
     return seeds
@@ -101,28 +108,31 @@ class Dataset(Section):
     """The images and their labels (stage 01_dataset)."""
 
     name: Name = Field("data", description="folder of the data set in the study's outputs")
-    source: Literal["digits", "mnist", "cifar10", "svhn", "image_folder"] = Field("digits", description="source")
-    root: str | None = Field(None, description="folder of the source's files; None: $NCLIB_DATA_ROOT or data/")
-    layout: Literal["mnist", "cifar", "grid"] | None = Field(
+    source: Literal[tuple(SOURCES)] = Field("digits", description="source")
+    root: Annotated[str, BeforeValidator(_as_text)] | None = Field(
+        None, description="folder of the source's files; None: $NCLIB_DATA_ROOT or data/"
+    )
+    layout: Literal[tuple(LAYOUTS)] | None = Field(
         None,
         description="how several images become one; None: the source's own images, one label each (svhn: its own)",
     )
-    train_counts: Counts = Field({}, description="images for each label set, by its number of labels")
-    test_counts: Counts = Field({}, description="likewise for the test images")
-    pair_groups: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(as_tuple)] = Field(
-        (), description="imbalance: training images a pair, one number for each equal group of pairs"
+    train_counts: Counts = Field({}, description="training images per label set, by its number of labels")
+    test_counts: Counts = Field({}, description="test images per label set, by its number of labels")
+    pair_groups: Integers = Field(
+        (), description="imbalance: training images per pair, one number for each equal group of pairs"
     )
     sample_size: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="training images a class (svhn: at most so many a label set); None: all"
+        None, description="training images per class (svhn: most per label set); None: all"
     )
     random_labels: bool = Field(False, description="permute the training labels once (balanced)")
-    image_size: Annotated[int, Field(ge=4, le=1024)] | None = Field(None, description="resize to this side [pixels]")
-    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
-        0.2, description="share of each class kept for the test, where the source has no split of its own"
+    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=1024)] | None = Field(
+        None, description="resize to this side [pixels]"
     )
-    normalization: Literal["unit", "imagenet", "cifar10", "mnist", "dataset"] = Field(
-        "unit",
-        description="'unit': values in [0, 1]; else subtract a mean and divide by a deviation a channel",
+    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
+        TEST_FRACTION, description="share of each class kept for the test, where the source has no split of its own"
+    )
+    normalization: Literal[NORMALIZATIONS] = Field(
+        "unit", description="'unit': values in [0, 1]; else subtract each channel's mean, divide by its deviation"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the composition, one for all training seeds")
 
@@ -133,73 +143,66 @@ class Dataset(Section):
         return 2 * side if side and self.layout else side
 
     @model_validator(mode="after")
-    def _agrees(self) -> "Dataset":
+    def _fields_fit(self) -> "Dataset":
+        source = SOURCES[self.source]
         if self.layout is not None:
             self._check_composition(self.layout)
         for field in ("train_counts", "test_counts", "pair_groups"):
             if self.layout is None and getattr(self, field):
-                raise Misfit(field, "it needs a layout ('mnist', 'cifar' or 'grid')")
-        if self.source == "svhn" and self.random_labels:
-            raise Misfit("random_labels", "it is for single-label data: the images of svhn have several labels")
-        name, channels = self.normalization, SOURCES[self.source].channels
-        if NORMALIZED_CHANNELS.get(name, channels) != channels:
-            needed = NORMALIZED_CHANNELS[name]
-            raise Misfit("normalization", f"'{name}' is for {needed} channels, but '{self.source}' has {channels}")
+                raise FieldError(field, f"it needs a layout ({', '.join(LAYOUTS)})")
+        if source.is_multi_label and self.random_labels:
+            raise FieldError(
+                "random_labels", f"it is for single-label data: the images of {self.source} have several labels"
+            )
+        moments = PUBLISHED_MOMENTS.get(self.normalization)
+        if moments and len(moments[0]) != source.channels:
+            raise FieldError(
+                "normalization",
+                f"'{self.normalization}' is for {len(moments[0])} channels, but '{self.source}' has {source.channels}",
+            )
         return self
 
     def _check_composition(self, layout: str) -> None:
-        if self.source == "svhn":
-            raise Misfit("layout", "the images of svhn have several labels already: they cannot be composed")
+        source = SOURCES[self.source]
+        if source.is_multi_label:
+            raise FieldError("layout", f"the images of {self.source} have several labels already")
         for field in ("sample_size", "random_labels"):
             if getattr(self, field):
-                raise Misfit(field, "it is for single-label data: it cannot go with a layout")
+                raise FieldError(field, "it is for single-label data: it cannot go with a layout")
         for field, example in (("train_counts", "{1: 3100, 2: 200}"), ("test_counts", "{1: 800, 2: 50}")):
             counts = getattr(self, field)
             if 1 not in counts:  # the class means come from them
-                raise Misfit(field, f"layout '{layout}' needs images with one label (key 1), e.g. {example}")
-            if layout != "grid" and max(counts) > 3:
-                raise Misfit(field, f"layout '{layout}' composes at most 3 labels; use 'grid' for 4")
+                raise FieldError(field, f"layout '{layout}' needs images with one label (key 1), e.g. {example}")
+            with field_at_fault(field):
+                check_multiplicities(counts, layout, source.classes)
         if self.pair_groups:
-            self._check_pair_groups(self.pair_groups)
-
-    def _check_pair_groups(self, groups: tuple[int, ...]) -> None:
-        if 2 in self.train_counts:
-            raise Misfit("pair_groups", "it says how many images pairs have: take key 2 out of train_counts")
-        if len(set(groups)) < len(groups):
-            raise Misfit("pair_groups", f"expected different numbers (results name groups by them), but got {groups}")
-        classes = SOURCES[self.source].classes
-        if classes and math.comb(classes, 2) % len(groups):
-            pairs = math.comb(classes, 2)
-            raise Misfit("pair_groups", f"it cannot cut the {pairs} pairs into {len(groups)} equal groups")
+            if 2 in self.train_counts:
+                raise FieldError("pair_groups", "it gives the numbers of pairs: take key 2 out of train_counts")
+            with field_at_fault("pair_groups"):
+                check_pair_groups(self.pair_groups, source.classes)
 
 
 class Model(Section):
     """The network (built by `nclib.models.build_model`)."""
 
-    arch: Literal["resnet18", "resnet34", "resnet50", "vgg16", "vgg19", "mlp", "wide_resnet"] = Field(
-        "resnet18", description="backbone"
-    )
+    arch: Literal[tuple(ARCHITECTURES)] = Field("resnet18", description="backbone")
     width: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None,
-        description="channels of the first stage (mlp: of each hidden layer); None: the architecture's own",
+        None, description="channels of the first stage (mlp: units of each hidden layer); None: the architecture's own"
     )
-    depth: Annotated[int, Field(ge=1, le=100)] | None = Field(
-        None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet"
-    )
-    head: Literal["learned", "etf"] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
+    depth: int | None = Field(None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet; None: its own")
+    head: Literal[HEADS] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
     feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None, description="width d of the last-layer features; None: the architecture's own"
     )
-    stem: Literal["small", "imagenet"] = Field("small", description="3x3 stride 1, or 7x7 stride 2 with max-pool")
+    stem: Literal[STEMS] = Field("small", description="3x3 stride 1, or 7x7 stride 2 with max-pool")
     bias: bool = Field(True, description="a bias in the last layer")
 
 
 class Training(Section):
     """How the network is trained (stage 02_train)."""
 
-    loss: Literal["cross_entropy", "mse", "rescaled_mse", "label_smoothing", "focal"] = Field(
-        "cross_entropy",
-        description="single-label loss under the pick-all-label reduction; rescaled_mse: to multi-hot targets",
+    loss: Literal[tuple(LOSSES)] = Field(
+        "cross_entropy", description="single-label loss under pick-all-label; rescaled_mse: to multi-hot targets"
     )
     label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
     mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")
@@ -208,24 +211,25 @@ class Training(Section):
         0.1, description="label smoothing: mass spread over all classes"
     )
     gamma: Annotated[Real, Field(ge=0)] = Field(2.0, description="focal loss: exponent")
-    optimizer: Literal["sgd", "adam", "adamw", "lbfgs", "sdlbfgs"] = Field("sgd", description="optimizer")
+    optimizer: Literal[OPTIMIZERS] = Field("sgd", description="optimizer")
     lr: Annotated[Real, Field(gt=0, le=1e3)] = Field(0.1, description="learning rate at the start")
-    momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
-    history_size: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="L-BFGS: remembered steps")
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(MOMENTUM, description="SGD momentum")
+    history_size: Annotated[int, Field(ge=1, le=1000)] = Field(HISTORY_SIZE, description="L-BFGS: remembered steps")
     weight_decay: Annotated[Real, Field(ge=0)] = Field(5e-4, description="gradient of 1/2 wd |p|^2, as in torch")
-    decay_on: Literal["parameters", "features"] = Field(
-        "parameters",
-        description="weight decay on all parameters, or on the last layer only (beside feature_decay)",
+    decay_on: Literal[DECAY_MODES] = Field(
+        "parameters", description="weight decay on all parameters, or on the last layer only (beside feature_decay)"
     )
     feature_decay: Annotated[Real, Field(ge=0)] = Field(1e-3, description="lambda_H of lambda_H |H_batch|_F^2")
     feature_decay_mean: bool = Field(False, description="divide the feature decay by the batch size (released: no)")
-    batch_size: Annotated[int, Field(ge=2, le=10**6)] = Field(128, description="samples a step")
+    batch_size: Annotated[int, Field(ge=2, le=10**6)] = Field(128, description="samples per step")
     epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(200, description="passes over the training data")
-    schedule: Literal["cosine", "step", "multistep", "constant"] = Field("cosine", description="learning rate by epoch")
-    min_lr_ratio: Annotated[Real, Field(ge=0, le=1)] = Field(1e-3, description="cosine: last over first learning rate")
-    step_size: Annotated[int, Field(ge=1)] = Field(40, description="step: epochs between two drops")
+    schedule: Literal[SCHEDULES] = Field("cosine", description="learning rate by epoch")
+    min_lr_ratio: Annotated[Real, Field(ge=0, le=1)] = Field(
+        MIN_LR_RATIO, description="cosine: last over first learning rate"
+    )
+    step_size: Annotated[int, Field(ge=1)] = Field(STEP_SIZE, description="step: epochs between two drops")
     milestones: Integers = Field((), description="multistep: epochs of the drops")
-    lr_drop: Annotated[Real, Field(gt=0, le=1)] = Field(0.1, description="step, multistep: factor of a drop")
+    lr_drop: Annotated[Real, Field(gt=0, le=1)] = Field(DROP, description="step, multistep: factor of a drop")
     augment: bool = Field(False, description="random crop (padding 4 pixels) and horizontal flip")
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(20, description="epochs between two kept checkpoints")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': the GPU if there is one")
@@ -240,7 +244,7 @@ class Training(Section):
 class Validation(Section):
     """What is measured at each checkpoint (stage 03_validate)."""
 
-    batch_size: Annotated[int, Field(ge=1, le=10**6)] = Field(512, description="samples a forward pass")
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = Field(512, description="samples per forward pass")
     feature_sample: Annotated[int, Field(ge=0, le=100_000)] = Field(
         600,
         description="training features kept at each checkpoint for the explorer (spread over the label sets)",
@@ -264,34 +268,33 @@ class Run(Section):
 
     @model_validator(mode="after")
     def _model_fits(self) -> "Run":
-        arch, depth, side = self.model.arch, self.model.depth, self.dataset.side
-        if depth is not None and arch not in ("mlp", "wide_resnet"):
-            raise Misfit("model.depth", f"arch '{arch}' has no depth to choose, but got {depth}")
-        if depth is not None and arch == "wide_resnet" and (depth < 8 or depth % 6 != 2):
-            raise Misfit("model.depth", f"a wide_resnet has depth 8, 14, 20, 26, ... (6 n + 2), but got {depth}")
-        if self.model.stem != "small" and "resnet" not in arch:
-            raise Misfit("model.stem", f"'{self.model.stem}' is for resnets, but the arch is '{arch}'")
-        if arch.startswith("vgg") and side and side < SMALLEST_VGG_IMAGE:
-            smallest = f"images of {SMALLEST_VGG_IMAGE} pixels a side or more"
-            raise Misfit("model.arch", f"'{arch}' needs {smallest}, but they have {side}: set dataset.image_size")
-        width, factor = WIDTHS[arch]
-        d = self.model.feature_dim or factor * (self.model.width or width)
-        least = (SOURCES[self.dataset.source].classes or 1) - 1
-        if self.model.head == "etf" and d < least:
-            raise Misfit("model.feature_dim", f"head 'etf' needs feature_dim >= num_classes - 1 = {least}, but got {d}")
+        model, side, classes = self.model, self.dataset.side, SOURCES[self.dataset.source].classes
+        with field_at_fault("model.depth"):
+            check_depth(model.arch, model.depth)
+        with field_at_fault("model.stem"):
+            check_stem(model.arch, model.stem)
+        if side:
+            with field_at_fault("model.arch"):
+                check_image_size(model.arch, side, side)
+        if classes:
+            with field_at_fault("model.feature_dim"):
+                features = model.feature_dim or ARCHITECTURES[model.arch].features(model.width)
+                check_feature_dim(model.head, features, classes)
         return self
 
     @model_validator(mode="after")
     def _training_fits(self) -> "Run":
-        training, steps = self.training, self.training.milestones
-        for field, loss in FIELDS_OF_LOSSES.items():
-            changed = getattr(training, field) != Training.model_fields[field].default
-            if changed and training.loss != loss:
-                raise Misfit(f"training.{field}", f"it is for loss '{loss}', but the loss is '{training.loss}'")
-        if training.loss == "rescaled_mse" and not training.label_mean:
-            raise Misfit("training.label_mean", "loss 'rescaled_mse' has multi-hot targets, no sum over labels")
-        if training.schedule == "multistep" and (not steps or list(steps) != sorted(set(steps))):
-            raise Misfit("training.milestones", f"schedule 'multistep' needs increasing epochs, but got {steps}")
+        training = self.training
+        for loss, known in LOSSES.items():
+            for field in known.options:
+                changed = getattr(training, field) != Training.model_fields[field].default
+                if changed and training.loss != loss:
+                    raise FieldError(f"training.{field}", f"it is for loss '{loss}', but the loss is '{training.loss}'")
+        if LOSSES[training.loss].is_multi_hot and not training.label_mean:
+            raise FieldError("training.label_mean", f"loss '{training.loss}' has multi-hot targets, no sum over labels")
+        if training.schedule == "multistep":
+            with field_at_fault("training.milestones"):
+                check_milestones(training.milestones)
         return self
 
 

@@ -246,7 +246,7 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
     """One line for each field at fault: its path, what was expected and what came."""
     lines = []
     for fault in error.errors():
-        within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `Misfit`
+        within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `FieldError`
         path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
         section = (overrides or {}).get(path[0]) if path else None
         overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)

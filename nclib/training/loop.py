@@ -24,6 +24,7 @@ from nclib.models import Classifier, build_model, trainable_parameters
 from nclib.optim import SECOND_ORDER, build_optimizer, build_schedule, decay_groups, step
 from nclib.study.files import StageError, read_csv
 from nclib.study.parameters import Model, Training
+from nclib.study.registry import LOSSES
 from nclib.study.stage import Stage
 from nclib.training.device import choose_device, choose_precision, cudnn_flags, describe, place
 from nclib.training.progress import TrainingProgress
@@ -42,16 +43,12 @@ class Batches(Protocol):
 
 
 def build_loss(settings: Training) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss that the settings name: the pick-all-label reduction of a single-label loss, or rescaled MSE."""
-    if settings.loss == "rescaled_mse":
-        return partial(losses.rescaled_mse, k=settings.mse_k, M=settings.mse_M)
-    single = {
-        "cross_entropy": losses.cross_entropy,
-        "mse": losses.mse,
-        "label_smoothing": losses.label_smoothing(settings.smoothing),
-        "focal": losses.focal(settings.gamma),
-    }[settings.loss]
-    return losses.pick_all_label(single, label_mean=settings.label_mean)
+    """The loss that the settings name: pick-all-label over a single-label loss, or one of multi-hot labels."""
+    known, loss = LOSSES[settings.loss], getattr(losses, settings.loss)
+    options = {argument: getattr(settings, field) for field, argument in known.options.items()}
+    if known.is_multi_hot:
+        return partial(loss, **options)
+    return losses.pick_all_label(loss(**options) if options else loss, label_mean=settings.label_mean)
 
 
 def build_network(settings: Model, splits: Splits, *, seed: int) -> Classifier:

@@ -1,7 +1,6 @@
 """How far a training is: a bar in the notebook, and a small file that `make reproduce` draws its bars from."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ class TrainingProgress:
             initial=self.state["done"],
             desc=self.state["label"],
             unit="step",
-            dynamic_ncols="NCLIB_BATCH" not in os.environ,
         )
         if history:
             print(f"going on after epoch {len(history)}")

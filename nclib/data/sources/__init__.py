@@ -5,25 +5,14 @@
 where.
 """
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from nclib.data.sources import cifar10, digits, image_folder, mnist, svhn
 from nclib.data.sources.base import SourceError, SourceImages, data_root, resized
+from nclib.study.registry import SOURCES, TEST_FRACTION
 
-__all__ = ["SOURCES", "SourceError", "SourceImages", "data_root", "load"]
-
-SOURCES: dict[str, Callable[..., SourceImages]] = {
-    "digits": digits.load,
-    "mnist": mnist.load,
-    "cifar10": cifar10.load,
-    "svhn": svhn.load,
-    "image_folder": image_folder.load,
-}
-
-WITHOUT_SPLIT = ("digits", "image_folder")
-DECODED = ("svhn", "image_folder")  # resized while they are decoded
-MULTI_LABEL = ("svhn",)  # sampled by label set before they are decoded
+__all__ = ["SourceError", "SourceImages", "data_root", "load"]
 
 
 def load(
@@ -32,21 +21,20 @@ def load(
     root: str | Path | None = None,
     train: bool,
     image_size: int | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float = TEST_FRACTION,
     seed: int = 0,
     sample_size: int | None = None,
 ) -> SourceImages:
     """Read one split of a source.
 
     Args:
-        source: `digits`, `mnist`, `cifar10`, `svhn` or `image_folder`.
+        source: one of `nclib.study.registry.SOURCES`.
         root: the folder of the data; None means `$NCLIB_DATA_ROOT`, else `data/`.
         train: the training split, or the test split.
         image_size: side the images are resized to [pixels]; None keeps their size (svhn: 32).
-        test_fraction: share of each class that goes to the test split, for sources without a split of their own
-            (digits, image_folder).
+        test_fraction: share of each class that goes to the test split, for sources without a split of their own.
         seed: of that split.
-        sample_size: most images of a label set, the first ones, for multi-label sources (svhn); None keeps all.
+        sample_size: most images of a label set, the first ones, for multi-label sources; None keeps all.
 
     Returns:
         The images of that split, uint8, with labels and class names.
@@ -57,11 +45,12 @@ def load(
     """
     if source not in SOURCES:
         raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, but got {source!r}.")
-    options = {"root": data_root(root), "train": train}
-    if source in WITHOUT_SPLIT:
+    known = SOURCES[source]
+    options: dict[str, Any] = {"root": data_root(root), "train": train}
+    if not known.has_split:
         options |= {"test_fraction": test_fraction, "seed": seed}
-    if source in DECODED:
-        options["image_size"] = image_size
-    if source in MULTI_LABEL:
+    if known.is_decoded:
+        options["image_size"] = image_size or known.side
+    if known.is_multi_label:
         options["sample_size"] = sample_size
-    return resized(SOURCES[source](**options), image_size)
+    return resized(import_module(f"{__name__}.{source}").load(**options), image_size)

@@ -2,19 +2,15 @@
 
 import hashlib
 import os
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from nclib.study.files import StageError
 from nclib.study.folders import project_root
-from nclib.study.progress import BATCH_SECONDS
 
 
 class SourceError(StageError):
@@ -27,7 +23,7 @@ class SourceImages:
 
     Args:
         images: the images, gray or RGB, 0..255.
-        labels: class ids, or a multi-hot row a image where a image has several labels (SVHN).
+        labels: class ids, or a multi-hot row per image where an image has several labels (SVHN).
         class_names: name of each class.
         index: place of each image in the source as published (its own split file, or the order of the file names);
             None means 0, 1, 2, ...
@@ -70,8 +66,7 @@ def cache_root() -> Path:
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose of a data set, so that e.g. more test images leave the training images as they
-    are.
+    """A generator for one purpose of a data set, so that more test images, say, leave the training images as they are.
 
     Args:
         seed: the data set's seed.
@@ -99,10 +94,8 @@ def split_by_class(
         Ascending rows.
 
     Raises:
-        ValueError: `test_fraction` is out of range, or a class has fewer than 2 images.
+        ValueError: a class has fewer than 2 images.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"Expected test_fraction to lie strictly between 0 and 1, but got {test_fraction}.")
     kept = []
     for label in labels.unique().tolist():
         rows = (labels == label).nonzero().squeeze(1)
@@ -127,9 +120,3 @@ def resized(source: SourceImages, image_size: int | None) -> SourceImages:
 
     images = resize(source.images, [image_size, image_size], antialias=True)
     return SourceImages(images, source.labels, source.class_names, source.index)
-
-
-def progress(items: Iterable | None = None, **options: object) -> tqdm:
-    """A progress bar on the standard output; in a batch job each refresh is a line of the log."""
-    interval = BATCH_SECONDS if "NCLIB_BATCH" in os.environ else 0.5
-    return tqdm(items, file=sys.stdout, mininterval=interval, **options)

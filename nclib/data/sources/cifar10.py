@@ -10,12 +10,11 @@ from nclib.data.sources.base import SourceError, SourceImages
 from nclib.data.sources.download import fetch, unpack
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-RECORD = 1 + 3 * 32 * 32  # bytes of a image in the binary version: its label, then red, green and blue
+RECORD = 1 + 3 * 32 * 32  # bytes of an image in the binary version: its label, then red, green and blue
 
 
 def load(*, root: Path, train: bool) -> SourceImages:
-    """Read CIFAR-10 from `ROOT/cifar-10-batches-bin` or `ROOT/cifar-10-batches-py`; fetch the latter if neither is
-    there.
+    """Read `ROOT/cifar-10-batches-bin` or `ROOT/cifar-10-batches-py`; fetch the latter if neither is there.
 
     torchvision reads the Python version, after checking the MD5 of every file (they are pickles).
 
@@ -53,18 +52,17 @@ def _read_python(root: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _read_binary(folder: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
-    files = [folder / name for name in names]
-    for file in files:
-        if not file.is_file():
-            raise SourceError(f"{file} is missing: unpack cifar-10-binary.tar.gz again.")
-        size = file.stat().st_size
-        if size == 0 or size % RECORD or size != files[0].stat().st_size:
+    batches = []
+    for name in names:
+        try:
+            batch = np.fromfile(folder / name, np.uint8).reshape(-1, RECORD)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{folder / name}: {error}. Unpack cifar-10-binary.tar.gz again.") from error
+        if len(batch) == 0 or batch[:, 0].max() > 9 or (batches and len(batch) != len(batches[0])):
             raise SourceError(
-                f"{file} has {size} bytes, but expected a multiple of {RECORD}, the same in all batches: "
-                "unpack cifar-10-binary.tar.gz again."
+                f"{folder / name} has {len(batch)} images, or a label above 9, but expected the number of images of "
+                "the other batches. Unpack cifar-10-binary.tar.gz again."
             )
-    records = torch.from_numpy(np.concatenate([np.fromfile(file, np.uint8).reshape(-1, RECORD) for file in files]))
-    labels = records[:, 0].long()
-    if labels.max() > 9:
-        raise SourceError(f"{folder} has a label above 9: unpack cifar-10-binary.tar.gz again.")
-    return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), labels
+        batches.append(batch)
+    records = torch.from_numpy(np.concatenate(batches))
+    return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), records[:, 0].long()

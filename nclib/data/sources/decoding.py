@@ -15,12 +15,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from nclib.data.sources.base import SourceError, SourceImages, cache_root, progress
+from nclib.data.sources.base import SourceError, SourceImages, cache_root
 from nclib.study.files import StageError
+from nclib.study.progress import bar
 from nclib.study.tensors import load_tensors, save_tensors
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 1 << 26  # a image's; decoded as RGB it takes three bytes each
+MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
 CACHE_VERSION = 1  # of the decoding: a new number makes older caches stale
 
 Change = Callable[[Image.Image, int], Image.Image]
@@ -34,7 +35,7 @@ def decode(path: Path, change: Callable[[Image.Image], Image.Image]) -> UInt8[np
         change: crops and resizes, before the image becomes an array.
 
     Raises:
-        SourceError: the file is no image, damaged, or larger than `MAX_PIXELS` (told before anything is decoded).
+        SourceError: the file is no image, damaged, or larger than `MAX_PIXELS` (checked before anything is decoded).
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -42,7 +43,7 @@ def decode(path: Path, change: Callable[[Image.Image], Image.Image]) -> UInt8[np
                 raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
             pixels = np.asarray(change(image.convert("RGB")))
     except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
-        raise SourceError(f"{path} cannot be read as a image ({error}): replace or remove it.") from error
+        raise SourceError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
     return pixels.transpose(2, 0, 1)
 
 
@@ -68,9 +69,8 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
             )
         images[number] = pixels
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(total=len(paths), desc=what, unit=" images") as bar:
-        for _ in pool.map(keep, range(len(paths))):
-            bar.update()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(bar(pool.map(keep, range(len(paths))), total=len(paths), desc=what, unit=" images"))
     return torch.from_numpy(images)
 
 
@@ -86,9 +86,8 @@ def cache_key(files: Iterable[Path], **settings: Any) -> str:
 def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImages:
     """The decoded images from the cache, or freshly made and kept there.
 
-    The cache is `$NCLIB_CACHE_ROOT`, else `cache` in the data root. A damaged file of it is made anew; a folder that
-    cannot
-    be written only costs the time to decode again.
+    The cache is `$NCLIB_CACHE_ROOT`, else `cache` in the data root. A damaged file in it is replaced; a folder that
+    cannot be written only costs the time to decode again.
 
     Args:
         name: what the images are.
@@ -101,7 +100,7 @@ def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImage
             tensors, names = load_tensors(path, stage="01_dataset")
             return SourceImages(tensors["images"], tensors["labels"], tuple(names), tensors["index"])
         except (StageError, KeyError, TypeError) as error:
-            logging.getLogger(__name__).warning("%s is made anew: %s", path, error)
+            logging.getLogger(__name__).warning("%s is replaced: %s", path, error)
     source = make()
     tensors = {"images": source.images, "labels": source.labels, "index": source.places()}
     try:

@@ -1,8 +1,7 @@
 """Reading `digitStruct.mat`, SVHN's annotations: a MATLAB 7.3 (HDF5) file of references to small arrays.
 
 `/digitStruct/name` refers to arrays of UTF-16 codes, `/digitStruct/bbox` to groups with `height`, `left`, `top`,
-`width`
-and `label`, each a (1, 1) number or, where a image has n > 1 digits, an (n, 1) array of references to (1, 1)
+`width` and `label`, each a (1, 1) number or, where an image has n > 1 digits, an (n, 1) array of references to (1, 1)
 numbers.
 """
 
@@ -15,11 +14,12 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5r, h5s, h5t
 
-from nclib.data.sources.base import SourceError, progress
+from nclib.data.sources.base import SourceError
+from nclib.study.progress import bar
 
 FIELDS = (b"left", b"top", b"width", b"height", b"label")
 MAX_IMAGES = 1_000_000
-MAX_DIGITS = 64  # of a image; the real most is 6
+MAX_DIGITS = 64  # of an image; the real most is 6
 MAX_NAME = 64
 MAX_PIXEL = 100_000  # of a box's place and size
 
@@ -54,9 +54,8 @@ def read_digit_struct(path: Path) -> list[Annotation]:
             names, boxes = (_references(file, f"digitStruct/{field}") for field in ("name", "bbox"))
             if len(names) != len(boxes):
                 raise _BadFile(f"it has {len(names)} names, but {len(boxes)} boxes")
-            pairs = zip(names, boxes, strict=True)
-            with progress(pairs, total=len(names), desc=f"Reading {path.name}", unit=" images") as bar:
-                return [_annotation(file, name, box) for name, box in bar]
+            pairs = bar(zip(names, boxes, strict=True), total=len(names), desc=f"Reading {path.name}", unit=" images")
+            return [_annotation(file, name, box) for name, box in pairs]
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise SourceError(
             f"{path} cannot be read ({error}): delete its folder and run the same command again."
@@ -101,7 +100,7 @@ def _annotation(file: h5py.File, name: h5py.Reference, box: h5py.Reference) -> A
     codes = _read(_target(file, name), MAX_NAME)
     text = "".join(chr(int(code)) for code in codes if 0 < code < 128)
     if len(text) < len(codes) or not re.fullmatch(r"[0-9A-Za-z_-]+\.png", text, re.ASCII):
-        raise _BadFile(f"{text!r} is no name of a image")
+        raise _BadFile(f"{text!r} is no name of an image")
     try:
         group = _target(file, box)
         if not isinstance(group, h5g.GroupID):
@@ -118,7 +117,7 @@ def _annotation(file: h5py.File, name: h5py.Reference, box: h5py.Reference) -> A
 
 
 def _numbers(file: h5py.File, field: h5d.DatasetID) -> list[float]:
-    """A field of a image's boxes, one number a digit."""
+    """A field of an image's boxes, one number per digit."""
     values = _read(field, MAX_DIGITS)
     if values.dtype.kind == "O":
         values = np.concatenate([_read(_target(file, reference), 1) for reference in values])

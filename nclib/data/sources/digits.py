@@ -7,7 +7,7 @@ import torch
 from nclib.data.sources.base import SourceImages, split_by_class, stream
 
 
-def load(*, root: Path | None = None, train: bool, test_fraction: float = 0.2, seed: int = 0) -> SourceImages:
+def load(*, root: Path, train: bool, test_fraction: float, seed: int) -> SourceImages:
     """Read the digits; training and test split share no digit.
 
     The source has no split of its own: each class is split at random by `seed`. Its 17 gray levels 0..16 become

@@ -9,9 +9,7 @@ from nclib.data.sources.base import SourceError, SourceImages, split_by_class, s
 from nclib.data.sources.decoding import cache_key, cached, decode_all
 
 
-def load(
-    *, root: Path, train: bool, image_size: int | None = None, test_fraction: float = 0.2, seed: int = 0
-) -> SourceImages:
+def load(*, root: Path, train: bool, image_size: int | None, test_fraction: float, seed: int) -> SourceImages:
     """Read `ROOT/CLASS/*.jpg` and the like, as RGB; classes in alphabetical order, as torchvision's `ImageFolder`.
 
     If `root` holds nothing but the folders `train` and `test`, these are the splits, each a folder of class folders.
@@ -28,11 +26,11 @@ def load(
         3 x h x w images; `index` counts the files in alphabetical order.
 
     Raises:
-        SourceError: the folder is missing or has no classes, a class folder holds folders, or a image is damaged or
+        SourceError: the folder is missing or has no classes, a class folder holds folders, or an image is damaged or
             too large.
     """
     if not root.is_dir():
-        raise SourceError(f"{root} is no folder: put one folder of images a class there, or set dataset.root.")
+        raise SourceError(f"{root} is no folder: put one folder of images per class there, or set dataset.root.")
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if folders == ["test", "train"]:
         return _read(root / ("train" if train else "test"), image_size)

@@ -1,5 +1,6 @@
 """MNIST: 60,000 and 10,000 handwritten digits of 28 x 28, in their own IDX files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -27,13 +28,12 @@ def load(*, root: Path, train: bool) -> SourceImages:
 
     part = "train" if train else "t10k"
     images_file, labels_file = (_file(root, f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
-    num_images = _check(images_file, magic=2051, item=(28, 28))
-    if _check(labels_file, magic=2049, item=()) != num_images:
-        raise SourceError(f"{labels_file} and {images_file} hold different numbers of images: replace both.")
-    images: Tensor = read_image_file(str(images_file))
-    labels: Tensor = read_label_file(str(labels_file))
-    if labels.max() > 9:
-        raise SourceError(f"{labels_file} has a label above 9: replace it.")
+    images, labels = _read(images_file, read_image_file), _read(labels_file, read_label_file)
+    if images.shape[1:] != (28, 28) or not 0 < len(labels) == len(images) or labels.max() > 9:
+        raise SourceError(
+            f"{images_file} and {labels_file} hold images {tuple(images.shape)} and labels {tuple(labels.shape)}, "
+            "but expected as many images of 28 x 28 as labels 0..9: replace both."
+        )
     return SourceImages(images.unsqueeze(1), labels.long(), CLASS_NAMES)
 
 
@@ -49,15 +49,8 @@ def _file(root: Path, name: str) -> Path:
     return path
 
 
-def _check(path: Path, *, magic: int, item: tuple[int, ...]) -> int:
-    """The number of items of an IDX file whose header and size are right."""
-    fields = 2 + len(item)
-    with path.open("rb") as file:
-        header = file.read(4 * fields)
-    numbers = [int.from_bytes(header[at : at + 4], "big") for at in range(0, len(header), 4)]
-    if len(header) < 4 * fields or numbers[0] != magic or tuple(numbers[2:]) != item:
-        raise SourceError(f"{path} is no IDX file of MNIST (its header is {header.hex(' ', 4)}): replace it.")
-    expected = len(header) + numbers[1] * (item[0] * item[1] if item else 1)
-    if path.stat().st_size != expected or numbers[1] == 0:
-        raise SourceError(f"{path} has {path.stat().st_size} bytes, but its header says {expected}: replace it.")
-    return numbers[1]
+def _read(path: Path, reader: Callable[[str], Tensor]) -> Tensor:
+    try:
+        return reader(str(path))
+    except Exception as error:  # torchvision's reader raises errors of many kinds on damaged files
+        raise SourceError(f"{path} is no IDX file of MNIST, or it is damaged ({error}): replace it.") from error

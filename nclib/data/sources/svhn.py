@@ -1,16 +1,17 @@
-"""Street View House Numbers, format 1 (full images with a box around each digit), as multi-label images of 32 x
-32."""
+"""Street View House Numbers, format 1 (full images with a box around each digit), as multi-label images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from jaxtyping import Int64, UInt8
 from PIL import Image
+from torch import Tensor
 
 from nclib.data.sources.base import SourceError, SourceImages
 from nclib.data.sources.decoding import cache_key, cached, decode_all
 from nclib.data.sources.digit_struct import read_digit_struct
 from nclib.data.sources.download import fetch, unpack
-from nclib.data.sources.svhn_labels import first_of_each_set, select_svhn
 from nclib.study.files import sha256
 
 URL = "http://ufldl.stanford.edu/housenumbers/"
@@ -19,21 +20,23 @@ SHA256 = {
     "test": "57ac9ceb530e4aa85b55d991be8fc49c695b3d71c6f6a88afea86549efde7fb5",
 }
 CLASS_NAMES = tuple("123456789")
+SINGLE_CAP = 543  # one-digit images kept of each class: as many as the rarest class has in the training split
+MAX_LABELS = 3
 
 
-def load(*, root: Path, train: bool, image_size: int | None = None, sample_size: int | None = None) -> SourceImages:
+def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = None) -> SourceImages:
     """Read `ROOT/svhn/train` or `.../test` (`digitStruct.mat` and the PNGs); fetch and unpack the archive if missing.
 
-    The smallest square around all digits is cut out and resized; `select_svhn` chooses the images.
+    The smallest square around all digits is cut out and resized; `select` chooses the images.
 
     Args:
         root: folder of the data; may be read-only if the files are there.
         train: the training split, or the test split.
-        image_size: side of the images [pixels]; None: 32, as in the paper.
+        image_size: side of the images [pixels]; 32 in the paper.
         sample_size: most images of a label set, the first ones; the others are not decoded. None: all.
 
     Returns:
-        3 x 32 x 32 images with multi-hot labels of the digits 1..9; `index` counts the annotations from 0.
+        RGB images with multi-hot labels of the digits 1..9; `index` counts the annotations from 0.
 
     Raises:
         SourceError: files cannot be fetched, are missing or damaged; the message names them.
@@ -42,7 +45,7 @@ def load(*, root: Path, train: bool, image_size: int | None = None, sample_size:
     folder = root / "svhn" / split
     if not folder.is_dir():
         fetch_split(root, split)
-    return read_split(folder, image_size=image_size or 32, sample_size=sample_size)
+    return read_split(folder, image_size=image_size, sample_size=sample_size)
 
 
 def fetch_split(root: Path, split: str, *, url: str | None = None, digest: str | None = None) -> Path:
@@ -70,7 +73,7 @@ def read_split(folder: Path, *, image_size: int, sample_size: int | None = None)
 
     def make() -> SourceImages:
         annotations = read_digit_struct(annotated)
-        rows, labels = select_svhn([annotation.digits for annotation in annotations])
+        rows, labels = select([annotation.digits for annotation in annotations])
         if len(rows) == 0:
             raise SourceError(f"{annotated} has no image that the selection keeps (digits 1..9, at most three).")
         if sample_size is not None:
@@ -87,6 +90,70 @@ def read_split(folder: Path, *, image_size: int, sample_size: int | None = None)
         return SourceImages(images, labels, CLASS_NAMES, rows)
 
     return cached(f"svhn-{folder.name}-{image_size}", key, make)
+
+
+def select(
+    digits: Sequence[Sequence[int]], *, single_cap: int = SINGLE_CAP, max_labels: int = MAX_LABELS
+) -> tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 9"]]:
+    """The images of SVHN that the pick-all-label paper keeps, and their label sets.
+
+    The label set of an image is the set of its distinct digits. Dropped are images with a 0, with more than
+    `max_labels` distinct digits, and all but the first `single_cap` of each class with one distinct digit; the same
+    rule holds for both splits.
+
+    Source: Li, Wang, Li and Qu 2024 (arXiv 2310.15903), as released; on the real annotations it keeps 26,085 training
+    and 11,273 test images.
+
+    Args:
+        digits: the digits 0..9 of each image, in any order, repeated or not.
+        single_cap: one-digit images kept of each class.
+        max_labels: most distinct digits of an image.
+
+    Returns:
+        Ascending rows of the images kept, and their multi-hot labels (column k: digit k + 1).
+
+    Raises:
+        ValueError: an image has no digit, or one outside 0..9.
+
+    >>> rows, labels = select([[1, 1], [2, 0], [3, 5, 3]])
+    >>> rows.tolist(), labels.nonzero().tolist()
+    ([0, 2], [[0, 0], [1, 2], [1, 4]])
+    """
+    kept: list[tuple[int, list[int]]] = []
+    singles = [0] * 10
+    for row, numbers in enumerate(digits):
+        distinct = sorted(set(numbers))
+        if not distinct or distinct[0] < 0 or distinct[-1] > 9:
+            raise ValueError(f"Expected one or more digits 0..9 in image {row}, but got {list(numbers)}.")
+        if 0 in distinct or len(distinct) > max_labels:
+            continue
+        if len(distinct) == 1:
+            singles[distinct[0]] += 1
+            if singles[distinct[0]] > single_cap:
+                continue
+        kept.append((row, distinct))
+    labels = torch.zeros(len(kept), 9, dtype=torch.uint8)
+    for place, (_, distinct) in enumerate(kept):
+        labels[place, torch.tensor(distinct) - 1] = 1
+    return torch.tensor([row for row, _ in kept], dtype=torch.int64), labels
+
+
+def first_of_each_set(labels: UInt8[Tensor, "n k"], size: int) -> Int64[Tensor, " m"]:
+    """The first `size` images of each label set; all of a set that has fewer.
+
+    Args:
+        labels: multi-hot.
+        size: most images of a label set.
+
+    Returns:
+        Ascending rows.
+
+    >>> first_of_each_set(torch.tensor([[1, 0], [1, 1], [1, 0], [1, 0]], dtype=torch.uint8), 2).tolist()
+    [0, 1, 2]
+    """
+    sets, number = labels.unique(dim=0, return_inverse=True)
+    kept = [(number == each).nonzero().squeeze(1)[:size] for each in range(len(sets))]
+    return torch.cat(kept).sort().values
 
 
 def crop_window(boxes: Sequence[Sequence[float | int]], width: int, height: int) -> tuple[int, int, int, int]:

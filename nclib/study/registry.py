@@ -1,0 +1,98 @@
+"""What a study can name: sources, layouts, normalizations, losses, and the rules that parameters and builders share.
+
+Nothing here imports torch. Architectures stand in `nclib.models.architectures`, optimizers and schedules in
+`nclib.optim`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a source's images before they are read; None: it depends on the files.
+
+    Args:
+        classes: number of classes.
+        channels: 1 or 3.
+        side: height and width [pixels].
+        has_split: training and test images come apart; else each class is split at random.
+        is_decoded: the images are files of many sizes, resized while they are decoded.
+        is_multi_label: an image may have several labels.
+    """
+
+    classes: int | None
+    channels: int
+    side: int | None
+    has_split: bool = True
+    is_decoded: bool = False
+    is_multi_label: bool = False
+
+
+SOURCES = {
+    "digits": Source(10, 1, 8, has_split=False),
+    "mnist": Source(10, 1, 28),
+    "cifar10": Source(10, 3, 32),
+    "svhn": Source(9, 3, 32, is_decoded=True, is_multi_label=True),
+    "image_folder": Source(None, 3, None, has_split=False, is_decoded=True),
+}
+TEST_FRACTION = 0.2  # of each class, where a source has no split
+
+LAYOUTS = {"mnist": 3, "cifar": 3, "grid": 4}  # most labels of a composed image
+SMALLEST_SIDE = 4  # of a source image that can be shifted [pixels]
+
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Mean and deviation per channel of values in [0, 1], as usual for these sources.
+PUBLISHED_MOMENTS: dict[str, Moments] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "mnist": ((0.1307,), (0.3081,)),
+}
+NORMALIZATIONS = ("unit", *PUBLISHED_MOMENTS, "dataset")  # none; published; of the training images
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of `nclib.losses`.
+
+    Args:
+        options: the `training` fields that this loss alone has, and the arguments they are.
+        is_multi_hot: of logits and multi-hot targets; else of one class, for the pick-all-label reduction.
+    """
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    is_multi_hot: bool = False
+
+
+LOSSES = {
+    "cross_entropy": Loss(),
+    "mse": Loss(),
+    "rescaled_mse": Loss({"mse_k": "k", "mse_M": "M"}, is_multi_hot=True),
+    "label_smoothing": Loss({"smoothing": "smoothing"}),
+    "focal": Loss({"gamma": "gamma"}),
+}
+
+
+def check_multiplicities(multiplicities: Iterable[int], layout: str, classes: int | None) -> None:
+    """Refuse numbers of labels that an image of this layout, of these classes, cannot have."""
+    most = min(LAYOUTS[layout], classes or math.inf)
+    for multiplicity in multiplicities:
+        if not 1 <= multiplicity <= most:
+            of = f" and {classes} classes" if classes else ""
+            raise ValueError(
+                f"Expected multiplicities between 1 and {most} for layout {layout!r}{of}, but got {multiplicity}."
+            )
+
+
+def check_pair_groups(groups: Sequence[int], classes: int | None) -> None:
+    """Refuse groups that cannot be told apart by their numbers, or are not equally large."""
+    if min(groups, default=0) < 1 or len(set(groups)) < len(groups):
+        raise ValueError(f"Expected pair_groups to be different numbers of at least 1, but got {list(groups)}.")
+    pairs = math.comb(classes, 2) if classes else 0
+    if pairs % len(groups):
+        raise ValueError(
+            f"Expected pair_groups to cut the {pairs} pairs of {classes} classes into equal groups, "
+            f"but got {len(groups)} groups."
+        )
