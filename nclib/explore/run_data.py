@@ -21,7 +21,7 @@ from nclib.explore.theme import FIRST_COLOR, run_colors
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import read_metrics
 from nclib.study.files import StageError, json_or_empty, read_json
-from nclib.study.runs import project_root
+from nclib.study.folders import project_root
 from nclib.study.study import ParameterError, Study
 
 LabelSet = tuple[int, ...]

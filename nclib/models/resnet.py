@@ -1,12 +1,71 @@
-"""ResNets for small images, from torchvision's residual blocks, with a last block as wide as asked for."""
+"""ResNets for small images, parameters named as in torchvision, with a last block as wide as asked for."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-# Blocks of each stage
-_STAGES = {
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut: (b c h w) -> (b o h/stride w/stride).
+
+    The shortcut is a 1 x 1 convolution with batch norm where shapes differ.
+
+    Source: He et al. 2016, as in torchvision; `out_channels` other than `width` is the released codes' `fixdim`.
+
+    Args:
+        channels: c.
+        width: channels between the convolutions.
+        out_channels: o.
+        stride: of the first convolution and the shortcut.
+    """
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(channels, out_channels, stride)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o r s"]:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+class Bottleneck(nn.Module):
+    """As `BasicBlock`, with a 3 x 3 convolution between two of 1 x 1."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels, out_channels, stride)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o r s"]:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(y)))))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
+_STAGES = {  # blocks per stage; the first three are the papers', with 64 channels in the first stage
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
@@ -23,7 +82,7 @@ class ResNetBackbone(nn.Module):
     Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
 
     Args:
-        block: torchvision's `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock` or `Bottleneck`.
         blocks: number of blocks of each stage.
         in_channels: channels of the images.
         stem_width: channels after the stem.
@@ -62,7 +121,7 @@ class ResNetBackbone(nn.Module):
                 if last and feature_dim is not None:
                     out_channels = feature_dim
                 block_stride = 2 if stage > 0 and index == 0 else 1
-                layers.append(_residual_block(block, channels, planes, out_channels, block_stride))
+                layers.append(block(channels, planes, out_channels, block_stride))
                 channels = out_channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.feature_dim = channels
@@ -101,19 +160,3 @@ def resnet_backbone(
         feature_dim=feature_dim,
         stem=stem,
     )
-
-
-def _residual_block(
-    block: type[BasicBlock] | type[Bottleneck], in_channels: int, planes: int, out_channels: int, stride: int
-) -> nn.Module:
-    downsample = None
-    if stride != 1 or in_channels != out_channels:
-        downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
-    module = block(in_channels, planes, stride, downsample)
-    if out_channels != planes * block.expansion:
-        last = "2" if block is BasicBlock else "3"
-        conv = getattr(module, f"conv{last}")
-        narrow = nn.Conv2d(conv.in_channels, out_channels, conv.kernel_size, padding=conv.padding, bias=False)
-        setattr(module, f"conv{last}", narrow)
-        setattr(module, f"bn{last}", nn.BatchNorm2d(out_channels))
-    return module

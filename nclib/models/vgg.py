@@ -1,13 +1,16 @@
-"""VGG with batch norm, a global average pool and one linear layer, from torchvision's layer lists."""
+"""VGG with batch norm, a global average pool and one linear layer."""
+
+import itertools
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from nclib.models.architectures import check_image_size
 from nclib.models.resnet import mean_over_positions
 
-_LAYERS = {"vgg16": cfgs["D"], "vgg19": cfgs["E"]}
+# Convolutions in each of the five stages between max-pools, and their channels as a multiple of the first's
+_CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_CHANNELS = (1, 2, 4, 8, 8)
 
 
 class VGGBackbone(nn.Module):
@@ -27,13 +30,18 @@ class VGGBackbone(nn.Module):
     def __init__(self, arch: str, *, in_channels: int, feature_dim: int | None, width: int):
         super().__init__()
         self.arch = arch
-        layers = [layer if layer == "M" else layer // 64 * width for layer in _LAYERS[arch]]
+        widths = [
+            factor * width for factor, count in zip(_CHANNELS, _CONVOLUTIONS[arch], strict=True) for _ in range(count)
+        ]
         if feature_dim is not None:
-            layers[-2] = feature_dim  # the last entry is the last max-pool
-        self.features = make_layers(layers, batch_norm=True)
-        if in_channels != 3:  # make_layers knows only color images
-            self.features[0] = nn.Conv2d(in_channels, layers[0], kernel_size=3, padding=1)
-        self.feature_dim = layers[-2]
+            widths[-1] = feature_dim
+        last_of_stage = set(itertools.accumulate(_CONVOLUTIONS[arch]))
+        layers: list[nn.Module] = []
+        for number, (channels, out_channels) in enumerate(itertools.pairwise([in_channels, *widths]), 1):
+            layers += [nn.Conv2d(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(True)]
+            layers += [nn.MaxPool2d(2)] if number in last_of_stage else []
+        self.features = nn.Sequential(*layers)
+        self.feature_dim = widths[-1]
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         check_image_size(self.arch, x.shape[-2], x.shape[-1])
