@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import read_metrics
 from nclib.study.files import StageError, json_or_empty, read_json
 from nclib.study.folders import project_root
+from nclib.study.stage import finished_result, measured_another_training
 from nclib.study.study import ParameterError, Study
 
 LabelSet = tuple[int, ...]
@@ -184,17 +186,16 @@ class RunData:
 def load_run(study: str | Path, run: str, seed: int) -> RunData:
     """Read what there is of one training run; nothing that is missing or damaged is an error here (see `problems`)."""
     folder, problems = Path(study) / run / f"seed{seed}", []
-    geometry = metrics = None
-    try:
-        geometry = Geometry.load(folder / "geometry.safetensors")
-    except StageError as error:
-        problems.append(str(error))
-    try:
-        metrics = read_metrics(folder / "metrics.csv")
-    except StageError as error:
-        problems.append(str(error))
+    found: dict[str, Any] = {"geometry.safetensors": None, "metrics.csv": None}
+    for name, read in (("geometry.safetensors", Geometry.load), ("metrics.csv", read_metrics)):
+        try:
+            found[name] = read(finished_result(folder, name, stage="03_validate"))
+        except StageError as error:
+            problems.append(str(error))
+    if measured_another_training(folder):
+        problems.append(f"{folder} was trained again since it was measured: run stage 03_validate.")
     color = run_colors(study_order(study)).get(run, FIRST_COLOR)
-    return RunData(run, seed, geometry, metrics, _dataset_folder(Path(study), folder), tuple(problems), color)
+    return RunData(run, seed, *found.values(), _dataset_folder(Path(study), folder), tuple(problems), color)
 
 
 def _dataset_folder(study: Path, run: Path) -> Path | None:

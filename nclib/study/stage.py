@@ -32,6 +32,7 @@ from nclib.study.files import (
     damaged,
     describe_file,
     json_or_empty,
+    read_json,
     unwritable,
     write_csv,
     write_json,
@@ -183,12 +184,7 @@ class Stage:
         path = Path(os.path.normpath(self.folder / name))
         if path in self.read:
             return path
-        recorded = self.files().get(path)
-        if not path.is_file():
-            raise StageError(f"{path} is missing: run stage {self.name} first.")
-        if recorded != describe_file(path)["sha256"]:
-            raise damaged(path, f"it is not what {self.manifest_file.name} says", stage=self.name)
-        self.read[path] = recorded
+        self.read[path] = _check(path, self.files().get(path), stage=self.name)
         return path
 
     def input(self, name: str) -> Path:
@@ -293,6 +289,39 @@ class Stage:
                 number = int(seconds // size)
                 return f"already done, {number} {unit}{'s' if number > 1 else ''} ago"
         return "already done, just now"
+
+
+def finished_result(folder: Path, name: str, *, stage: str) -> Path:
+    """A result in a folder, compared with the manifest beside it, whatever its study says now.
+
+    Args:
+        folder: of the stage's results.
+        name: of the file.
+        stage: that made it.
+
+    Raises:
+        StageError: the file or the manifest is missing, or they do not agree.
+    """
+    outputs = read_json(folder / f"{stage}.manifest.json", stage=stage).get("outputs", {})
+    _check(folder / name, outputs.get(name, {}).get("sha256"), stage=stage)
+    return folder / name
+
+
+def measured_another_training(folder: Path) -> bool:
+    """Whether `03_validate` in a run's folder measured other checkpoints than `02_train` left there since."""
+    trained, measured = (json_or_empty(folder / f"{name}.manifest.json") for name in ("02_train", "03_validate"))
+    now = {name: record["sha256"] for name, record in trained.get("outputs", {}).items()}
+    then = {name: sha256 for name, sha256 in measured.get("inputs", {}).items() if name.startswith("checkpoints/")}
+    return bool(now) and any(now.get(name) != sha256 for name, sha256 in then.items())
+
+
+def _check(path: Path, recorded: str | None, *, stage: str) -> str:
+    """The SHA-256 of a file that is as it was recorded."""
+    if not path.is_file():
+        raise StageError(f"{path} is missing: run stage {stage} first.")
+    if recorded != describe_file(path)["sha256"]:
+        raise damaged(path, f"it is not what {stage}.manifest.json says", stage=stage)
+    return recorded
 
 
 def stage(name: str, namespace: Mapping[str, Any]) -> Stage:
