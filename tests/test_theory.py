@@ -280,7 +280,7 @@ def minimize_features(problem, W, *, nonnegative):
     b = torch.zeros(len(W), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [raw, b],
-        max_iter=2000,
+        max_iter=300,
         history_size=30,
         tolerance_grad=1e-11,
         tolerance_change=0,
