@@ -19,7 +19,7 @@ from nclib.data.dataset import Splits
 from nclib.features import extract
 from nclib.metrics.tag_wise import _imbalance_ratio, _tag_wise_angles, _tag_wise_fit
 from nclib.results.geometry import Geometry
-from nclib.results.metrics_table import metrics_table, read_metrics
+from nclib.results.metrics_table import long, read_metrics
 from nclib.study.files import StageError
 from nclib.study.folders import checkpoint_epoch
 from nclib.study.parameters import Dataset
@@ -136,7 +136,7 @@ def measure_checkpoints(
         sample_labels=splits.train.labels[sample],
         **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
     )
-    return CheckpointMeasurements(metrics_table(rows), geometry, logits.argmax(dim=1).cpu())
+    return CheckpointMeasurements(long(rows), geometry, logits.argmax(dim=1).cpu())
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
