@@ -18,7 +18,7 @@ from nclib.data import dataset
 from nclib.data.compose import MultiLabelData
 from nclib.data.dataset import Splits
 from nclib.results.geometry import Geometry
-from nclib.results.metrics_table import metrics_table
+from nclib.results.metrics_table import long
 from nclib.study.files import write_csv
 from nclib.study.parameters import Run
 from nclib.study.runs import Manifest, StudyFolder
@@ -303,7 +303,7 @@ def made_metrics(run: Run, geometry: Geometry, *, pace: float, rng: np.random.Ge
             row |= {"released_nc1": nc1 * 1.4, "released_nc3": row["nc3"] * 1.05}
             table += [(epoch, split, metric, None, value) for metric, value in row.items()]
             table += [(epoch, split, *key, value) for key, value in by_labels.items()]
-    return metrics_table(table)
+    return long(table)
 
 
 def made_history(run: Run, metrics: pd.DataFrame, *, pace: float, rng: np.random.Generator) -> pd.DataFrame:

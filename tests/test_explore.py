@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
 from PIL import Image
@@ -471,9 +472,10 @@ def shared(outputs) -> Explorer:
 def explorer(shared) -> Explorer:
     """One explorer for many tests, each of which finds it as it starts: building it takes a second."""
     c = shared.controls
-    chosen = {"study": "made_multi", "first": "etf", "first_seed": 1, "second": "learned", "second_seed": 0}
-    for name, value in (chosen | {"epoch": 60, "plane": "circle", "labels": (0, 1)}).items():
-        getattr(c, name).value = value
+    with shared._quiet():
+        shared._selection.start("made_multi", "etf", 1)
+        c.second_seed.value, c.plane.value, c.labels.value = 0, "circle", (0, 1)
+    shared.redraw()
     for switch in c.switches.values():
         switch.value = True
     return shared
@@ -497,6 +499,14 @@ def test_the_slider_moves_every_view_and_no_still_picture(explorer):
     assert all(before[name] != after[name] for name in before)
     assert still == [p.value for p in explorer.controls.pictures.values()]
     assert "data-epoch='10'" in explorer.controls.status.value
+
+
+def test_the_play_button_moves_the_slider(explorer):
+    c = explorer.controls
+    c.play.value = 3
+    assert c.epoch.value == 15 and "data-epoch='15'" in c.status.value
+    c.epoch.value = 0
+    assert c.play.value == 0
 
 
 def test_another_run_and_no_second_run(explorer):
@@ -641,16 +651,24 @@ def test_imbalanced_pairs_have_their_counts(tmp_path):
 # Notebook -----------------------------------------------------------------------------------------------------------
 
 
-def executed(tmp_path, **parameters):
-    """What the cells of the notebook show, by kind."""
-    run_notebook(NOTEBOOK, tmp_path / "executed.ipynb", parameters)
-    notebook = nbformat.read(tmp_path / "executed.ipynb", 4)
-    assert "widgets" not in notebook.metadata
-    return [o.data for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
+def last_values(**parameters) -> list[object]:
+    """What the last line of each code cell gives, run in this process."""
+    shell, values = InteractiveShell(), []
+    for cell in nbformat.read(NOTEBOOK, 4).cells:
+        if cell.cell_type == "code":
+            done = shell.run_cell(cell.source)
+            done.raise_error()
+            values += [] if done.result is None else [done.result]
+            if "parameters" in cell.metadata.get("tags", ()):
+                shell.push(parameters)
+    return values
 
 
 def test_executed_notebook_leaves_pictures(outputs, tmp_path):
-    bundles = executed(tmp_path, study="made_multi", outputs=str(outputs))
+    run_notebook(NOTEBOOK, tmp_path / "executed.ipynb", {"study": "made_multi", "outputs": str(outputs)})
+    notebook = nbformat.read(tmp_path / "executed.ipynb", 4)
+    assert "widgets" not in notebook.metadata
+    bundles = [o.data for cell in notebook.cells for o in cell.get("outputs", ()) if "data" in o]
     pictures = [Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) for data in bundles]
     assert len(pictures) == 3 and "application/vnd.jupyter.widget-view+json" in bundles[0]
     expected = Explorer(outputs / "made_multi", run="learned").picture()
@@ -659,8 +677,9 @@ def test_executed_notebook_leaves_pictures(outputs, tmp_path):
 
 def test_notebook_of_two_classes_shows_their_line(tmp_path):
     exact_etf(K=2).save(tmp_path / "two" / "learned" / "seed0" / "geometry.safetensors")
-    bundles = executed(tmp_path, study="two", outputs=str(tmp_path))
-    assert ["image/png" in data for data in bundles] == [True] * 3
+    explorer, *pictures = last_values(study="two", outputs=str(tmp_path))
+    assert "image/png" in explorer._repr_mimebundle_()
+    assert [picture.data[1:4] for picture in pictures] == [b"PNG"] * 2
 
 
 @pytest.mark.parametrize("run", [None, "learned"])
@@ -668,6 +687,5 @@ def test_notebook_says_in_words_that_there_is_nothing_to_draw(tmp_path, run):
     """Before any training, and after a training that was not validated."""
     if run:
         (tmp_path / "coming" / run / "seed0").mkdir(parents=True)
-    bundles = executed(tmp_path, study="coming", outputs=str(tmp_path))
-    assert ["Nothing to draw" in data.get("text/markdown", "") for data in bundles] == [False, True, True]
-    assert not any("image/png" in data for data in bundles[1:])
+    _, *shown = last_values(study="coming", outputs=str(tmp_path))
+    assert ["Nothing to draw" in value.data for value in shown] == [True, True]

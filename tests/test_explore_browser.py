@@ -1,6 +1,7 @@
 """The explorer's notebook in a real JupyterLab in a real, headless Chromium."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.lab_driver import (
 )
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_explore.ipynb"
-WIDTH = 1280  # pixels of the narrowest window that shall do
+WIDTH = 1280  # pixels of the narrowest window that suffices
 LIMIT = 75  # milliseconds from key press to picture, median
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -35,8 +36,6 @@ def notebook(tmp_path_factory):
         counts = {"train_counts": {1: 100, 2: 20}, "test_counts": {1: 30, 2: 6}}
         many = {**synthetic_study.MULTI_LABEL, "dataset": {**synthetic_study.MULTI_LABEL["dataset"], **counts}}
         synthetic_study.write_study(folder / "outputs", Study.from_mapping({**many, "seeds": [0]}))
-        single = {**synthetic_study.SINGLE_LABEL, "seeds": [0]}
-        synthetic_study.write_study(folder / "outputs", Study.from_mapping(single))
     path = write_copy(NOTEBOOK, folder, {"study": "made_multi", "outputs": str(folder / "outputs")})
     with JupyterServer(folder) as server, chromium_page(width=WIDTH, height=1640) as page:
         page.set_default_timeout(60_000)
@@ -70,14 +69,20 @@ def go_to(page, key: str) -> None:
     page.keyboard.press(key)
 
 
-def test_starts_at_the_last_epoch(page):
+def overlapping(boxes: list[dict]) -> list[tuple[dict, dict]]:
+    """The pairs of boxes that overlap by more than a pixel."""
+
+    def overlap(a: dict, b: dict, start: str, length: str) -> float:
+        return min(a[start] + a[length], b[start] + b[length]) - max(a[start], b[start])
+
+    pairs = combinations(boxes, 2)
+    return [(a, b) for a, b in pairs if min(overlap(a, b, "x", "width"), overlap(a, b, "y", "height")) > 1]
+
+
+def test_the_notebook_opens_and_follows_the_slider_and_a_click(page, tmp_path):
     wait_for(page, epoch=60)
     assert page.locator(".nc-overlay svg").count() > 4
     assert all(image_bytes(image)[1:4] == b"PNG" for image in page.locator("img.nc-picture").all())
-
-
-def test_the_slider_moves_all_views(page):
-    wait_for(page, epoch=60)
     last = drawn(page)
     go_to(page, "Home")
     wait_for(page, epoch=0)
@@ -89,38 +94,6 @@ def test_the_slider_moves_all_views(page):
     wait_for(page, epoch=60)
     assert drawn(page) == last
 
-
-def test_the_play_button_runs_from_the_first_epoch_to_the_last(page):
-    go_to(page, "Home")
-    wait_for(page, epoch=0)
-    page.locator(".nc-status").evaluate(
-        """status => {
-            window.epochsSeen = [];
-            const note = () => window.epochsSeen.push(Number(status.querySelector('span').dataset.epoch));
-            new MutationObserver(note).observe(status, {subtree: true, childList: true, attributes: true});
-        }"""
-    )
-    page.locator(".nc-explorer .jupyter-widget-play button, .nc-explorer .widget-play button").first.click()
-    wait_for(page, epoch=60)
-    page.locator(".nc-explorer .fa-play").wait_for()  # it has stopped; until then it would go on from where it is put
-    seen = page.evaluate("window.epochsSeen")
-    assert seen == sorted(seen)
-    assert len(set(seen)) > 3
-
-
-def test_another_run(page):
-    go_to(page, "Home")
-    wait_for(page, epoch=0)
-    before, still = drawn(page), image_bytes(page.locator("img.nc-picture-metrics"))
-    page.locator(".nc-beside select").select_option(label="learned")
-    wait_for(page, runs="learned, seed 0 | learned, seed 0")
-    assert image_bytes(page.locator("img.nc-picture-metrics")) != still
-    assert all(old != new for old, new in zip(before, drawn(page), strict=True))
-    page.locator(".nc-beside select").select_option(label="etf")
-    wait_for(page, runs="learned, seed 0 | etf, seed 0")
-
-
-def test_a_click_on_a_cell_shows_its_pair(page):
     cell = page.locator(".nc-cells-0 button").nth(37)  # row 3, column 7
     box, maps = cell.bounding_box(), page.locator("img.nc-picture-pairs").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -132,38 +105,11 @@ def test_a_click_on_a_cell_shows_its_pair(page):
     corner = ((box["x"] - maps["x"]) / scale, (box["y"] - maps["y"]) / scale)
     assert min(max(abs(float(x) - corner[0]), abs(float(y) - corner[1])) for x, y in frames) < 3
 
-
-def test_a_plane_of_three_classes(page):
-    before = drawn(page)[2]
-    page.locator(".nc-plane select").select_option(label="three classes")
-    page.wait_for_function("text => document.querySelectorAll('.nc-overlay')[2].innerHTML !== text", arg=before)
-    assert page.locator(".nc-corner-0 select").is_enabled()
-    page.locator(".nc-plane select").select_option(label="all classes, as a circle")
-    page.wait_for_function("text => document.querySelectorAll('.nc-overlay')[2].innerHTML === text", arg=before)
-
-
-def test_a_single_label_study(page, tmp_path):
-    page.locator(".nc-study select").select_option(label="made_single")
-    wait_for(page, epoch=40)
-    page.screenshot(path=artifacts(tmp_path) / "explore_single_label.png")
-    page.locator(".nc-study select").select_option(label="made_multi")
-    wait_for(page, epoch=60)
-
-
-def test_nothing_overlaps_in_a_narrow_window(page, tmp_path):
-    go_to(page, "Home")
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
-    wait_for(page, epoch=15)
     page.screenshot(path=artifacts(tmp_path) / "explore.png")
-    pictures = page.locator("img.nc-picture").all()
-    boxes = [p.bounding_box() for p in [*pictures, *page.locator(".nc-head, .nc-bar, .nc-card").all()]]
-    for place, a in enumerate(boxes):
-        assert a["x"] + a["width"] <= WIDTH and a["width"] > 0
-        for b in boxes[place + 1 :]:
-            apart_x = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
-            apart_y = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
-            assert apart_x <= 1 or apart_y <= 1, (a, b)
+    shown = page.locator("img.nc-picture, .nc-head, .nc-bar, .nc-card").all()
+    boxes = [element.bounding_box() for element in shown]
+    assert all(box["width"] > 0 and box["x"] + box["width"] <= WIDTH for box in boxes)
+    assert overlapping(boxes) == []
     tops = {round(box.bounding_box()["y"]) for box in page.locator(".nc-bar").first.locator("select").all()}
     assert len(tops) == 1  # the controls of a row stand in a line
     panel = page.locator(".jp-OutputArea-output:has(.nc-explorer)")
@@ -175,7 +121,7 @@ def test_redraw_after_a_step(page, record_property, capsys):
     """The best of several medians, since other work on the machine only ever adds to the time."""
     page.set_viewport_size({"width": WIDTH, "height": 900})
     page.locator(".nc-bar").first.scroll_into_view_if_needed()
-    clock = RedrawClock(page, pictures=".nc-overlay", done=".nc-status")
+    clock = RedrawClock(page, images=".nc-overlay", done=".nc-status")
     go_to(page, "End")
     wait_for(page, epoch=60)
     medians = []

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from nclib.results.metrics_table import measured, metrics_table, read_metrics, wide
+from nclib.results.metrics_table import long, measured, read_metrics, wide
 from nclib.results.predictions import balanced_counts, predictions
 from nclib.results.study_results import StudyResults
 from nclib.study.files import StageError, write_csv
@@ -37,7 +37,7 @@ def test_the_table_comes_back_from_its_file(tmp_path):
         (0, "train", "tag_wise_ratio", 2, math.nan),
         (0, "test", "top1", None, 1.0),
     ]
-    table = metrics_table(rows)
+    table = long(rows)
     write_csv(tmp_path / "metrics.csv", table)
     pd.testing.assert_frame_equal(read_metrics(tmp_path / "metrics.csv"), table, check_dtype=False, check_exact=True)
     assert measured(table) == [("nc1", None), ("tag_wise_ratio", 2), ("top1", None)]

@@ -14,7 +14,6 @@ from nclib.features import extract
 from nclib.results.measure_checkpoints import measure_checkpoints, spread_sample
 from nclib.results.metrics_table import of_metric, wide
 from nclib.study.files import StageError
-from nclib.study.parameters import Dataset
 from nclib.study.study import Study
 from nclib.study.tensors import load_tensors, save_tensors
 from nclib.training import loop as train
@@ -36,9 +35,11 @@ def prepared(settings, folder, *, epochs=(0,)):
     return splits, model, checkpoints
 
 
-def settings_of(name, **dataset):
-    settings = Study.from_file(ROOT / f"params/{name}.yaml").resolve_seed("learned", 0)
-    return settings.model_copy(update={"dataset": Dataset(**settings.dataset.model_dump() | dataset)})
+def settings_of(**dataset):
+    """Of the default study, with a narrow network and another data set."""
+    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve_seed("learned", 0)
+    model = settings.model.model_copy(update={"width": 4})
+    return settings.model_copy(update={"model": model, "dataset": settings.dataset.model_copy(update=dataset)})
 
 
 def measured(settings, model, checkpoints, splits, *, feature_sample=9):
@@ -57,7 +58,7 @@ def passes(model, splits, *, batch_size=512):
 
 
 def test_one_measurement_per_split_gives_what_each_function_gives(tmp_path, monkeypatch):
-    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    settings = settings_of(train_counts=SMALL, test_counts=SMALL)
     splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 3))
     counted = []
     take = metrics.take_measurement
@@ -91,25 +92,19 @@ def test_one_measurement_per_split_gives_what_each_function_gives(tmp_path, monk
     assert geometry.scales[1].tolist() == [1, float(metrics.tag_wise_scale(features, labels, 2))]
     margins = metrics.cosine_margins(features, labels, weight.detach(), bias.detach()).sort().values
     torch.testing.assert_close(geometry.margins[1], margins)
+    for index, path in enumerate(checkpoints.values()):  # each checkpoint keeps its own last layer
+        weights, _ = load_tensors(path, stage="02_train")
+        assert torch.equal(geometry.weight[index], weights["head.weight"])
+        assert torch.equal(geometry.bias[index], weights["head.bias"])
+        deviations = weights["head.weight"] - weights["head.weight"].mean(dim=0)
+        assert torch.equal(geometry.gram_weight[index], metrics.cosine_gram(deviations))
     sample = spread_sample(labels, 20)
     assert torch.equal(geometry.sample_features[1], features[sample])
     assert torch.equal(found.predicted, logits.argmax(dim=1))
 
 
-def test_every_checkpoint_keeps_its_own_last_layer(tmp_path):
-    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
-    splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1, 2))
-    found = measured(settings, model, checkpoints, splits)
-    for index, path in enumerate(checkpoints.values()):
-        weights, _ = load_tensors(path, stage="02_train")
-        assert torch.equal(found.geometry.weight[index], weights["head.weight"])
-        assert torch.equal(found.geometry.bias[index], weights["head.bias"])
-        weight = weights["head.weight"]
-        assert torch.equal(found.geometry.gram_weight[index], metrics.cosine_gram(weight - weight.mean(dim=0)))
-
-
 def test_a_network_whose_features_are_all_equal_is_named(tmp_path):
-    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    settings = settings_of(train_counts=SMALL, test_counts=SMALL)
     splits, model, checkpoints = prepared(settings, tmp_path, epochs=(0, 1))
     dead = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
     save_tensors(checkpoints[1], dead)
@@ -118,7 +113,7 @@ def test_a_network_whose_features_are_all_equal_is_named(tmp_path):
 
 
 def test_imbalance_ratios_of_the_training_rows(tmp_path):
-    settings = settings_of("mlab_digits", train_counts={1: 8}, test_counts=SMALL, pair_groups=(6, 4, 2))
+    settings = settings_of(train_counts={1: 8}, test_counts=SMALL, pair_groups=(6, 4, 2))
     splits, model, checkpoints = prepared(settings, tmp_path)
     found = measured(settings, model, checkpoints, splits)
     features, _ = extract(model, passes(model, splits)["train"].ordered())
@@ -129,7 +124,7 @@ def test_imbalance_ratios_of_the_training_rows(tmp_path):
 
 
 def test_no_checkpoints_or_those_of_another_network(tmp_path):
-    settings = settings_of("mlab_digits", train_counts=SMALL, test_counts=SMALL)
+    settings = settings_of(train_counts=SMALL, test_counts=SMALL)
     splits, model, _ = prepared(settings, tmp_path)
     with pytest.raises(StageError, match="There are no checkpoints: run stage 02_train first"):
         measured(settings, model, {}, splits)
@@ -142,7 +137,7 @@ def test_no_checkpoints_or_those_of_another_network(tmp_path):
 @pytest.mark.timing
 def test_measuring_costs_little_beside_the_forward_passes(tmp_path, record_property, capsys):
     """The best of several on both sides, since other work on the machine only ever adds to the time."""
-    settings = settings_of("mlab_digits")
+    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve_seed("learned", 0)
     splits, model, checkpoints = prepared(settings, tmp_path)
     model = place(model, CPU)
     batches = passes(model, splits, batch_size=settings.validation.batch_size)

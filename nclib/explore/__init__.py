@@ -7,11 +7,11 @@ widgets; `Explorer` puts controls around them.
 from nclib.explore.canvas import State
 from nclib.explore.cloud import FeaturesView
 from nclib.explore.curves import MetricsView
-from nclib.explore.data import RunData, load_run, runs, studies
 from nclib.explore.explorer import Explorer
 from nclib.explore.matrices import MatricesView
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import project
+from nclib.explore.run_data import RunData, load_run, runs, studies
 
 __all__ = [
     "Explorer",

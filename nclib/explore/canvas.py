@@ -20,10 +20,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from nclib.explore.data import LabelSet, RunData
 from nclib.explore.overlay import OverlayRenderer
 from nclib.explore.plane import CIRCLE, Plane
 from nclib.explore.png import encode
+from nclib.explore.run_data import LabelSet, RunData
 from nclib.explore.theme import GREY, INK, RC_PARAMS, shade, text_color
 
 WIDTH = 1100  # pixels: what JupyterLab leaves of a window of 1280, its side bar closed
@@ -80,19 +80,14 @@ class State:
 
 
 class View(ABC):
-    """One picture of a state; subclasses say what stands still (`build`) and what an epoch changes (`move`).
-
-    Args:
-        sharpness: picture pixels for each pixel of the layout; 2 suits dense screens, at 3 to 4 times the time.
-    """
+    """One picture of a state; subclasses say what stands still (`build`) and what an epoch changes (`move`)."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     width: ClassVar[int] = WIDTH
     height: ClassVar[int]
 
-    def __init__(self, *, sharpness: float = 1.0) -> None:
-        self._dpi = PIXELS_PER_INCH * sharpness
+    def __init__(self) -> None:
         self._key: Hashable = None
 
     @abstractmethod
@@ -123,7 +118,7 @@ class View(ABC):
         if self._key is None or self.key(state) != self._key:
             self._start(state)
         self.move(state)
-        renderer = OverlayRenderer(*self.figure.bbox.size, self._dpi)
+        renderer = OverlayRenderer(*self.figure.bbox.size, PIXELS_PER_INCH)
         for cells in self._cells:
             left, right, top, bottom = pixel_box(cells.ax)
             renderer.draw_cells(cells.colors(), left, top, right - left, bottom - top)
@@ -195,16 +190,16 @@ class View(ABC):
             self.figure.add_artist(note)
             self._epoch_notes.append((note, data))
 
-    def explain_missing(self, left: Number, top: Number, width: Number, data: RunData, why: str | None = None) -> None:
+    def explain_missing(self, left: Number, top: Number, width: Number, data: RunData) -> None:
         """Say in the place of a panel why it is empty."""
-        lines = _wrapped(why or " ".join(data.problems) or "There is nothing to show.", columns=int(width / 6.2))
+        lines = _wrapped(" ".join(data.problems) or "There is nothing to show.", columns=int(width / 6.2))
         self.text(left, top, f"{data.label}\n\n{lines}", color=GREY, linespacing=1.4)
 
     def _start(self, state: State) -> None:
         self._key, self._moving, self._cells, self._epoch_notes = None, [], [], []
         with mpl.rc_context(RC_PARAMS):
             size = (self.width / PIXELS_PER_INCH, self.height / PIXELS_PER_INCH)
-            self.figure = Figure(figsize=size, dpi=self._dpi, facecolor="white")
+            self.figure = Figure(figsize=size, dpi=PIXELS_PER_INCH, facecolor="white")
             self._canvas = FigureCanvasAgg(self.figure)
             self.build(state)
             self._canvas.draw()

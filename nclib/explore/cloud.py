@@ -13,8 +13,8 @@ from matplotlib.textpath import TextPath
 from matplotlib.transforms import IdentityTransform
 
 from nclib.explore.canvas import State, View
-from nclib.explore.data import RunData
 from nclib.explore.plane import CIRCLE, Plane, Projection, project
+from nclib.explore.run_data import RunData
 from nclib.explore.theme import FAINT, GREY, INK, class_style
 
 TOP, PANEL = 30, 340  # pixels

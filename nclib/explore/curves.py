@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from nclib.explore.canvas import Metric, State, View
-from nclib.explore.data import RunData
 from nclib.explore.logaxis import LogRange
+from nclib.explore.run_data import RunData
 from nclib.explore.theme import FAINT, GREY, INK
 from nclib.figures.panels import Panel, panel
 from nclib.results.metrics_table import measured_labels, of_metric
@@ -47,7 +47,7 @@ def usual_score(tables: Sequence[pd.DataFrame]) -> Metric:
     return ("soft_iou" if several else "top1"), None
 
 
-def panels(tables: Sequence[pd.DataFrame], metric: Metric | None) -> list[Curves]:
+def metric_panels(tables: Sequence[pd.DataFrame], metric: Metric | None) -> list[Curves]:
     """The panels that suit some tables of metrics; the last one shows `metric`."""
 
     def one(metric: Metric) -> Curves:
@@ -86,7 +86,7 @@ class MetricsView(View):
             self.explain_missing(LEFT, TOP, 900, state.runs[0])
             return
         drawn: list[list[tuple[Axes, pd.Series]]] = [[] for _ in runs]
-        for place, curves in enumerate(panels([data.metrics for data, _ in runs], state.metric)):
+        for place, curves in enumerate(metric_panels([data.metrics for data, _ in runs], state.metric)):
             ax = self.axes(LEFT + place * STEP, TOP, PANEL, HEIGHT)
             lines = [list(_series(data, curves)) for data, _ in runs]
             values = np.concatenate([rows.to_numpy(float) for of_run in lines for rows in of_run])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from nclib.explore.data import LabelSet, RunData, degrees, unit
 from nclib.explore.png import encode
+from nclib.explore.run_data import LabelSet, RunData, degrees, unit
 
 SAMPLES = 12  # pictures of a label set
 ACROSS = 6  # pictures in a row

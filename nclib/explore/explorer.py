@@ -33,7 +33,6 @@ class Explorer:
     Args:
         study: the folder of a study's results, `outputs/STUDY`; the other studies beside it can be chosen, too.
         run, seed: what to show first; without them, the study's first. Beside it comes another run or seed.
-        sharpness: picture pixels for each pixel of the layout; 2 suits screens of high density and takes longer.
 
     Raises:
         StageError: there is no such folder. (Before any study has results, a study's missing folder in an existing
@@ -41,11 +40,11 @@ class Explorer:
         ParameterError: the study has no such run, or the run no such seed.
     """
 
-    def __init__(self, study: str | Path, *, run: str = "", seed: int | None = None, sharpness: float = 1.0) -> None:
+    def __init__(self, study: str | Path, *, run: str = "", seed: int | None = None) -> None:
         self._updating = False
         self._drawn: dict[str, Hashable] = {}  # key of the still picture that each widget holds
         kinds = (MetricsView, MatricesView, FeaturesView, PairsView)
-        self.views: dict[str, View] = {kind.name: kind(sharpness=sharpness) for kind in kinds}
+        self.views: dict[str, View] = {kind.name: kind() for kind in kinds}
         self.controls = controls.Controls([(view.name, view.title) for view in self.views.values()])
         self._selection = Selection(self.controls, Path(study).parent)
         self._wire()

@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from nclib.explore.canvas import Cells, State, View
-from nclib.explore.data import RunData
+from nclib.explore.run_data import RunData
 from nclib.figures.gram import simplex_cosines
 
 LEFT, TOP, PANEL, STEP = 52, 46, 164, 204  # pixels

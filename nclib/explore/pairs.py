@@ -8,8 +8,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 
 from nclib.explore.canvas import Cells, State, View
-from nclib.explore.data import RunData
 from nclib.explore.matrices import prepare_cells
+from nclib.explore.run_data import RunData
 from nclib.explore.theme import FAINT
 
 LEFT, TOP, PANEL, STEP = 40, 30, 270, 318  # pixels

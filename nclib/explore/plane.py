@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from nclib.explore.data import LabelSet, RunData
+from nclib.explore.run_data import LabelSet, RunData
 
 CIRCLE, PRINCIPAL = "circle", "principal"
 Plane = str | tuple[int, int, int]  # CIRCLE, PRINCIPAL, or three classes

@@ -8,9 +8,9 @@ from typing import Any
 from nclib.explore import details
 from nclib.explore.canvas import State
 from nclib.explore.controls import Controls
-from nclib.explore.data import LabelSet, RunData, load_run, runs, studies
 from nclib.explore.pairs import PairsView
 from nclib.explore.plane import CIRCLE, PRINCIPAL
+from nclib.explore.run_data import LabelSet, RunData, load_run, runs, studies
 from nclib.results.metrics_table import measured
 from nclib.study.files import StageError
 from nclib.study.study import ParameterError

@@ -19,7 +19,7 @@ from nclib.data.dataset import Splits
 from nclib.features import extract
 from nclib.metrics.tag_wise import ratios_by_count, scale_and_residual, set_angles
 from nclib.results.geometry import Geometry
-from nclib.results.metrics_table import metrics_table
+from nclib.results.metrics_table import long
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
 from nclib.study.tensors import load_tensors
@@ -112,7 +112,7 @@ def measure_checkpoints(
         sample_labels=splits.train.labels[sample],
         **{name: torch.stack([piece[name] for piece in pieces]).cpu() for name in pieces[0]},
     )
-    return CheckpointMeasurements(metrics_table(rows), geometry, logits.argmax(dim=1).cpu())
+    return CheckpointMeasurements(long(rows), geometry, logits.argmax(dim=1).cpu())
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:

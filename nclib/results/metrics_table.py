@@ -14,8 +14,8 @@ from nclib.study.files import damaged, read_csv
 COLUMNS = ("epoch", "split", "metric", "labels", "value")
 
 
-def metrics_table(rows: Iterable[tuple[int, str, str, int | None, float]]) -> pd.DataFrame:
-    """The table of some rows (epoch, split, metric, labels, value)."""
+def long(rows: Iterable[tuple[int, str, str, int | None, float]]) -> pd.DataFrame:
+    """The table of rows (epoch, split, metric, labels, value)."""
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"labels": "Int64", "value": float})
 
 

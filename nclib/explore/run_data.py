@@ -6,7 +6,7 @@ explorer can show the rest.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -100,7 +100,6 @@ class RunData:
     dataset_folder: Path | None
     problems: tuple[str, ...] = ()
     color: str = FIRST_COLOR
-    _pictures: dict[str, MultiLabelData] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -164,6 +163,10 @@ class RunData:
             np.fill_diagonal(of_epoch, degrees(means, rows))
         return found
 
+    @cached_property
+    def _training_data(self) -> MultiLabelData:
+        return dataset.load(self.dataset_folder).train
+
     def pictures(self, labels: LabelSet, *, limit: int) -> UInt8[np.ndarray, "n c h w"]:
         """The first training pictures whose label set is exactly `labels`.
 
@@ -172,9 +175,7 @@ class RunData:
         """
         if self.dataset_folder is None:
             raise StageError(f"No manifest tells which data set {self.label} was trained on: run stage 02_train first.")
-        if "train" not in self._pictures:
-            self._pictures["train"] = dataset.load(self.dataset_folder).train
-        data = self._pictures["train"]
+        data = self._training_data
         wanted = torch.zeros(data.num_classes, dtype=torch.uint8)
         wanted[list(labels)] = 1
         return data.images[(data.labels == wanted).all(1).nonzero().flatten()[:limit]].numpy()
