@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from nclib.figures.style import TEXT_WIDTH, style
 from nclib.figures.descent import draw_prediction
+from nclib.figures.style import TEXT_WIDTH, style
 from nclib.theory import GlobalMinimum, Problem, global_minimum, minimize
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
