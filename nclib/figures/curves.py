@@ -114,7 +114,7 @@ class MetricCurves(Display):
         self.figure_, self.axes_ = grid.figure, grid.axes
         titles, size = fit_texts([shown.title for shown in self.panels], width)
         for axes, shown, title in zip(self.axes_, self.panels, titles, strict=True):
-            self._finish(axes, shown, list(styles.colors), styles)
+            self._finish(axes, shown, styles.colors)
             axes.set_title(title, fontsize=size)
 
     def _plot_groups(self, styles: RunStyles) -> int:
@@ -133,9 +133,8 @@ class MetricCurves(Display):
         )
         self.figure_, self.axes_ = grid.figure, grid.axes.ravel()
         for (place, group), axes in grid.axes_dict.items():
-            self._finish(
-                axes, self.panels[place], [run for run in styles.groups if styles.groups[run][0] == group], styles
-            )
+            members = {run: color for run, color in styles.colors.items() if styles.groups[run][0] == group}
+            self._finish(axes, self.panels[place], members)
         titles, size = fit_texts(groups, width - BESIDE / 2)
         for axes, title in zip(grid.axes[0], titles, strict=True):
             axes.set_title(title, fontsize=size)
@@ -144,12 +143,11 @@ class MetricCurves(Display):
             axes.set_ylabel(name, fontsize=size)
         return len(groups)
 
-    def _finish(self, axes: Axes, shown: Panel, runs: Sequence[str], styles: RunStyles) -> None:
-        """Draw the references of some runs, then scale the axis."""
-        references = self.references.get(shown.name, {})
-        for run in runs:
-            if run in references:
-                axes.axhline(references[run], color=styles.colors[run], zorder=1, **REFERENCE)
+    def _finish(self, axes: Axes, shown: Panel, colors: Mapping[str, tuple[float, float, float]]) -> None:
+        """Draw the references of the runs on this axes, then scale it."""
+        for run, value in self.references.get(shown.name, {}).items():
+            if run in colors:
+                axes.axhline(value, color=colors[run], zorder=1, **REFERENCE)
         scale_axis(axes, shown)
 
 

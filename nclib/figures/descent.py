@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nclib.figures.descent_plane import (
     CLASS_COLORS,
-    GREY,
+    GRAY,
     check_plane,
     draw_arrow,
     draw_parallelogram,
@@ -72,7 +72,7 @@ def plot_gaps(results: Mapping[str, Sequence[Minimization]]) -> Figure:
                 line.set(xdata=result.iterations, ydata=np.maximum(gaps, SMALLEST_GAP), markevery=[-1])
                 ax.add_line(line)
         ax.autoscale_view()
-        ax.axhline(1e-9, color=GREY, linewidth=0.8, linestyle=":")
+        ax.axhline(1e-9, color=GRAY, linewidth=0.8, linestyle=":")
         ax.annotate("1e-9", (1, 1e-9), xycoords=("axes fraction", "data"), xytext=(-3, 2), **_NOTE)
         ax.axhspan(SMALLEST_GAP / 3, np.finfo(float).eps, color="0.93", zorder=0)
         ax.annotate("rounding", (1, SMALLEST_GAP), xycoords=("axes fraction", "data"), xytext=(-3, 0), **_NOTE)
@@ -146,7 +146,7 @@ def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: M
         step = 0.55 * extent / curvature.direction.H.norm(dim=1).max().item()
         for h, moved in zip(saddle.H.numpy(), step * curvature.direction.H.numpy(), strict=True):
             if np.linalg.norm(moved) > 0.1 * extent:
-                draw_arrow(axes[0], moved, start=h, color=GREY)
+                draw_arrow(axes[0], moved, start=h, color=GRAY)
         value = objective(problem)(*saddle.tensors).item()
         reach = 1.4 * step
         distances = np.linspace(-reach, reach, 81)
@@ -159,7 +159,7 @@ def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: M
         axes[1].legend(loc="lower center", handlelength=1.6, fontsize=7)
         axes[2].plot(escape.iterations, escape.losses, color=COLORS[0], marker="o", markersize=2)
         for level, name in ((value, "saddle"), (escape.minimum.value, "minimum")):
-            axes[2].axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+            axes[2].axhline(level, color=GRAY, linewidth=0.8, linestyle=":")
             axes[2].annotate(name, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 2), **_NOTE)
         axes[2].set(title="descent from there", xlabel="iteration", xlim=(0, min(40, escape.iterations[-1])))
         span = value - escape.minimum.value
@@ -189,7 +189,7 @@ def draw_prediction(
         draw_parallelogram(left, first, second, minimum.scales[2] * (first + second) if 2 in minimum.scales else None)
     else:
         text = "all features are 0" if minimum.is_zero else "no samples with one label"
-        left.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        left.annotate(text, (0.5, 0.5), xycoords="axes fraction", ha="center", color=GRAY)
         left.set(xticks=[], yticks=[])
     left.set_title(f"plane of two classes of {K} (bands: classifier rows)")
     styles = RunStyles.from_runs([f"$a_{m}$" for m in minimum.logits])
@@ -198,7 +198,7 @@ def draw_prediction(
         right.plot(list(path), logits, color=color, linestyle=linestyle(styles.dashes[name]), label=name)
         right.plot(at, minimum.logits[m], marker=styles.markers[name], color=color, markersize=6)
     zero = [decay for decay, p in path.items() if p.is_zero]
-    right.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+    right.axvline(at, color=GRAY, linewidth=0.8, linestyle=":")
     right.set(xscale="log", xlim=(min(path), max(path)), ylim=(0, None), xlabel="feature decay $\\lambda_H$")
     if zero:
         right.axvspan(min(zero), max(path), color="0.9", zorder=0)
@@ -206,7 +206,7 @@ def draw_prediction(
     right.legend(loc="best")
 
 
-_NOTE = {"textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GREY}
+_NOTE = {"textcoords": "offset points", "ha": "right", "fontsize": 7, "color": GRAY}
 
 
 def _while_it_moves(result: Minimization, number: int) -> list[int]:

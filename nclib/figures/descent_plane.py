@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from nclib.figures.style import COLORS
 from nclib.theory import Minimization, Point, Problem
 
-GREY, FAINT = "0.35", "0.8"
+GRAY, FAINT = "0.35", "0.8"
 _NAME = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
 CLASS_COLORS, CLASS_MARKERS = COLORS[:3], ("o", "s", "^")
 
@@ -80,8 +80,8 @@ def draw_parallelogram(ax: Axes, first: np.ndarray, second: np.ndarray, pair: np
     if pair is not None:
         named.append((corner, "$\\mu_1 + \\mu_2$"))
         ax.plot(*np.stack([first, corner, second]).T, color=FAINT, linewidth=1, linestyle="--")
-        ax.plot(*np.stack([np.zeros(2), corner]).T, color=GREY, linewidth=0.8, linestyle=":")
-        ax.plot(*corner, marker="o", color="none", markeredgecolor=GREY, markersize=6)
+        ax.plot(*np.stack([np.zeros(2), corner]).T, color=GRAY, linewidth=0.8, linestyle=":")
+        ax.plot(*corner, marker="o", color="none", markeredgecolor=GRAY, markersize=6)
         ax.plot(*pair, **label_set_marker((0, 1), size=7.0))
         ax.annotate("$\\mu_{12}$", pair, xytext=(13, -4), **_NAME)
     for at, name in named:
@@ -98,5 +98,5 @@ def plane_legend(result: Minimization) -> list[Line2D]:
     marks = [Line2D([], [], label=f"class {k + 1}", **label_set_marker((k,), size=5.0)) for k in range(3)]
     if 2 in result.problem.counts:
         marks.append(Line2D([], [], label="classes 1 and 2", **label_set_marker((0, 1), size=6.0)))
-    arrow = Line2D([], [], color=GREY, marker=">", markevery=[1], markersize=4, label="classifier row")
+    arrow = Line2D([], [], color=GRAY, marker=">", markevery=[1], markersize=4, label="classifier row")
     return [*marks, arrow, Line2D([], [], color=FAINT, label="final direction")]

@@ -32,11 +32,6 @@ def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
     return (torch.eye(num_classes) * num_classes - 1) / (num_classes - 1)
 
 
-def gram_floor(num_classes: int) -> float:
-    """The lowest cosine with a color of its own, a little below that of the ETF."""
-    return -1 / (num_classes - 1) - 0.2
-
-
 def upper_bound(distance: float) -> str:
     """A distance in two digits, rounded up, so that what is written bounds it.
 
@@ -60,14 +55,9 @@ class GramMatrices(Display):
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
 
     @classmethod
-    def from_geometries(cls, geometries: Mapping[str, Geometry], *, checkpoint: int = -1) -> "GramMatrices":
-        """One checkpoint of each run.
-
-        Args:
-            geometries: by run.
-            checkpoint: place of the checkpoint; the default is the last.
-        """
-        return cls({run: (g.gram_features[checkpoint], g.gram_weight[checkpoint]) for run, g in geometries.items()})
+    def from_geometries(cls, geometries: Mapping[str, Geometry]) -> "GramMatrices":
+        """The last checkpoint of each run."""
+        return cls({run: (g.gram_features[-1], g.gram_weight[-1]) for run, g in geometries.items()})
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "GramMatrices":
@@ -116,6 +106,7 @@ class GramMatrices(Display):
 
 
 def draw_cosines(axes: Axes, gram: Float[Tensor, "k k"], *, note: str) -> AxesImage:
-    """Draw one matrix, with a note below."""
+    """Draw one matrix, with a note below; colors begin a little below the cosine of the ETF."""
     axes.set_xlabel(note, fontsize=6.5, labelpad=2)
-    return axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=gram_floor(len(gram)), vmax=1, interpolation="nearest")
+    lowest = -1 / (len(gram) - 1) - 0.2
+    return axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=lowest, vmax=1, interpolation="nearest")

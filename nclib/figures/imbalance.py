@@ -23,21 +23,16 @@ class ImbalanceCurves(Display):
     values: pd.DataFrame
 
     @classmethod
-    def from_results(cls, results: StudyResults, *, split: str = "train") -> "ImbalanceCurves":
-        """From the metrics of an imbalanced study.
-
-        Args:
-            results: of the study.
-            split: `train` (as in the paper) or `test`.
+    def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
+        """From the metrics of an imbalanced study, on its training images.
 
         Raises:
             ValueError: the study is balanced.
         """
         if not results.imbalance_groups:
             raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
-        tables = [
-            results.values("imbalance_ratio", split=split, labels=n).assign(images=n) for n in results.imbalance_groups
-        ]
+        groups = results.imbalance_groups
+        tables = [results.values("imbalance_ratio", labels=n).assign(images=n) for n in groups]
         return cls(pd.concat(tables, ignore_index=True))
 
     def plot(self) -> "ImbalanceCurves":
