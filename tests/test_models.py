@@ -1,6 +1,8 @@
 import argparse
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+import nclib.models
+import nclib.optim
 from nclib.heads import simplex_etf
 from nclib.models import ARCHITECTURES, build_model, load_released_state_dict, trainable_parameters
 
@@ -171,6 +175,19 @@ def test_etf_needs_k_minus_one_dimensions():
 def test_impossible_networks_are_refused(arch, options, message):
     with pytest.raises(ValueError, match=message):
         narrow(arch, **options)
+
+
+def test_names_defaults_and_limits_are_known_without_torch_or_the_companion():
+    code = (
+        "import sys, nclib.optim, nclib.models.architectures as known\n"
+        "print(known.ARCHITECTURES['mlp'].features(), {'torch', 'nclib.study'} & set(sys.modules))\n"
+        "import nclib.study.parameters, nclib.study.registry\n"
+        "print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["512 set()", "False"]
+    for package in (nclib.models, nclib.optim):
+        assert all(hasattr(package, name) for name in package.__all__) and not hasattr(package, "nothing")
 
 
 def test_images_that_do_not_fit_are_refused():

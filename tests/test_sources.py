@@ -162,7 +162,17 @@ def test_cifar10_without_network_says_what_to_put_where(offline: None) -> None:
         sources.load("cifar10", train=True)
 
 
-# folders of images
+# folders of images and stand-ins
+
+
+def test_the_command_writes_stand_ins_into_a_new_folder_only(tmp_path: Path, capsys) -> None:
+    assert stand_ins.main(["mini_imagenet", str(tmp_path / "root")]) == 0
+    assert "Stand-ins for mini_imagenet are in" in capsys.readouterr().out
+    splits = dataset.build(source="image_folder", name="mini_imagenet")
+    assert splits.train.images.shape[1:] == (3, 84, 84)
+    with pytest.raises(SystemExit):
+        stand_ins.main(["mnist", str(tmp_path / "root")])
+    assert "is not empty: real data could be overwritten" in capsys.readouterr().err
 
 
 @pytest.fixture

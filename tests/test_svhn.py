@@ -30,7 +30,8 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # selection
 
 
-def test_selection_by_a_plain_reading_of_the_rules() -> None:
+def test_selection_by_a_plain_reading_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svhn, "SINGLE_CAP", 150)
     rng = np.random.default_rng(0)
     shares = [0.05, *([0.95 / 9] * 9)]
     numbers = [rng.choice(10, size=rng.integers(1, 6), p=shares).tolist() for _ in range(8000)]
@@ -42,7 +43,7 @@ def test_selection_by_a_plain_reading_of_the_rules() -> None:
             if len(set(number)) > 1 or singles[number[0]] <= 150:
                 expected.append(row)
     assert max(singles.values()) > 150 > min(singles.values()) - 100  # the cap bites
-    rows, labels = svhn.select(numbers, single_cap=150)
+    rows, labels = svhn.select(numbers)
     assert rows.tolist() == expected
     assert [set((row.nonzero().flatten() + 1).tolist()) for row in labels] == [set(numbers[row]) for row in expected]
 
@@ -342,14 +343,13 @@ def test_an_archive_is_fetched_unpacked_and_read(tmp_path: Path, monkeypatch: py
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/"
+            monkeypatch.setattr(svhn, "URL", url)
             with pytest.raises(SourceError, match=r"test\.tar\.gz: expected sha256 57ac9ceb.*Put test"):
-                svhn.fetch_split(tmp_path / "root", "test", url=url)
-            digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-            svhn.fetch_split(tmp_path / "root", "test", url=url, digest=digest)
+                sources.load("svhn", train=False)
+            monkeypatch.setitem(svhn.SHA256, "test", hashlib.sha256(archive.read_bytes()).hexdigest())
+            assert len(sources.load("svhn", train=False)) == 5
         finally:
             server.shutdown()
             thread.join()
-    assert len(sources.load("svhn", train=False)) == 5
-    monkeypatch.setattr(svhn, "URL", url)
     with pytest.raises(SourceError, match=r"Cannot download train\.tar\.gz .*or unpack it there"):
         sources.load("svhn", train=True)

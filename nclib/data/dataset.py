@@ -95,12 +95,14 @@ def build(**fields: Any) -> Splits:
         counts: dict[int, Any] = dict(settings.train_counts)
         if settings.pair_groups:
             counts[2] = pair_group_counts(train_source.num_classes, settings.pair_groups)
-        train, test = (
-            compose(source, counts=counts, layout=settings.layout, generator=stream(settings.seed, f"compose {split}"))
-            for source, counts, split in (
-                (train_source, counts, "train"),
-                (test_source, settings.test_counts, "test"),
-            )
+        train = compose(
+            train_source, counts=counts, layout=settings.layout, generator=stream(settings.seed, "compose train")
+        )
+        test = compose(
+            test_source,
+            counts=settings.test_counts,
+            layout=settings.layout,
+            generator=stream(settings.seed, "compose test"),
         )
     mean, std = _moments(settings.normalization, train.images)
     meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})
@@ -186,31 +188,14 @@ def load(path: str | Path) -> Splits:
         StageError: the file is missing, damaged or no data set; the message names it and the stage to run.
     """
     tensors, header = load_tensors(path, stage=STAGE)
+    parts = ("images", "labels", "source_index")
     try:
-        names = tuple(str(name) for name in header["class_names"])
-        mean, std = (tuple(float(value) for value in header[key]) for key in ("mean", "std"))
-        meta = dict(header["meta"])
-        train, test = (_checked_split(tensors, split, names, len(mean)) for split in ("train", "test"))
-        if len(std) != len(mean) or train.images.shape[1:] != test.images.shape[1:]:
-            raise ValueError("mean, std and the images of both splits do not fit together")
+        names = tuple(header["class_names"])
+        train, test = (
+            MultiLabelData(*(tensors[f"{split}_{part}"] for part in parts), names) for split in ("train", "test")
+        )
+        return Splits(train, test, tuple(header["mean"]), tuple(header["std"]), names, dict(header["meta"]))
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(
             f"{path} is no data set of stage {STAGE} ({error}): delete it and run stage {STAGE} again."
         ) from error
-    return Splits(train, test, mean, std, names, meta)
-
-
-def _checked_split(tensors: Mapping[str, Tensor], split: str, names: tuple[str, ...], channels: int) -> MultiLabelData:
-    images, labels, source_index = (tensors[f"{split}_{part}"] for part in ("images", "labels", "source_index"))
-    kinds = [(images, torch.uint8, 4), (labels, torch.uint8, 2), (source_index, torch.int64, 2)]
-    if any(tensor.dtype != dtype or tensor.ndim != ndim for tensor, dtype, ndim in kinds):
-        raise ValueError(f"the tensors of {split} have other types or shapes than a data set")
-    if (
-        not len(images) == len(labels) == len(source_index)
-        or labels.shape[1] != len(names)
-        or images.shape[1] != channels
-    ):
-        raise ValueError(f"the sizes of the tensors of {split} do not fit together")
-    if len(labels) and labels.max() > 1:
-        raise ValueError(f"the labels of {split} are not 0 and 1")
-    return MultiLabelData(images, labels, source_index, names)

@@ -31,7 +31,7 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
 
     Args:
         root: folder of the data; may be read-only if the files are there.
-        train: the training split, or the test split.
+        train: the training split (404 MB to fetch), or the test split (277 MB).
         image_size: side of the images [pixels]; 32 in the paper.
         sample_size: most images of a label set, the first ones; the others are not decoded. None: all.
 
@@ -44,61 +44,43 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
     split = "train" if train else "test"
     folder = root / "svhn" / split
     if not folder.is_dir():
-        fetch_split(root, split)
-    return read_split(folder, image_size=image_size, sample_size=sample_size)
-
-
-def fetch_split(root: Path, split: str, *, url: str | None = None, digest: str | None = None) -> Path:
-    """Fetch `SPLIT.tar.gz` into `ROOT/svhn` and unpack it there.
-
-    Args:
-        root: folder of the data.
-        split: `train` (404 MB) or `test` (277 MB).
-        url: where the archives are; None: `URL`.
-        digest: the archive's SHA-256; None: the published archive's.
-    """
-    archive = root / "svhn" / f"{split}.tar.gz"
-    advice = f"Put {archive.name} (format 1, from {URL}) into {archive.parent}, or unpack it there."
-    fetch([(url or URL) + archive.name], archive, digest=digest or SHA256[split], advice=advice)
-    return unpack(archive, archive.with_name(split))
-
-
-def read_split(folder: Path, *, image_size: int, sample_size: int | None = None) -> SourceImages:
-    """Read the selected images of one unpacked split; see `load`."""
+        archive = root / "svhn" / f"{split}.tar.gz"
+        advice = f"Put {archive.name} (format 1, from {URL}) into {archive.parent}, or unpack it there."
+        unpack(fetch([URL + archive.name], archive, digest=SHA256[split], advice=advice), folder)
     annotated = folder / "digitStruct.mat"
     if not annotated.is_file():
         raise SourceError(f"{annotated} is missing: delete {folder} and run the same command again.")
-    images = sorted(folder.glob("*.png"))
-    key = cache_key(images, annotations=sha256(annotated), image_size=image_size, sample_size=sample_size)
-
-    def make() -> SourceImages:
-        annotations = read_digit_struct(annotated)
-        rows, labels = select([annotation.digits for annotation in annotations])
-        if len(rows) == 0:
-            raise SourceError(f"{annotated} has no image that the selection keeps (digits 1..9, at most three).")
-        if sample_size is not None:
-            chosen = first_of_each_set(labels, sample_size)
-            rows, labels = rows[chosen], labels[chosen]
-        kept = [annotations[row] for row in rows.tolist()]
-
-        def crop(image: Image.Image, number: int) -> Image.Image:
-            window = crop_window(kept[number].boxes, image.width, image.height)
-            return image.crop(window).resize((image_size, image_size), Image.Resampling.LANCZOS)
-
-        paths = [folder / annotation.name for annotation in kept]
-        images = decode_all(paths, crop, what=f"Cropping {folder.parent.name}/{folder.name}")
-        return SourceImages(images, labels, CLASS_NAMES, rows)
-
-    return cached(f"svhn-{folder.name}-{image_size}", key, make)
+    key = cache_key(
+        sorted(folder.glob("*.png")), annotations=sha256(annotated), image_size=image_size, sample_size=sample_size
+    )
+    return cached(f"svhn-{split}-{image_size}", key, lambda: _crops(annotated, image_size, sample_size))
 
 
-def select(
-    digits: Sequence[Sequence[int]], *, single_cap: int = SINGLE_CAP, max_labels: int = MAX_LABELS
-) -> tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 9"]]:
+def _crops(annotated: Path, image_size: int, sample_size: int | None) -> SourceImages:
+    """The selected images of one unpacked split."""
+    annotations = read_digit_struct(annotated)
+    rows, labels = select([annotation.digits for annotation in annotations])
+    if len(rows) == 0:
+        raise SourceError(f"{annotated} has no image that the selection keeps (digits 1..9, at most three).")
+    if sample_size is not None:
+        chosen = first_of_each_set(labels, sample_size)
+        rows, labels = rows[chosen], labels[chosen]
+    kept = [annotations[row] for row in rows.tolist()]
+
+    def crop(image: Image.Image, number: int) -> Image.Image:
+        window = crop_window(kept[number].boxes, image.width, image.height)
+        return image.crop(window).resize((image_size, image_size), Image.Resampling.LANCZOS)
+
+    paths = [annotated.with_name(annotation.name) for annotation in kept]
+    images = decode_all(paths, crop, what=f"Cropping svhn/{annotated.parent.name}")
+    return SourceImages(images, labels, CLASS_NAMES, rows)
+
+
+def select(digits: Sequence[Sequence[int]]) -> tuple[Int64[Tensor, " n"], UInt8[Tensor, "n 9"]]:
     """The images of SVHN that the pick-all-label paper keeps, and their label sets.
 
     The label set of an image is the set of its distinct digits. Dropped are images with a 0, with more than
-    `max_labels` distinct digits, and all but the first `single_cap` of each class with one distinct digit; the same
+    `MAX_LABELS` distinct digits, and all but the first `SINGLE_CAP` of each class with one distinct digit; the same
     rule holds for both splits.
 
     Source: Li, Wang, Li and Qu 2024 (arXiv 2310.15903), as released; on the real annotations it keeps 26,085 training
@@ -106,8 +88,6 @@ def select(
 
     Args:
         digits: the digits 0..9 of each image, in any order, repeated or not.
-        single_cap: one-digit images kept of each class.
-        max_labels: most distinct digits of an image.
 
     Returns:
         Ascending rows of the images kept, and their multi-hot labels (column k: digit k + 1).
@@ -125,11 +105,11 @@ def select(
         distinct = sorted(set(numbers))
         if not distinct or distinct[0] < 0 or distinct[-1] > 9:
             raise ValueError(f"Expected one or more digits 0..9 in image {row}, but got {list(numbers)}.")
-        if 0 in distinct or len(distinct) > max_labels:
+        if 0 in distinct or len(distinct) > MAX_LABELS:
             continue
         if len(distinct) == 1:
             singles[distinct[0]] += 1
-            if singles[distinct[0]] > single_cap:
+            if singles[distinct[0]] > SINGLE_CAP:
                 continue
         kept.append((row, distinct))
     labels = torch.zeros(len(kept), 9, dtype=torch.uint8)
