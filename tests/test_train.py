@@ -141,7 +141,7 @@ def test_state_of_other_settings_is_neither_resumed_nor_lost(splits, tmp_path, c
         with pytest.raises(KeyboardInterrupt):
             run(splits, tmp_path, progress=(begun := Quiet(stop_after=2)), identity=identity)
         assert begun.begun_with == []
-    assert "this one starts anew, and that one is kept" in capsys.readouterr().out
+    assert "this one starts from the beginning, and that one is kept" in capsys.readouterr().out
     again = Quiet()
     run(splits, tmp_path, progress=again, identity="gpu")
     assert [row["epoch"] for row in again.begun_with] == [1, 2]

@@ -75,7 +75,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Leftovers of writers that were killed are removed on the way.
 
     Args:
-        path: where the finished file shall be; its folder is made if missing.
+        path: where the finished file goes; its folder is made if missing.
 
     Raises:
         StageError: the disk is full, read-only or forbids writing; `path` is as it was before.

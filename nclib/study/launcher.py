@@ -152,7 +152,7 @@ def only_one(folder: Path) -> Iterator[int]:
     """Hold the study's lock; the kernel frees it when the last process holding it ends, however it ends.
 
     Yields:
-        The lock's file descriptor, to be passed on to processes that shall hold it, too.
+        The lock's file descriptor, to be passed on to processes that hold it, too.
 
     Raises:
         BlockingIOError: another process holds it.

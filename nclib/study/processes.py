@@ -1,4 +1,4 @@
-"""Processes that shall not outlive the one that started them."""
+"""Processes that end with the one that started them."""
 
 import ctypes
 import os

@@ -76,7 +76,7 @@ class Unfinished:
         elif self.folder.parent.is_dir() and any(self.folder.parent.iterdir()):
             print(
                 f"{self.folder.parent} holds a training of other settings, data, code, device or precision: this one "
-                "starts anew, and that one is kept until a training of this run is finished"
+                "starts from the beginning, and that one is kept until a training of this run is finished"
             )
         if not found:
             shutil.rmtree(self.folder, ignore_errors=True)
