@@ -7,6 +7,7 @@ multiplicities, imbalance) is decided by what these files hold.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,15 @@ class StudyResults:
             StageError: a file is missing or damaged; the message names it and the stage to run.
         """
         folder = StudyFolder(outputs, study.study)
-        history, metrics, trainable = [], [], {}
-        for run in study.runs:
-            for seed in study.seeds:
-                place, settings = folder.run(run, seed), study.resolve(run)
-                manifest = _finished(place, "02_train", settings, files=["history.csv"])
-                _finished(place, "03_validate", settings, files=["metrics.csv"])
-                of_run = {"run": run, "seed": seed}
-                history.append(_labeled(read_csv(place / "history.csv", stage="02_train"), of_run))
-                metrics.append(_labeled(read_metrics(place / "metrics.csv"), of_run))
-                trainable[run] = manifest["trainable_parameters"]
-        return cls(study, folder, *(pd.concat(tables, ignore_index=True) for tables in (history, metrics)), trainable)
+        history, metrics, trainable = {}, {}, {}
+        for run, seed in product(study.runs, study.seeds):
+            place, settings = folder.run(run, seed), study.resolve(run)
+            manifest = _finished(place, "02_train", settings, files=["history.csv"])
+            _finished(place, "03_validate", settings, files=["metrics.csv"])
+            history[run, seed] = read_csv(place / "history.csv", stage="02_train")
+            metrics[run, seed] = read_metrics(place / "metrics.csv")
+            trainable[run] = manifest["trainable_parameters"]
+        return cls(study, folder, _joined(history), _joined(metrics), trainable)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -152,6 +151,6 @@ def _finished(folder: Path, stage: str, settings: Run, *, files: Iterable[str]) 
     return require_stage(folder, stage, settings, files=files)
 
 
-def _labeled(table: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
-    """The table with constant columns before its own."""
-    return table.assign(**columns)[[*columns, *table.columns]]
+def _joined(tables: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all runs and seeds, with columns `run` and `seed` before their own."""
+    return pd.concat(tables, names=["run", "seed"]).reset_index(["run", "seed"]).reset_index(drop=True)
