@@ -115,7 +115,10 @@ def measure_checkpoints(
             try:
                 measured[name] = metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
             except ValueError as error:
-                raise StageError(_unmeasurable(path, name, error)) from error
+                raise StageError(
+                    f"The {name} images at {path} cannot be measured: {error} If all features have become equal, or no "
+                    "numbers, training has failed: lower training.feature_decay, training.weight_decay or training.lr."
+                ) from error
         values = {name: measurement.rows() for name, measurement in measured.items()}
         features, logits = found["train"]
         statistics = measured["train"].statistics
@@ -152,13 +155,6 @@ def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
     place_in_group = torch.arange(len(group)) - starts[group[order]]
     first = order[torch.argsort(place_in_group, stable=True)]  # one of each set, then the second of each, ...
     return first[:size].sort().values
-
-
-def _unmeasurable(path: Path, split: str, error: ValueError) -> str:
-    return (
-        f"The {split} images at {path} cannot be measured: {error} If all features have become equal, or no numbers, "
-        "the training has failed: lower training.feature_decay, training.weight_decay or training.lr."
-    )
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

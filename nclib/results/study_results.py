@@ -6,8 +6,8 @@ multiplicities, imbalance) is decided by what these files hold.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -54,17 +54,15 @@ class StudyResults:
             StageError: a stage is not done, or a file is damaged; the message names it and the stage to run.
         """
         found = {stage.key: stage for stage in stages(study, outputs) if stage.name != "04_figures"}
-        history, metrics, trainable = [], [], {}
-        for run in study.runs:
-            for seed in study.seeds:
-                of_run = {"run": run, "seed": seed}
-                trained = found[f"{run}/seed{seed}/02_train"].require()
-                measured = found[f"{run}/seed{seed}/03_validate"].require()
-                history.append(_labeled(read_csv(trained.output("history.csv"), stage=trained.name), of_run))
-                metrics.append(_labeled(read_metrics(measured.output("metrics.csv")), of_run))
-                trainable[run] = trained.manifest["trainable_parameters"]
-        tables = (pd.concat(tables, ignore_index=True) for tables in (history, metrics))
-        return cls(study, StudyFolder(outputs, study.study), *tables, trainable, found)
+        history, metrics, trainable = {}, {}, {}
+        for run, seed in product(study.runs, study.seeds):
+            trained = found[f"{run}/seed{seed}/02_train"].require()
+            measured = found[f"{run}/seed{seed}/03_validate"].require()
+            history[run, seed] = read_csv(trained.output("history.csv"), stage=trained.name)
+            metrics[run, seed] = read_metrics(measured.output("metrics.csv"))
+            trainable[run] = trained.manifest["trainable_parameters"]
+        folder = StudyFolder(outputs, study.study)
+        return cls(study, folder, _joined(history), _joined(metrics), trainable, found)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -142,6 +140,6 @@ class StudyResults:
         return {path: sha256 for stage in self.stages.values() for path, sha256 in stage.read.items()}
 
 
-def _labeled(table: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
-    """The table with constant columns before its own."""
-    return table.assign(**columns)[[*columns, *table.columns]]
+def _joined(tables: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all runs and seeds, with columns `run` and `seed` before their own."""
+    return pd.concat(tables, names=["run", "seed"]).reset_index(["run", "seed"]).reset_index(drop=True)
