@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nclib.data import dataset, sources
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
-from nclib.study.tensors import load_tensors, save_tensors
 
 COMPOSED = {
     "source": "digits",

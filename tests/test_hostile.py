@@ -23,9 +23,9 @@ from nclib.data.sources.base import SourceError
 from nclib.data.sources.decoding import decode
 from nclib.data.sources.digit_struct import read_digit_struct
 from nclib.data.sources.download import unpack
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError, read_csv
 from nclib.study.study import ParameterError, Study
-from nclib.study.tensors import load_tensors, save_tensors
 
 FEW, MANY = 200, 10_000
 CASES = pytest.mark.parametrize("cases", [FEW, pytest.param(MANY, marks=pytest.mark.stress)])

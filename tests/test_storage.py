@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import (
     StageError,
     atomic_path,
@@ -21,7 +22,6 @@ from nclib.study.files import (
     write_csv,
     write_json,
 )
-from nclib.study.tensors import load_tensors, save_tensors
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7, dtype=torch.uint8), "c": torch.zeros(0, 3)}
 

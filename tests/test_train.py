@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from nclib.data import batches, dataset
+from nclib.data.tensors import load_tensors
 from nclib.models import build_model
 from nclib.study.files import StageError
 from nclib.study.parameters import Model, Training
-from nclib.study.tensors import load_tensors
 from nclib.training import loop as train
 from nclib.training.device import choose_precision, place
 from nclib.training.resume import Unfinished

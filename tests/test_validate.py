@@ -10,12 +10,12 @@ import torch
 from nclib import decode, metrics
 from nclib.data import dataset as datasets
 from nclib.data.batches import DeviceBatches
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.features import extract
 from nclib.results.measure_checkpoints import measure_checkpoints, spread_sample
 from nclib.results.metrics_table import of_metric, wide
 from nclib.study.files import StageError
 from nclib.study.study import Study
-from nclib.study.tensors import load_tensors, save_tensors
 from nclib.training import loop as train
 from nclib.training.device import place
 

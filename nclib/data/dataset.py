@@ -12,10 +12,10 @@ from torch import Tensor
 from nclib.data import sources
 from nclib.data.compose import MultiLabelData, compose, pair_group_counts, uncomposed
 from nclib.data.sources.base import SourceImages, stream
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
 from nclib.study.registry import PUBLISHED_MOMENTS, Moments
-from nclib.study.tensors import load_tensors, save_tensors
 
 FILE = "data.safetensors"
 STAGE = "01_dataset"

@@ -9,8 +9,8 @@ from pathlib import Path
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
-from nclib.study.tensors import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)

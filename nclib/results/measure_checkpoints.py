@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nclib import decode, metrics
 from nclib.data.batches import of_split
 from nclib.data.dataset import Splits
+from nclib.data.tensors import load_tensors
 from nclib.features import extract
 from nclib.metrics.tag_wise import _imbalance_ratio, _tag_wise_angles, _tag_wise_fit
 from nclib.results.geometry import Geometry
@@ -24,7 +25,6 @@ from nclib.study.files import StageError
 from nclib.study.folders import checkpoint_epoch
 from nclib.study.parameters import Dataset
 from nclib.study.stage import Stage
-from nclib.study.tensors import load_tensors
 from nclib.training.device import cudnn_flags, place
 
 

@@ -20,10 +20,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError, describe_file, json_or_empty, write_json
 from nclib.study.folders import checkpoint_name
 from nclib.study.stage import KEEP_CODE
-from nclib.study.tensors import load_tensors, save_tensors
 
 STAGE = "02_train"
 

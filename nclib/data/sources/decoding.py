@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from nclib.data.sources.base import SourceError, SourceImages, cache_root
+from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
 from nclib.study.progress import bar
-from nclib.study.tensors import load_tensors, save_tensors
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
