@@ -1,7 +1,7 @@
 """Writing files whole or not at all, and reading them back only when they are what was written.
 
 Every result goes to a temporary name in its own folder, is flushed to the disk and renamed, so that a crash, a full
-disk or `kill -9` leaves either the old file or the new one. Tensors are `nclib.data.tensors`' business: the launcher and
+disk or `kill -9` leaves either the old file or the new one. `nclib.data.tensors` does so for tensors: the launcher and
 Snakemake need this module, and torch takes seconds to import.
 """
 
