@@ -126,6 +126,6 @@ def _split_output(
             f"but it returned a {type(output).__name__}."
         )
     if len(head_inputs) != 1:
-        raise ValueError(f"Expected the model to call head {head!r} once per batch, but it did {len(head_inputs)} times.")
+        raise ValueError(f"Expected the model to call head {head!r} once per batch, not {len(head_inputs)} times.")
     logits = output[0] if isinstance(output, (tuple, list)) else output
     return logits, head_inputs.pop().flatten(1)
