@@ -482,9 +482,7 @@ def test_contact_sheet_uses_numbers_for_long_names_and_may_be_empty():
 def test_pdf_keeps_text_and_another_process_writes_the_same_bytes(load, tmp_path):
     results = load(MULTI_LABEL)
     display = figures.LossCurves.from_results(results).plot()
-    engine = display.figure_.get_layout_engine()
     paths = figures.save(display.figure_, tmp_path / "here", "loss")
-    assert display.figure_.get_layout_engine() is engine
     assert [path.name for path in paths] == ["loss.pdf", "loss.png"]
     results.history.to_csv(tmp_path / "history.csv", index=False)
     code = (
@@ -527,16 +525,17 @@ def test_a_full_disk_leaves_the_earlier_figure(tmp_path, monkeypatch):
 def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     results = load(IMBALANCED)
     outputs = results.folder.root.parent
-    parameters = results.study.model_dump(mode="json", exclude={"smoke", "sweep"})
-    run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", {**parameters, "outputs": str(outputs)})
+    results.study.to_file(tmp_path / "study.yaml")
+    parameters = {"study": str(tmp_path / "study.yaml"), "outputs": str(outputs)}
+    run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", parameters)
     names = ["collapse", "collapse_released", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
     names += ["scales", "scores"]
     written = sorted(path.name for path in results.folder.figures.iterdir())
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
     assert manifest["outputs"].keys() == {"table.csv", "table.md", *(f"figures/{name}" for name in written)}
-    assert manifest["inputs"]["etf/seed1/geometry.safetensors"] == sha256(
-        results.folder.run("etf", 1) / "geometry.safetensors"
+    assert manifest["inputs"]["etf/seed0/geometry.safetensors"] == sha256(
+        results.folder.run("etf", 0) / "geometry.safetensors"
     )
     cells = nbformat.read(tmp_path / "04_figures.ipynb", as_version=4).cells
     images = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})]
