@@ -140,8 +140,11 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
             print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
         print(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}", file=sys.stderr)
         return
-    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     table = folder / "table.md"
+    if not table.is_file():  # after snakemake's own --until, say
+        print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
+        return
+    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     print(f"\n{table.read_text().strip()}\n")
     for name, what in {"figures": "figures (PDF and PNG)", "table.md": "table", "04_figures.ipynb": "notebook"}.items():
         print(f"  {what:22} {os.path.relpath(folder / name)}")

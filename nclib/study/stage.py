@@ -105,16 +105,9 @@ class Stage:
 
     @cached_property
     def included(self) -> Study:
-        """The study with the runs that `04_figures` shows: those whose `03_validate` is done for every seed."""
-        finished = [
-            run
-            for run in self.study.runs
-            if all(
-                Stage("03_validate", self.study, run=run, seed=seed, outputs=self.outputs).manifest
-                for seed in self.study.seeds
-            )
-        ]
-        return self.study.only(finished)
+        """The study with the runs that `04_figures` shows: those that are done for every seed (all, if none is)."""
+        unfinished = {stage.run for stage in stages(self.study, self.outputs)[:-1] if stage.missing()}
+        return self.study.only([run for run in self.study.runs if run not in unfinished])
 
     @property
     def parameters(self) -> dict[str, Any]:
