@@ -61,9 +61,9 @@ def run(splits, folder, *, seed=0, model=SMALL, progress=None, identity="m", cod
     settings = Training(**(SETTINGS | changes))
     trainer = train.Trainer(train.build_network(model, splits, seed=seed), settings, seed=seed)
     train_batches, test_batches = batches.of_splits(splits, settings, trainer.device)
-    unfinished = Unfinished(folder, {"identity": identity, **changes}, code)
-    history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
-    unfinished.publish()
+    with Unfinished(folder, {"identity": identity, **changes}, code) as unfinished:
+        history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
+        unfinished.publish()
     return history
 
 
@@ -245,7 +245,8 @@ def test_a_users_loader_is_accepted(splits, tmp_path):
     settings = Training(**SETTINGS)
     trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
     mine = batches.LoaderBatches(loader, device=trainer.device, num_classes=10)
-    history = train.fit(trainer, mine, mine, Unfinished(tmp_path, {}), progress=Quiet())
+    with Unfinished(tmp_path, {}) as unfinished:
+        history = train.fit(trainer, mine, mine, unfinished, progress=Quiet())
     assert len(history) == 3
 
 

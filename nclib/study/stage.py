@@ -153,6 +153,12 @@ class Stage:
         """Whether the results are there; `save` then keeps them."""
         return self.missing() is None
 
+    def reread(self) -> "Stage":
+        """The stage itself, after another process may have finished it."""
+        self.manifest = json_or_empty(self.manifest_file)
+        self.done = self.missing() is None
+        return self
+
     def files(self) -> dict[Path, str]:
         """The SHA-256 of each result, by its path, as the manifest has it."""
         outputs = self.manifest.get("outputs") or {}
@@ -261,7 +267,8 @@ class Stage:
         }
         write_json(self.manifest_file, self.manifest)
         self.done = True
-        print(f"wrote {', '.join(outputs)} to {os.path.relpath(self.folder, project_root())}")
+        more = f" and {len(outputs) - 5} more files" if len(outputs) > 5 else ""
+        print(f"wrote {', '.join(list(outputs)[-5:])}{more} to {os.path.relpath(self.folder, project_root())}")
 
     def announce(self) -> "Stage":
         """Print whether the stage is done, and if not why it runs; note the commit before anything is computed."""
