@@ -527,8 +527,9 @@ def test_a_full_disk_leaves_the_earlier_figure(tmp_path, monkeypatch):
 def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     results = load(IMBALANCED)
     outputs = results.folder.root.parent
-    parameters = results.study.model_dump(mode="json", exclude={"smoke", "sweep"})
-    run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", {**parameters, "outputs": str(outputs)})
+    results.study.to_file(tmp_path / "study.yaml")
+    parameters = {"study": str(tmp_path / "study.yaml"), "outputs": str(outputs)}
+    run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", parameters)
     names = ["collapse", "collapse_released", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
     names += ["scales", "scores"]
     written = sorted(path.name for path in results.folder.figures.iterdir())

@@ -9,10 +9,10 @@ import pytest
 from nclib.results.metrics_table import long, measured, read_metrics, wide
 from nclib.results.predictions import balanced_counts, predictions
 from nclib.results.study_results import StudyResults
-from nclib.study.files import StageError, write_csv
+from nclib.study.files import StageError, read_csv, write_csv
 from nclib.study.study import Study
 from nclib.theory import predict_training
-from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_manifests, write_study
+from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, save_run, write_study
 
 ONE_SEED = {**MULTI_LABEL, "seeds": [0]}
 
@@ -95,10 +95,12 @@ def test_a_missing_file_names_the_stage_to_run(tmp_path, file, stage):
 def test_files_of_another_form_are_refused(tmp_path):
     study = Study.from_mapping(ONE_SEED)
     folder = write_study(tmp_path, study).run("etf", 0)
-    write_csv(folder / "metrics.csv", pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]}))
+    wrong = pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]})
+    write_csv(folder / "metrics.csv", wrong)
     with pytest.raises(StageError, match=r"metrics.csv is damaged \(it is not what 03_validate.manifest.json says\)"):
         StudyResults.load(study, tmp_path)
-    write_manifests(folder, study.resolve("etf"), 0)
+    history = read_csv(folder / "history.csv", stage="02_train")
+    save_run(study, "etf", 0, tmp_path, {"history.csv": history}, {"metrics.csv": wrong})
     with pytest.raises(
         StageError, match=r"metrics.csv is damaged \(its columns are not epoch, .*run stage 03_validate"
     ):
@@ -147,6 +149,6 @@ def test_no_prediction_where_the_settings_are_not_the_theorys(load, training):
 
 
 def test_no_prediction_for_imbalanced_multiplicities(load):
-    assert balanced_counts(load(MULTI_LABEL).geometry("etf", 0)) == {1: 20, 2: 4}
-    assert balanced_counts(load(IMBALANCED).geometry("etf", 0)) is None
+    assert balanced_counts(load(MULTI_LABEL).geometry("etf", 0).label_set_counts(), 10) == {1: 20, 2: 4}
+    assert balanced_counts(load(IMBALANCED).geometry("etf", 0).label_set_counts(), 10) is None
     assert predictions(load(IMBALANCED)) == {}

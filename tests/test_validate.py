@@ -37,7 +37,7 @@ def prepared(settings, folder, *, epochs=(0,)):
 
 def settings_of(**dataset):
     """Of the default study, with a narrow network and another data set."""
-    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve_seed("learned", 0)
+    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve("learned")
     model = settings.model.model_copy(update={"width": 4})
     return settings.model_copy(update={"model": model, "dataset": settings.dataset.model_copy(update=dataset)})
 
@@ -137,7 +137,7 @@ def test_no_checkpoints_or_those_of_another_network(tmp_path):
 @pytest.mark.timing
 def test_measuring_costs_little_beside_the_forward_passes(tmp_path, record_property, capsys):
     """The best of several on both sides, since other work on the machine only ever adds to the time."""
-    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve_seed("learned", 0)
+    settings = Study.from_file(ROOT / "params/mlab_digits.yaml").resolve("learned")
     splits, model, checkpoints = prepared(settings, tmp_path)
     model = place(model, CPU)
     batches = passes(model, splits, batch_size=settings.validation.batch_size)

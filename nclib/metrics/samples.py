@@ -5,6 +5,7 @@ any.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -25,19 +26,7 @@ def nc4(
 ) -> Float[Tensor, ""]:
     """Share of samples whose nearest class mean is **not** the classifier's argmax; in [0, 1], 0 at collapse.
 
-    Source: Papyan et al. 2020.
-
-    Args:
-        features: Last-layer features (n, d).
-        labels: Multi-hot (n, k) or class ids (n,).
-        weight: Classifier (k, d).
-        bias: Its bias (k,).
-
-    Returns:
-        The share, in the dtype of the features but at least float32.
-
-    Raises:
-        ValueError: As `collapse_statistics` does, or if the classifier does not fit.
+    Source: Papyan et al. 2020. Args, Returns, Raises: as `nc1`, and the classifier (k, d) and its bias (k,).
 
     >>> nc4(torch.eye(2), torch.arange(2), torch.eye(2)), nc4(torch.eye(2), torch.arange(2), -torch.eye(2))
     (tensor(0.), tensor(1.))
@@ -52,16 +41,14 @@ def cosine_margins(
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " u"]:
-    """Cosine margin of each sample with one label, in the order of the samples; `K/(K-1)` at exact collapse
-    of features with `mu_G = 0`.
+    """Cosine margin of each sample with one label, in their order; `K/(K-1)` at exact collapse if `mu_G = 0`.
 
     `c_y - max_{j != y} c_j` with `c_j = (z_j - b_j) / (|h - mu_G| |w_j - wbar|)`; below 0 where another is nearer.
     `h` in the logits is not centered, as in the released code, so values beyond 2 are possible.
 
-    Source: paper 2. Args, Raises: as `nc4`.
+    `.sort()` gives the curve of the paper.
 
-    Returns:
-        Margins (u,) of the samples with one label; `.sort()` gives the curve of the paper.
+    Source: paper 2. Args, Raises: as `nc4`.
 
     >>> cosine_margins(torch.tensor([[1.0], [-1.0]]), torch.arange(2), torch.tensor([[1.0], [-1.0]]))
     tensor([2., 2.])
@@ -128,13 +115,7 @@ class SampleTables:
 
 
 class SampleMeasures(NamedTuple):
-    """What one read of the features gives.
-
-    Attributes:
-        values: Means over samples by the name of their metric: `nc4` and those of `nclib.metrics.prediction`.
-        class_variances: `var_k`, mean squared distance to the class mean.
-        margins: Cosine margin of each sample with one label, in the order of the samples.
-    """
+    """What one read of the features gives: means over samples by metric, `var_k` of each class, cosine margins."""
 
     values: dict[str, Float64[Tensor, ""]]
     class_variances: Float64[Tensor, " k"]
@@ -148,26 +129,10 @@ def measure_samples(
     bias: Float64[Tensor, " k"],
     *,
     logits: Float[Tensor, "n k"] | None = None,
-    whitenings: Mapping[str, Float64[Tensor, "_ d"]] | None = None,
+    whitenings: Mapping[str, Float64[Tensor, "_ d"]] = MappingProxyType({}),
 ) -> SampleMeasures:
-    """All of `SampleMeasures` in one read of the features.
-
-    Args:
-        features: Last-layer features (n, d).
-        statistics: Their `collapse_statistics`.
-        weight: Classifier (k, d).
-        bias: Its bias (k,).
-        logits: Logits of the model, where they are not `W h + b`.
-        whitenings: Matrices A by the name under which the mean of `|A (h - mu_k)|²` is returned.
-
-    Returns:
-        The means.
-
-    Raises:
-        ValueError: If given logits are NaN.
-    """
+    """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
     dtype, sets = working_dtype(features), statistics.sets
-    whitenings = whitenings or {}
     tables = SampleTables(statistics, weight, bias, dtype=dtype)
     parts = [*whitenings.values(), statistics.centered_class_means, weight]
     directions = torch.cat(parts).to(dtype)
