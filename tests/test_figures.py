@@ -482,9 +482,7 @@ def test_contact_sheet_uses_numbers_for_long_names_and_may_be_empty():
 def test_pdf_keeps_text_and_another_process_writes_the_same_bytes(load, tmp_path):
     results = load(MULTI_LABEL)
     display = figures.LossCurves.from_results(results).plot()
-    engine = display.figure_.get_layout_engine()
     paths = figures.save(display.figure_, tmp_path / "here", "loss")
-    assert display.figure_.get_layout_engine() is engine
     assert [path.name for path in paths] == ["loss.pdf", "loss.png"]
     results.history.to_csv(tmp_path / "history.csv", index=False)
     code = (
@@ -536,7 +534,7 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
     assert manifest["outputs"].keys() == {"table.csv", "table.md", *(f"figures/{name}" for name in written)}
-    assert manifest["inputs"]["etf/seed1/geometry.safetensors"] == sha256(
+    assert manifest["inputs"]["made_imbalanced/etf/seed1/geometry.safetensors"] == sha256(
         results.folder.run("etf", 1) / "geometry.safetensors"
     )
     cells = nbformat.read(tmp_path / "04_figures.ipynb", as_version=4).cells

@@ -82,13 +82,17 @@ def test_the_last_checkpoint_is_that_of_each_run(load):
 
 
 @pytest.mark.parametrize(
-    ("file", "stage"),
-    [("history.csv", "02_train"), ("02_train.manifest.json", "02_train"), ("metrics.csv", "03_validate")],
+    ("file", "message"),
+    [
+        ("history.csv", r"run stage 02_train first \(history.csv is gone\)"),
+        ("02_train.manifest.json", r"run stage 02_train first \(there is no result yet\)"),
+        ("metrics.csv", r"run stage 03_validate first \(metrics.csv is gone\)"),
+    ],
 )
-def test_a_missing_file_names_the_stage_to_run(tmp_path, file, stage):
+def test_a_missing_file_names_the_stage_to_run(tmp_path, file, message):
     study = Study.from_mapping(ONE_SEED)
     (write_study(tmp_path, study).run("etf", 0) / file).unlink()
-    with pytest.raises(StageError, match=rf"etf/seed0/{file} is missing: run stage {stage} first"):
+    with pytest.raises(StageError, match=rf"etf/seed0: {message}"):
         StudyResults.load(study, tmp_path)
 
 
@@ -97,7 +101,7 @@ def test_files_of_another_form_are_refused(tmp_path):
     folder = write_study(tmp_path, study).run("etf", 0)
     wrong = pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]})
     write_csv(folder / "metrics.csv", wrong)
-    with pytest.raises(StageError, match=r"metrics.csv is damaged \(it is not what 03_validate.manifest.json says\)"):
+    with pytest.raises(StageError, match="run stage 03_validate first .metrics.csv has another size than it had"):
         StudyResults.load(study, tmp_path)
     history = read_csv(folder / "history.csv", stage="02_train")
     save_run(study, "etf", 0, tmp_path, {"history.csv": history}, {"metrics.csv": wrong})
@@ -106,14 +110,14 @@ def test_files_of_another_form_are_refused(tmp_path):
     ):
         StudyResults.load(study, tmp_path)
     (folder / "02_train.manifest.json").write_text("{}")
-    with pytest.raises(StageError, match=r"02_train\.manifest\.json is damaged"):
+    with pytest.raises(StageError, match=r"run stage 02_train first \(there is no result yet\)"):
         StudyResults.load(study, tmp_path)
 
 
 def test_results_of_other_parameters_are_refused(tmp_path):
     write_study(tmp_path, Study.from_mapping(ONE_SEED))
     other = Study.from_mapping({**ONE_SEED, "training": {"epochs": 60, "lr": 0.7}})
-    with pytest.raises(StageError, match=r"seed0 was made with another training.\w+: run stage 02_train again"):
+    with pytest.raises(StageError, match=r"seed0: run stage 02_train first \(training.lr was 0.1 and is 0.7\)"):
         StudyResults.load(other, tmp_path)
 
 
