@@ -126,8 +126,7 @@ def test_grouped_runs_share_dashes_in_a_variant():
         (["a_b", "a_c"], None),
         (["mlp_256", "mlp_512", "resnet18_8", "resnet18_16"], None),
         (["a_b_x", "a_b_y", "a_c_x", "a_c_y"], ["a_b", "a_b", "a_c", "a_c"]),
-        (SWEPT_RUNS, ["learned"] * 4 + ["etf"] * 4),
-        ([run for run in SWEPT_RUNS if run.startswith("etf")], ["etf-lr=0.05"] * 2 + ["etf-lr=0.1"] * 2),
+        (SWEPT_RUNS, [f"{head}-lr={lr}" for head in ("learned", "etf") for lr in (0.05, 0.05, 0.1, 0.1)]),
         (["a_b-lr=1e-05", "a_b-lr=2e-05", "a_c-lr=1e-05", "a_c-lr=2e-05"], ["a_b", "a_b", "a_c", "a_c"]),
         ([f"x-weight_decay={n}e-0{m}" for n in (1, 2) for m in (5, 6)], None),
     ],
@@ -534,8 +533,8 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
     assert manifest["outputs"].keys() == {"table.csv", "table.md", *(f"figures/{name}" for name in written)}
-    assert manifest["inputs"]["made_imbalanced/etf/seed1/geometry.safetensors"] == sha256(
-        results.folder.run("etf", 1) / "geometry.safetensors"
+    assert manifest["inputs"]["etf/seed0/geometry.safetensors"] == sha256(
+        results.folder.run("etf", 0) / "geometry.safetensors"
     )
     cells = nbformat.read(tmp_path / "04_figures.ipynb", as_version=4).cells
     images = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})]

@@ -101,7 +101,7 @@ def test_files_of_another_form_are_refused(tmp_path):
     folder = write_study(tmp_path, study).run("etf", 0)
     wrong = pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]})
     write_csv(folder / "metrics.csv", wrong)
-    with pytest.raises(StageError, match="run stage 03_validate first .metrics.csv has another size than it had"):
+    with pytest.raises(StageError, match=r"run stage 03_validate first \(metrics.csv has another size"):
         StudyResults.load(study, tmp_path)
     history = read_csv(folder / "history.csv", stage="02_train")
     save_run(study, "etf", 0, tmp_path, {"history.csv": history}, {"metrics.csv": wrong})

@@ -32,11 +32,7 @@ class LabelHeatMap(Display):
 
     @classmethod
     def from_data(cls, data: MultiLabelData) -> "LabelHeatMap":
-        """Count one split of a data set; images with three labels or more are left out.
-
-        Args:
-            data: the split.
-        """
+        """Count one split of a data set; images with three labels or more are left out."""
         labels = data.labels.long()
         pairs, singles = labels[data.multiplicity == 2], labels[data.multiplicity == 1]
         counts = pairs.T @ pairs

@@ -46,12 +46,7 @@ class SampleGrid(Display):
 
     @classmethod
     def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
-        """`number` images of each multiplicity, their label sets spread over those that occur.
-
-        Args:
-            data: one split of a data set.
-            number: images a row.
-        """
+        """`number` images of each multiplicity of a split, their label sets spread over those that occur."""
         rows = []
         for m in data.multiplicity.unique().tolist():
             places = (data.multiplicity == m).nonzero().flatten()

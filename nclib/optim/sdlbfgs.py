@@ -81,7 +81,8 @@ class SdLBFGS(torch.optim.Optimizer):
         state = self.state[group["params"][0]]
         if not state:
             size = group["history_size"]
-            state["s"], state["y"] = gradient.new_zeros(2, size, gradient.numel()).unbind()
+            state["s"] = gradient.new_zeros(size, gradient.numel())
+            state["y"] = gradient.new_zeros(size, gradient.numel())
             state["rho"] = gradient.new_zeros(size)
             state["gamma"] = gradient.new_full((), group["delta"])
             state["pairs"] = 0
