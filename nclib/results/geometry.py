@@ -66,11 +66,7 @@ class Geometry:
 
     @classmethod
     def load(cls, path: str | Path) -> "Geometry":
-        """Read a file of `save`.
-
-        Raises:
-            StageError: the file is missing, damaged, or not of this form; the message names the stage to run.
-        """
+        """Read a file of `save`; an error names the stage to run."""
         tensors, metadata = load_tensors(path, stage="03_validate")
         try:
             return cls(class_names=tuple(metadata["class_names"]), **tensors)

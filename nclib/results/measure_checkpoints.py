@@ -82,14 +82,12 @@ def measure_checkpoints(
     batch_size: int,
     feature_sample: int,
 ) -> CheckpointMeasurements:
-    """Load each checkpoint into `model` and measure it.
+    """Load each checkpoint (by epoch, ascending) into `model` and measure it.
 
     Args:
         model: the network of the run; it ends with the weights of the last checkpoint.
-        checkpoints: files by epoch, ascending.
         splits: the data set.
         dataset: its parameters; `pair_groups` asks for the imbalance ratios.
-        device: where to compute.
         batch_size: samples per forward pass.
         feature_sample: how many training features to keep at each checkpoint.
 
@@ -143,12 +141,7 @@ def measure_checkpoints(
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
-    """Positions of up to `size` samples, as many from each label set as there are, ascending.
-
-    Args:
-        labels: multi-hot label sets (n, k).
-        size: at most so many.
-    """
+    """Positions of up to `size` samples, as many from each label set (multi-hot) as there are, ascending."""
     _, group = torch.unique(labels, dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)
     starts = torch.searchsorted(group[order].contiguous(), torch.arange(int(group.max()) + 1))
@@ -158,11 +151,7 @@ def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `model`.
-
-    Raises:
-        StageError: the file is damaged, or of another network.
-    """
+    """Load a checkpoint into `model`."""
     weights, _ = load_tensors(path, stage="02_train")
     try:
         model.load_state_dict(weights)
