@@ -53,12 +53,8 @@ class MetricCurves(Display):
     ) -> "MetricCurves":
         """The collapse metrics of a study at its checkpoints.
 
-        Args:
-            results: of the study.
-            panels: of metrics; None: NC1 to NC3 and, for multi-label data, the tag-wise ratios, for single-label data
-                what the second paper shows.
-            released: set NC1 to NC3 above the same four as the first paper's released code computes them.
-            references: name of a panel -> run -> value to compare with.
+        Without `panels` NC1 to NC3, for multi-label data the tag-wise ratios, for single-label data what the second
+        paper shows; with `released` NC1 to NC3 above the same four as the first paper's released code computes them.
         """
         if released:
             panels = [panel(name) for name in (*COLLAPSE, *RELEASED)]

@@ -20,12 +20,7 @@ NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
 
 @dataclass
 class LabelHeatMap(Display):
-    """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels.
-
-    Args:
-        counts: K x K, symmetric.
-        class_names: name of each class.
-    """
+    """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels."""
 
     counts: Int64[Tensor, "k k"]
     class_names: Sequence[str]

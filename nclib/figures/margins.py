@@ -24,14 +24,9 @@ class MarginDistribution(Display):
     not exactly, to be misclassified, since the margin leaves out the bias and the rows' lengths. At exact collapse all
     are K/(K-1), the dotted line. The line is the mean over seeds at each rank, the band goes from the smallest to the
     largest.
-
-    Args:
-        margins: run -> one ascending row for each seed.
-        num_classes: K.
-        smallest: number of samples in the second panel.
     """
 
-    margins: Mapping[str, Float[np.ndarray, "s n"]]
+    margins: Mapping[str, Float[np.ndarray, "s n"]]  # by run, an ascending row for each seed
     num_classes: int
     smallest: int = 1000
 

@@ -30,14 +30,7 @@ def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 @dataclass
 class SampleGrid(Display):
-    """Images with their labels, one row for each multiplicity.
-
-    Args:
-        images: the images, 0..255.
-        labels: multi-hot.
-        class_names: name of each class.
-        rows: places of the images to show in each row of the figure.
-    """
+    """Images with their labels, one row for each multiplicity: `rows` has the places of the images to show."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]

@@ -60,9 +60,7 @@ class RunStyles:
     Each run has its own color and marker. Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups, in which
     dashes distinguish the variants; otherwise each run has its own dashes.
 
-    Args:
-        colors, dashes, markers: by run, as seaborn takes them.
-        groups: the group and the variant of each run; None if the names form no groups.
+    `groups` has the group and the variant of each run; None if the names form no groups.
     """
 
     colors: dict[str, tuple[float, float, float]]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.deviations import deviation_blocks, mean_rounding, project, trace_of_rounding
@@ -66,54 +66,6 @@ def cosine_margin_mean(
     return cosine_margins(features, labels, weight, bias).mean()
 
 
-class SampleTables:
-    """Small tables, a row per class or label set, that turn deviations from set means into nc4 and margins."""
-
-    def __init__(
-        self,
-        statistics: CollapseStatistics,
-        weight: Float64[Tensor, "k d"],
-        bias: Float64[Tensor, " k"],
-        *,
-        dtype: torch.dtype,
-    ) -> None:
-        means = statistics.centered_class_means
-        products = means @ means.T
-        squares = products.diagonal()
-        self.class_squares = squares.to(dtype)
-        self.class_distances = (squares.unsqueeze(1) + squares - 2 * products).to(dtype)
-        self.set_logits = (statistics.set_means @ weight.T + bias).to(dtype)
-        self.weight_norms = torch.linalg.vector_norm(centered(weight), dim=1).to(dtype)
-        self.bias = bias.to(dtype)
-
-    def nc4(
-        self, logits: Float[Tensor, "b k"], mean_products: Float[Tensor, "b k"], classes: Int64[Tensor, " b"]
-    ) -> Bool[Tensor, " b"]:
-        """Whether the largest logit is not that of the nearest class mean.
-
-        `mean_products` are `(h - mu_y)ᵀ (mu_k - mu_G)`: the squared distances to the class means, up to a number that
-        is the same for all k, are `|mu_y - mu_k|²` minus twice that.
-        """
-        distances = self.class_distances[classes].sub_(mean_products, alpha=2)
-        return logits.argmax(dim=1) != distances.argmin(dim=1)
-
-    def cosine_margins(
-        self,
-        logits: Float[Tensor, "b k"],
-        mean_products: Float[Tensor, "b k"],
-        squares: Float[Tensor, " b"],
-        classes: Int64[Tensor, " b"],
-    ) -> Float[Tensor, " b"]:
-        """The margins; `squares` are `|h - mu_y|²`."""
-        column = classes.unsqueeze(1)
-        # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse
-        lengths = squares + 2 * mean_products.gather(1, column).squeeze(1) + self.class_squares[classes]
-        cosines = (logits - self.bias).div_(self.weight_norms)
-        own = cosines.gather(1, column).squeeze(1)
-        others = cosines.scatter_(1, column, -torch.inf).amax(dim=1)
-        return (own - others) / lengths.clamp(min=0).sqrt()
-
-
 class SampleMeasures(NamedTuple):
     """What one read of the features gives: means over samples by metric, `var_k` of each class, cosine margins."""
 
@@ -133,8 +85,14 @@ def measure_samples(
 ) -> SampleMeasures:
     """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
     dtype, sets = working_dtype(features), statistics.sets
-    tables = SampleTables(statistics, weight, bias, dtype=dtype)
-    parts = [*whitenings.values(), statistics.centered_class_means, weight]
+    means = statistics.centered_class_means
+    gram = means @ means.T
+    class_squares = gram.diagonal()
+    class_distances = (class_squares.unsqueeze(1) + class_squares - 2 * gram).to(dtype)
+    class_squares = class_squares.to(dtype)
+    set_logits = (statistics.set_means @ weight.T + bias).to(dtype)
+    weight_norms, bias = torch.linalg.vector_norm(centered(weight), dim=1).to(dtype), bias.to(dtype)
+    parts = [*whitenings.values(), means, weight]
     directions = torch.cat(parts).to(dtype)
     squares_of_sets = features.new_zeros(len(sets.counts), dtype=torch.float64)
     single_sums = features.new_zeros(len(whitenings) + 1, dtype=torch.float64)
@@ -148,11 +106,16 @@ def measure_samples(
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labeled, minlength=len(sets.counts))
         products = project(deviations, directions)
         *projections, mean_products, products = products.split([len(part) for part in parts], dim=1)
-        z = products + tables.set_logits[ids] if logits is None else logits[rows].to(dtype)
+        z = products + set_logits[ids] if logits is None else logits[rows].to(dtype)
+        # |h - mu_k|² up to a number that is the same for all k; mean_products are (h - mu_y)ᵀ (mu_k - mu_G)
+        distances = class_distances[classes].sub_(mean_products, alpha=2)
         traces = [projection.square().sum(dim=1) for projection in projections]
-        single_sums += masked_sums([*traces, tables.nc4(z, mean_products, classes)], single)
+        single_sums += masked_sums([*traces, z.argmax(dim=1) != distances.argmin(dim=1)], single)
         scores += score_sums(z, sets.slots[ids], labeled=labeled, single=single)
-        margins[rows] = tables.cosine_margins(z, mean_products, squares, classes)
+        # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse
+        column = classes.unsqueeze(1)
+        lengths = squares + 2 * mean_products.gather(1, column).squeeze(1) + class_squares[classes]
+        margins[rows] = _margins((z - bias).div_(weight_norms), column) / lengths.clamp(min=0).sqrt()
     check_not_nan(scores)
     *traces, nc4 = single_sums / statistics.class_counts.sum()
     rounding = mean_rounding(features, statistics)
@@ -164,3 +127,9 @@ def measure_samples(
         class_variances=variances.clamp(min=0),
         margins=margins[is_single],
     )
+
+
+def _margins(values: Float[Tensor, "b k"], column: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+    """The value in each row's column minus the largest other one, which is overwritten."""
+    own = values.gather(1, column).squeeze(1)
+    return own - values.scatter_(1, column, -torch.inf).amax(dim=1)

@@ -95,14 +95,11 @@ def step(
 ) -> Float[Tensor, ""]:
     """One step of any optimizer on one batch; nothing is read back from the device unless the optimizer does (L-BFGS).
 
-    First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 1.25 `max_iter` times. Whatever the
+    First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 25 times. Whatever the
     number, the running statistics of batch norm see the batch once, at the parameters before the step.
 
-    Args:
-        optimizer: from `build_optimizer`.
-        closure: clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
-            give the same value when called again: same images, same augmentation.
-        model: the module whose batch-norm layers the closure runs.
+    The closure clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
+    give the same value when called again: same images, same augmentation. `model` has the batch-norm layers it runs.
 
     Returns:
         The closure's loss at the parameters before the step, without weight decay, detached.

@@ -32,17 +32,14 @@ from nclib.training.device import cudnn_flags, place
 class CheckpointMeasurements:
     """What `measure_checkpoints` found.
 
-    Attributes:
-        metrics: long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
-            checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data
-            the scores of the decoders.
-        geometry: the last layer at every checkpoint.
-        predicted: the most probable class of each training image at the last checkpoint; None where it was read back.
+    The metrics are long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
+    checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data the scores
+    of the decoders.
     """
 
     metrics: pd.DataFrame
     geometry: Geometry
-    predicted: Int64[Tensor, " n"] | None
+    predicted: Int64[Tensor, " n"] | None  # class of each training image at the last checkpoint; None where read back
 
 
 def checkpoints(step: Stage) -> dict[int, Path]:
@@ -59,16 +56,8 @@ def measure_stage(
     if step.done:
         metrics = read_metrics(step.output("metrics.csv"))
         return CheckpointMeasurements(metrics, Geometry.load(step.output("geometry.safetensors")), None)
-    settings = step.settings
-    return measure_checkpoints(
-        model,
-        checkpoints,
-        splits,
-        dataset=settings.dataset,
-        device=device,
-        batch_size=settings.validation.batch_size,
-        feature_sample=settings.validation.feature_sample,
-    )
+    options = step.settings.validation.model_dump(exclude={"device"})
+    return measure_checkpoints(model, checkpoints, splits, dataset=step.settings.dataset, device=device, **options)
 
 
 @cudnn_flags()

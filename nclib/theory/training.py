@@ -28,16 +28,9 @@ def settings_of_training(
     batch_size)` steps and every sample is in one of them, so the mean step sees `λ_H = feature_decay /
     steps` (about `feature_decay · batch_size / N`); with `feature_decay_mean` it is `feature_decay / N`.
 
-    Where practice departs from this objective:
-
-    - Features are the output of a network. They cannot take every value, and after a ReLU they are not
-      negative, while the optimal features of a free classifier sum to 0 over the classes. So the predicted
-      value is a floor for the run.
-    - Weight decay acts on all layers. Its pull on the backbone makes large features cost more than λ_H says.
-    - The floor holds at any time for the network on the training set without augmentation; with a decaying
-      learning rate SGD ends near a stationary point of it, momentum and batch noise aside.
-    - Batch normalization sees other statistics in evaluation than in training.
-    - Adam divides its decay term by the gradient's scale, so that it is no penalty of this form.
+    The predicted value is a floor for the run on its training set without augmentation, since features are the output
+    of a network, often of a ReLU, and weight decay acts on all layers. Adam's scaled decay is no penalty of this form.
+    docs/theory.md lists where else practice departs from this objective.
 
     Args:
         num_classes: K.
@@ -83,7 +76,7 @@ def predict_training(
 
     Compare `.data_loss` and `.soft_iou` with the training loss and IoU, `.scales[m]` with the measured tag-wise
     scale, and `.value` with loss + feature decay + `(wd/2)(|W|² + |b|²)` (an ETF head: without `|W|²`).
-    `settings_of_training` lists where practice departs.
+    docs/theory.md lists where practice departs.
 
     Args:
         num_classes, counts: as for `settings_of_training`.
