@@ -39,8 +39,7 @@ def extract(
         Features (n, d) and logits (n, k), on `device`, in the dtype that the model computes.
 
     Raises:
-        ValueError: If there are no images, a DataLoader shuffles, a batch is no tensor, `head` names no submodule, the
-            head is not called once per batch, or the model returns something else than said above.
+        ValueError: If there are no images, a DataLoader shuffles, or batches or the model's output are not as above.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> features, logits = extract(model, torch.zeros(3, 1, 2, 2), head="1")

@@ -27,15 +27,8 @@ NAME_FITS = 5  # letters below an image
 class ContactSheet(Display):
     """Misclassified images, one row of small images per class, with the predicted class below each.
 
-    Where class names are long, the number of the predicted class stands there.
-
-    Args:
-        images: the images, 0..255.
-        labels: their classes.
-        predicted: the predicted classes.
-        index: their places in the split.
-        class_names: name of each class.
-        columns: images per row, at most; the title of a row counts all.
+    Where class names are long, the number of the predicted class stands there. A row shows at most `columns` images;
+    its title counts all. `index` are their places in the split.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -55,15 +48,7 @@ class ContactSheet(Display):
         *,
         columns: int = COLUMNS,
     ) -> "ContactSheet":
-        """Keep the images whose prediction is wrong.
-
-        Args:
-            images: all images of a split, 0..255.
-            labels: their classes.
-            predicted: the predicted classes.
-            class_names: name of each class.
-            columns: images per row, at most.
-        """
+        """Keep the images of a split whose prediction is wrong."""
         wrong = (labels != predicted).nonzero().flatten()
         return cls(images[wrong], labels[wrong], predicted[wrong], wrong, class_names, columns)
 

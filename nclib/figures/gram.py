@@ -47,9 +47,6 @@ class GramMatrices(Display):
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
     distance from that, entry by entry, rounded up.
-
-    Args:
-        grams: run -> cosines of class means and of classifier rows.
     """
 
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
@@ -83,7 +80,11 @@ class GramMatrices(Display):
             first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
             drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} off the diagonal")
             first[0].set_title("simplex ETF", loc="center")
-            self._draw_bar(first[1], drawn)
+            first[1].axis("off")
+            place = first[1].inset_axes((0.05, 0.75, 0.9, 0.09))
+            bar = self.figure_.colorbar(drawn, cax=place, orientation="horizontal", extend="min")
+            bar.set_label("cosine")
+            bar.outline.set_linewidth(0.4)
             for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
                 for place, gram, kind in zip(axes, grams, KINDS, strict=True):
                     distance = (gram - ideal).abs().max().item()
@@ -95,14 +96,6 @@ class GramMatrices(Display):
                 axes.axis("off")
             self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
         return self
-
-    def _draw_bar(self, axes: Axes, drawn: AxesImage) -> None:
-        axes.axis("off")
-        bar = self.figure_.colorbar(
-            drawn, cax=axes.inset_axes((0.05, 0.75, 0.9, 0.09)), orientation="horizontal", extend="min"
-        )
-        bar.set_label("cosine")
-        bar.outline.set_linewidth(0.4)
 
 
 def draw_cosines(axes: Axes, gram: Float[Tensor, "k k"], *, note: str) -> AxesImage:

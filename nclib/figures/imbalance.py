@@ -16,19 +16,14 @@ from nclib.results.study_results import StudyResults
 class ImbalanceCurves(Display):
     """Tag-wise ratio of the pairs against epoch, one line per number of training images per pair, one axes per run.
 
-    Args:
-        values: long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
+    The values are long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
     """
 
     values: pd.DataFrame
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
-        """From the metrics of an imbalanced study, on its training images.
-
-        Raises:
-            ValueError: the study is balanced.
-        """
+        """From the metrics of an imbalanced study, on its training images."""
         if not results.imbalance_groups:
             raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
         groups = results.imbalance_groups

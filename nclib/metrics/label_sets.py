@@ -10,12 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The distinct label sets of some samples, sorted by size and then by their class ids.
+    """The distinct label sets of some samples, sorted by size and then by their class ids, multi-hot in `members`.
 
-    Attributes:
-        of_sample: For each sample the row of its label set, -1 for a sample without labels.
-        members: Which classes each set holds.
-        counts: Number of samples of each set.
+    `of_sample` is the row of each sample's label set, -1 for a sample without labels.
     """
 
     of_sample: Int64[Tensor, " n"]
@@ -40,11 +37,7 @@ class LabelSets:
         return torch.where(ordered == self.num_classes, -1, ordered)
 
     def with_multiplicity(self, multiplicity: int) -> Int64[Tensor, " s"]:
-        """Rows of the sets with this many labels.
-
-        Raises:
-            ValueError: If there is none.
-        """
+        """Rows of the sets with this many labels, at least one."""
         rows = (self.multiplicity == multiplicity).nonzero().flatten()
         if len(rows) == 0:
             seen = self.multiplicity.unique().tolist()
@@ -69,12 +62,8 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
         labels: Multi-hot (n, k) of zeros and ones in any dtype, or class ids (n,).
         num_classes: Number of classes; without it the number of columns, or the largest class id plus one.
 
-    Returns:
-        The label sets.
-
     Raises:
-        ValueError: If there are fewer than two classes, no labels at all, class ids out of range, entries other than
-            zeros and ones, or not `num_classes` columns.
+        ValueError: If there are fewer than two classes, no labels, or labels out of range.
 
     >>> sets = label_sets(torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]))
     >>> sets.of_sample.tolist(), sets.slots.tolist(), sets.counts.tolist()

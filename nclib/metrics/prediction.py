@@ -48,10 +48,7 @@ def _soft_iou(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Floa
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose top m classes are exactly their m labels (m known); single-label: top-1 accuracy.
 
-    Args, Raises: as `soft_iou`.
-
-    Returns:
-        The share, float32.
+    Args, Raises: as `soft_iou`. Returns float32.
 
     >>> subset_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 1, 0]]))
     tensor(1.)
@@ -79,18 +76,9 @@ def _jaccard(hits: Int64[Tensor, " n"], sizes: Int64[Tensor, " n"]) -> Float64[T
 
 
 def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
-    """Share of samples whose class is among the `top_k` largest logits.
+    """Share of samples whose class is among the `top_k` largest logits; in [0, 1], float32.
 
-    Args:
-        logits: Scores (n, k).
-        labels: Class ids (n,), -1 where there is none.
-        top_k: Number of guesses; from k on everything counts as right.
-
-    Returns:
-        The share, float32.
-
-    Raises:
-        ValueError: As `soft_iou` does, or if the labels are not class ids.
+    Args, Raises: as `soft_iou`; the labels are class ids (n,), -1 where there is none.
 
     >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), top_k=2)
     tensor(1.)
@@ -110,11 +98,7 @@ def score_sums(
 ) -> Float64[Tensor, "2 q"]:
     """Sums of the scores in `SCORE_NAMES`, and below them how many samples they are of.
 
-    Args:
-        logits: Scores (n, k).
-        slots: Class ids of the labels (n, m), -1 in slots without a label.
-        labeled: Which samples have labels: those of `soft_iou`, `jaccard` and `subset_accuracy`.
-        single: Which have exactly one: those of `top1` and `top5`.
+    `slots` are the class ids of the labels, -1 in slots without one; `labeled` samples have labels, `single` ones one.
     """
     ranks = label_ranks(logits, slots)
     hits, sizes = _hits(ranks, slots)
@@ -135,12 +119,7 @@ def masked_sums(columns: list[Tensor], mask: Bool[Tensor, " n"]) -> Float64[Tens
 
 
 def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
-    """Number of other classes whose logit is at least as large as that of each given class (NaN counts as larger).
-
-    Args:
-        logits: Scores (n, k).
-        slots: Class ids (n, m); anything stands for a slot of -1.
-    """
+    """Number of other classes whose logit is at least as large as that of each given class (NaN counts as larger)."""
     own = logits.gather(1, slots.clamp(min=0))
     if slots.shape[1] <= MAX_COMPARED:
         below = torch.stack([(logits < column.unsqueeze(1)).sum(dim=1) for column in own.unbind(dim=1)], dim=1)
@@ -174,11 +153,7 @@ def mean_of_labeled(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"]) ->
 
 
 def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = None) -> None:
-    """Shapes and dtype, which cost no wait for the device.
-
-    Raises:
-        ValueError: If they are no logits, or not those of these samples (and of so many classes).
-    """
+    """Refuse logits of another shape or dtype, which costs no wait for the device."""
     if labels.ndim not in (1, 2):
         raise ValueError(f"Expected labels that are multi-hot (n, k) or class ids (n,), but got {tuple(labels.shape)}.")
     n, k = len(labels), labels.shape[1] if labels.ndim == 2 else num_classes
@@ -192,11 +167,7 @@ def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = No
 
 
 def check_not_nan(sums: Float64[Tensor, "2 q"]) -> None:
-    """Logits that are NaN show in `score_sums`, which costs less than to look at each of them.
-
-    Raises:
-        ValueError: If one is NaN.
-    """
+    """Refuse NaN logits: they show in `score_sums`, which costs less than to look at each of them."""
     if bool(sums.isnan().any()):
         raise ValueError("Expected logits without NaN or positive infinity, but got some.")
 

@@ -49,12 +49,6 @@ def build_schedule(
         gamma: factor of "step" and "multistep".
         min_lr: end of "cosine"; None for lr / 1000.
 
-    Returns:
-        Function from the epoch (0 .. epochs - 1) to its learning rate.
-
-    Raises:
-        ValueError: for an unknown name, or a number outside its range.
-
     >>> schedule = build_schedule("step", lr=0.05, epochs=200)
     >>> [round(schedule(epoch), 6) for epoch in (0, 39, 40, 199)]
     [0.05, 0.05, 0.005, 5e-06]

@@ -32,17 +32,14 @@ from nclib.training.device import cudnn_flags, place
 class CheckpointMeasurements:
     """What `measure_checkpoints` found.
 
-    Attributes:
-        metrics: long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
-            checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data
-            the scores of the decoders.
-        geometry: the last layer at every checkpoint.
-        predicted: the most probable class of each training image at the last checkpoint; None where it was read back.
+    The metrics are long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
+    checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data the scores
+    of the decoders.
     """
 
     metrics: pd.DataFrame
     geometry: Geometry
-    predicted: Int64[Tensor, " n"] | None
+    predicted: Int64[Tensor, " n"] | None  # class of each training image at the last checkpoint; None where read back
 
 
 def checkpoints(step: Stage) -> dict[int, Path]:
@@ -59,16 +56,8 @@ def measure_stage(
     if step.done:
         metrics = read_metrics(step.output("metrics.csv"))
         return CheckpointMeasurements(metrics, Geometry.load(step.output("geometry.safetensors")), None)
-    settings = step.settings
-    return measure_checkpoints(
-        model,
-        checkpoints,
-        splits,
-        dataset=settings.dataset,
-        device=device,
-        batch_size=settings.validation.batch_size,
-        feature_sample=settings.validation.feature_sample,
-    )
+    options = step.settings.validation.model_dump(exclude={"device"})
+    return measure_checkpoints(model, checkpoints, splits, dataset=step.settings.dataset, device=device, **options)
 
 
 @cudnn_flags()
@@ -82,14 +71,12 @@ def measure_checkpoints(
     batch_size: int,
     feature_sample: int,
 ) -> CheckpointMeasurements:
-    """Load each checkpoint into `model` and measure it.
+    """Load each checkpoint (by epoch, ascending) into `model` and measure it.
 
     Args:
         model: the network of the run; it ends with the weights of the last checkpoint.
-        checkpoints: files by epoch, ascending.
         splits: the data set.
         dataset: its parameters; `pair_groups` asks for the imbalance ratios.
-        device: where to compute.
         batch_size: samples per forward pass.
         feature_sample: how many training features to keep at each checkpoint.
 
@@ -143,12 +130,7 @@ def measure_checkpoints(
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
-    """Positions of up to `size` samples, as many from each label set as there are, ascending.
-
-    Args:
-        labels: multi-hot label sets (n, k).
-        size: at most so many.
-    """
+    """Positions of up to `size` samples, as many from each label set (multi-hot) as there are, ascending."""
     _, group = torch.unique(labels, dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)
     starts = torch.searchsorted(group[order].contiguous(), torch.arange(int(group.max()) + 1))
@@ -158,11 +140,7 @@ def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `model`.
-
-    Raises:
-        StageError: the file is damaged, or of another network.
-    """
+    """Load a checkpoint into `model`."""
     weights, _ = load_tensors(path, stage="02_train")
     try:
         model.load_state_dict(weights)
