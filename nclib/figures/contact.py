@@ -17,10 +17,7 @@ from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 1  # pixels between two images
 COLUMNS = 20
-LARGEST = 0.4  # inches: side of an image where there are few
 NAMES_TAKE = 3  # images' widths, left of the rows
-TITLE_TAKES = 2.7  # inches, with the names
-NAME_FITS = 5  # letters below an image
 
 
 @dataclass
@@ -61,9 +58,9 @@ class ContactSheet(Display):
         """Draw; the result is the display itself."""
         classes, numbers = self.labels.unique(return_counts=True)
         columns = min(self.columns, numbers.max().item()) if len(classes) else 0
-        side = min(LARGEST, TEXT_WIDTH / (columns + NAMES_TAKE))
-        size = (max(TITLE_TAKES, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
-        numbered = max(map(len, self.class_names)) > NAME_FITS
+        side = min(0.4, TEXT_WIDTH / (columns + NAMES_TAKE))
+        size = (max(2.7, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
+        numbered = max(map(len, self.class_names)) > 5  # letters that fit below an image
         with style():
             self.figure_, axes = plt.subplots(figsize=size, layout="constrained")
             self.axes_ = np.array([axes])

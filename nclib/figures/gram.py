@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,21 +31,12 @@ def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
     return (torch.eye(num_classes) * num_classes - 1) / (num_classes - 1)
 
 
-def upper_bound(distance: float) -> str:
-    """A distance in two digits, rounded up, so that what is written bounds it.
-
-    >>> upper_bound(0.0934), upper_bound(0.13039), upper_bound(2e-16), upper_bound(0.0)
-    ('0.094', '0.14', '2e-16', '0')
-    """
-    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(distance))):.2g}"
-
-
 @dataclass
 class GramMatrices(Display):
     """Cosines between the centered class means and between the centered classifier rows of each run, beside the ideal.
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
-    distance from that, entry by entry, rounded up.
+    distance from that, entry by entry.
     """
 
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
@@ -88,7 +78,7 @@ class GramMatrices(Display):
             for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
                 for place, gram, kind in zip(axes, grams, KINDS, strict=True):
                     distance = (gram - ideal).abs().max().item()
-                    draw_cosines(place, gram, note=f"within {upper_bound(distance)} of the ETF")
+                    draw_cosines(place, gram, note=f"{distance:.2g} from the ETF")
                     if axes is pairs[0] or place.get_subplotspec().is_first_col():
                         place.set_ylabel(kind)
                 axes[0].set_title(title, loc="center", fontsize=size)

@@ -2,8 +2,9 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -29,6 +30,13 @@ def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titl
     fitted = [text if "$" in text else "\n".join(_broken(line, letters) for line in text.split("\n")) for text in texts]
     lengths = [len(line) for text in fitted if "$" not in text for line in text.split("\n")]
     return fitted, size * min(1.0, letters / max([1, *lengths]))
+
+
+def set_titles(grid: Iterable[Axes], texts: Sequence[str], width: float) -> None:
+    """Titles of some axes that fit their width [inches]."""
+    titles, size = fit_texts(texts, width)
+    for axes, title in zip(grid, titles, strict=True):
+        axes.set_title(title, fontsize=size)
 
 
 def _broken(text: str, letters: int) -> str:

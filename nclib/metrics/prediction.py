@@ -35,8 +35,8 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     >>> soft_iou(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]]))
     tensor(0.5000)
     """
-    slots = _checked_slots(logits, labels)
-    return _mean(_soft_iou(logits.to(working_dtype(logits)), slots), slots)
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled(_soft_iou(logits.to(working_dtype(logits)), slots), labeled)
 
 
 def _soft_iou(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, " n"]:
@@ -53,9 +53,9 @@ def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]
     >>> subset_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 1, 0]]))
     tensor(1.)
     """
-    slots = _checked_slots(logits, labels)
+    slots, labeled = _checked_slots(logits, labels)
     hits, sizes = _hits(label_ranks(logits, slots), slots)
-    return _mean((hits == sizes).float(), slots)
+    return mean_of_labeled((hits == sizes).float(), labeled)
 
 
 def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -66,8 +66,8 @@ def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Flo
     >>> jaccard(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]]))
     tensor(0.3333)
     """
-    slots = _checked_slots(logits, labels)
-    return _mean(_jaccard(*_hits(label_ranks(logits, slots), slots)), slots).float()
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled(_jaccard(*_hits(label_ranks(logits, slots), slots)), labeled).float()
 
 
 def _jaccard(hits: Int64[Tensor, " n"], sizes: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
@@ -85,8 +85,8 @@ def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], 
     """
     if labels.ndim != 1:
         raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
-    slots = _checked_slots(logits, labels)
-    return _mean((label_ranks(logits, slots) < top_k).float().squeeze(1), slots)
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled((label_ranks(logits, slots) < top_k).float().squeeze(1), labeled)
 
 
 def score_sums(
@@ -143,10 +143,6 @@ def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tenso
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
 
-def _mean(values: Float[Tensor, " n"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, ""]:
-    return mean_of_labeled(values, (slots >= 0).any(dim=1))
-
-
 def mean_of_labeled(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
     """Mean over the samples that have labels, NaN where none has."""
     return values.where(labeled, 0).sum() / labeled.sum()
@@ -172,9 +168,11 @@ def check_not_nan(sums: Float64[Tensor, "2 q"]) -> None:
         raise ValueError("Expected logits without NaN or positive infinity, but got some.")
 
 
-def _checked_slots(logits: Tensor, labels: Tensor) -> Int64[Tensor, "n m"]:
-    """The class ids of the labels, -1 in slots without one: a slot for class ids, k of them for multi-hot labels."""
+def _checked_slots(logits: Tensor, labels: Tensor) -> tuple[Int64[Tensor, "n m"], Bool[Tensor, " n"]]:
+    """The class ids of the labels, -1 in slots without one (one slot for class ids, k else), and who has any."""
     check_logits(logits, labels)
     if labels.ndim == 1:
-        return labels.long().unsqueeze(1)
-    return torch.where(labels != 0, torch.arange(labels.shape[1], device=labels.device), -1)
+        slots = labels.long().unsqueeze(1)
+    else:
+        slots = torch.where(labels != 0, torch.arange(labels.shape[1], device=labels.device), -1)
+    return slots, (slots >= 0).any(dim=1)

@@ -94,7 +94,14 @@ def build_model(
     >>> logits.shape, features.shape
     (torch.Size([2, 10]), torch.Size([2, 64]))
     """
-    _check(arch, head=head, stem=stem, depth=depth, num_classes=num_classes)
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
+    if head not in HEADS:
+        raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, but got {head!r}.")
+    if num_classes < 2:
+        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
+    check_stem(arch, stem)
+    check_depth(arch, depth)
     for name, value in {"in_channels": in_channels, "feature_dim": feature_dim, "width": width}.items():
         if value is not None and value < 1:
             raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
@@ -127,17 +134,6 @@ def build_model(
 def trainable_parameters(model: nn.Module) -> int:
     """Number of parameters that an optimizer may move (an ETF head's weight is not one of them)."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _check(arch: str, *, head: str, stem: str, depth: int | None, num_classes: int) -> None:
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
-    if head not in HEADS:
-        raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, but got {head!r}.")
-    if num_classes < 2:
-        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
-    check_stem(arch, stem)
-    check_depth(arch, depth)
 
 
 def _head(head: str, feature_dim: int, num_classes: int, *, bias: bool) -> nn.Module:

@@ -61,8 +61,7 @@ def build_optimizer(
     Args:
         name: one of `OPTIMIZERS`.
         model_or_param_groups: a module, whose trainable parameters all decay, or groups such as `decay_groups` makes.
-        lr: learning rate; the training loop sets it in each group.
-        weight_decay: wd of groups without their own.
+        lr, weight_decay: of groups without their own.
         momentum: of "sgd", without Nesterov.
         history_size: pairs that "lbfgs" and "sdlbfgs" remember.
 

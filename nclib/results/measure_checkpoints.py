@@ -113,8 +113,13 @@ def measure_checkpoints(
             ratios = _imbalance_ratio(statistics, counts=dataset.pair_groups)
             values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
         if splits.is_multi_label:
-            prototypes = decode.averages_of_sets(statistics)
-            values["test"] += _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+            test_features, test_logits = found["test"]
+            threshold = decode.tune_threshold(logits, labels["train"])
+            predicted = {
+                "onn": decode.nearest_tag_average(test_features, decode.averages_of_sets(statistics)),
+                "threshold": decode.threshold_softmax(test_logits, threshold),
+            }
+            values["test"] += _scores(predicted, labels["test"])
         rows += [(epoch, split, *value) for split, found_there in values.items() for value in found_there]
         pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(
@@ -152,23 +157,12 @@ def _bias(head: nn.Module) -> Float[Tensor, " k"]:
     return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach().clone()
 
 
-def _decoded(
-    prototypes: decode.TagAverages,
-    logits: Float[Tensor, "n k"],
-    labels: Tensor,
-    test_features: Float[Tensor, "q d"],
-    test_logits: Float[Tensor, "q k"],
-    test_labels: Tensor,
-) -> list[tuple[str, None, float]]:
-    """Scores on the test images of decoders that were fitted on the training images."""
-    predicted = {
-        "onn": decode.nearest_tag_average(test_features, prototypes),
-        "threshold": decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels)),
-    }
+def _scores(predicted: Mapping[str, Tensor], labels: Tensor) -> list[tuple[str, None, float]]:
+    """The scores of the label sets that each decoder predicted."""
     scores = {"jaccard": decode.set_jaccard, "subset_accuracy": decode.set_subset_accuracy}
     return [
-        (f"{decoder}_{name}", None, float(score(hot, test_labels)))
-        for decoder, hot in predicted.items()
+        (f"{decoder}_{name}", None, float(score(sets, labels)))
+        for decoder, sets in predicted.items()
         for name, score in scores.items()
     ]
 

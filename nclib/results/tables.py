@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -65,22 +66,15 @@ def saved_percent(results: StudyResults, run: str) -> float:
 
     Where several learned runs would do (other feature dimensions), the largest counts.
     """
-    own = results.resolved[run]
-    learned = [
-        results.trainable_parameters[name]
-        for name, other in results.resolved.items()
-        if name != run and other.model.head == "learned" and _same_network(own, other)
-    ]
-    parameters = results.trainable_parameters[run]
-    if own.model.head == "learned" and not any(n > parameters for n in learned):
-        return math.nan
-    return 100 * (1 - parameters / max(learned)) if learned else math.nan
+    counts, network = results.trainable_parameters, _network(results.resolved[run])
+    learned = [name for name, other in results.resolved.items() if other.model.head == "learned"]
+    most = max([counts[name] for name in learned if _network(results.resolved[name]) == network], default=0)
+    return 100 * (1 - counts[run] / most) if most > counts[run] else math.nan
 
 
-def _same_network(one: Run, other: Run) -> bool:
-    fields = ("arch", "width", "depth", "stem", "bias")
-    same = all(getattr(one.model, field) == getattr(other.model, field) for field in fields)
-    return same and one.dataset.name == other.dataset.name
+def _network(run: Run) -> tuple[str, dict[str, Any]]:
+    """What a run shares with another one that differs in its last layer only."""
+    return run.dataset.name, run.model.model_dump(exclude={"head", "feature_dim"})
 
 
 def summary(results: StudyResults) -> str:

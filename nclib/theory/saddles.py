@@ -52,8 +52,8 @@ def rank_deficient_point(
     if feature_dim <= rank:
         raise ValueError(f"Expected feature_dim > rank = {rank}, but got {feature_dim}.")
     point = descend(problem, random_point(problem, feature_dim=rank, generator=generator)).point
-    missing = (0, feature_dim - rank)
-    return Point(torch.nn.functional.pad(point.W, missing), torch.nn.functional.pad(point.H, missing), point.b)
+    W, H = (torch.nn.functional.pad(x, (0, feature_dim - rank)) for x in (point.W, point.H))
+    return Point(W, H, point.b)
 
 
 def gradient_norm(problem: Problem, point: Point) -> float:
