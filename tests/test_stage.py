@@ -133,7 +133,7 @@ def test_changed_code_runs_again_what_it_made_unless_it_is_kept(made, monkeypatc
     study, outputs = made
     trained = of_etf("02_train", study, outputs)
     assert {"nclib.study.parameters", "nclib.data.dataset", "02_train.ipynb"} <= set(trained.manifest["code"])
-    assert not [name for name in trained.manifest["code"] if name.startswith(("nclib.figures", "nclib.explore"))]
+    assert not [name for name in trained.manifest["code"] if name.startswith(("nclib.figures", "nclib.results"))]
     real = code.module_fingerprint
     monkeypatch.setattr(code, "module_fingerprint", lambda name: "new" if name == "nclib.data.dataset" else real(name))
     assert trained.missing() == "the code of nclib.data.dataset has changed"
