@@ -1,7 +1,7 @@
 """Fingerprints of the code that made a result: a change that Python would execute makes its stage run again.
 
-Comments, docstrings and layout do not count, in modules and in notebooks alike. Of the modules that a notebook has loaded
-those count that decide its results (`COUNTED`): drawing a curve beside a training does not make it another.
+Comments, docstrings and layout do not count, in modules and in notebooks alike. Of the modules that a notebook has
+loaded those count that decide its results (`COUNTED`): a curve drawn beside a training does not make it another.
 """
 
 import ast
