@@ -200,11 +200,11 @@ def test_uncomposed_keeps_the_images() -> None:
     "change, message",
     [
         ({"layout": "ring"}, "Expected layout to be one of mnist, cifar, grid, but got 'ring'"),
-        ({"counts": {}}, "Expected counts to name at least one multiplicity"),
+        ({"counts": {}}, r"Expected counts to give one image or more, but got \{\}"),
         ({"counts": {4: 1}}, "multiplicities between 1 and 3 for layout 'mnist' and 4 classes, but got 4"),
         ({"counts": {5: 1}, "layout": "grid"}, "multiplicities between 1 and 4"),
         ({"counts": {0: 1}}, "multiplicities between 1 and 3"),
-        ({"counts": {1: 0, 2: {}}}, "one image or more, but all are 0"),
+        ({"counts": {1: 0, 2: {}}}, r"one image or more, but got \{1: 0"),
         ({"counts": {1: -2}}, "0 or more, but got -2"),
         ({"counts": {2: {(1, 0): 3}}}, r"label sets of 2 ascending class ids below 4, but got \(1, 0\)"),
         ({"counts": {2: {(0, 4): 3}}}, r"but got \(0, 4\)"),

@@ -141,38 +141,34 @@ def test_fields_are_checked_as_those_of_a_study(change: dict, message: str) -> N
 
 
 def test_save_and_load_give_the_same_bits(composed: dataset.Splits, tmp_path: Path) -> None:
-    path = dataset.save(composed, tmp_path / "datasets" / "data")
+    path = tmp_path / "datasets" / "data" / dataset.FILE
+    composed.save(path)
     assert [file.name for file in path.parent.iterdir()] == ["data.safetensors"]
-    loaded = dataset.load(path.parent)
+    loaded = dataset.load(path)
     assert_same(composed.train, loaded.train)
     assert_same(composed.test, loaded.test)
     assert (loaded.mean, loaded.std, loaded.class_names) == (composed.mean, composed.std, composed.class_names)
     assert dict(loaded.meta) == dict(composed.meta)
     first = path.read_bytes()
-    dataset.save(loaded, path.parent)
+    loaded.save(path)
     assert path.read_bytes() == first
 
 
 def test_a_missing_data_set_names_the_stage(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"data\.safetensors is missing: run stage 01_dataset first"):
-        dataset.load(tmp_path)
+        dataset.load(tmp_path / dataset.FILE)
 
 
-def test_every_damaged_byte_is_noticed(composed: dataset.Splits, tmp_path: Path) -> None:
-    path = dataset.save(composed, tmp_path)
+def test_a_file_cut_short_is_refused(composed: dataset.Splits, tmp_path: Path) -> None:
+    """Other damage is found by the stage that reads the file: it compares checksums with the manifest."""
+    path = tmp_path / dataset.FILE
+    composed.save(path)
     whole = path.read_bytes()
     header = int.from_bytes(whole[:8], "little")
-    spots = [3, 8, 30, header // 2, header + 8, header + 5000, len(whole) // 2, len(whole) - 1]
-    for spot in spots:
-        damaged = bytearray(whole)
-        damaged[spot] ^= 4
-        path.write_bytes(damaged)
-        with pytest.raises(StageError, match=r"data\.safetensors is damaged .*run stage 01_dataset again"):
-            dataset.load(tmp_path)
     for length in (0, 7, header, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(StageError, match=r"data\.safetensors is damaged .*run stage 01_dataset again"):
-            dataset.load(tmp_path)
+            dataset.load(path)
 
 
 def _drop(tensors: dict, header: dict) -> None:
@@ -185,16 +181,17 @@ def _no_meta(tensors: dict, header: dict) -> None:
 
 @pytest.mark.parametrize("change", [_drop, _no_meta])
 def test_a_whole_file_of_something_else_is_refused(composed: dataset.Splits, tmp_path: Path, change) -> None:
-    path = dataset.save(composed, tmp_path)
+    path = tmp_path / dataset.FILE
+    composed.save(path)
     tensors, header = load_tensors(path, stage="01_dataset")
     change(tensors, header)
     save_tensors(path, tensors, header)
     with pytest.raises(StageError, match=r"data\.safetensors is no data set of stage 01_dataset .*run stage"):
-        dataset.load(tmp_path)
+        dataset.load(tmp_path / dataset.FILE)
 
 
 @pytest.mark.parametrize("header", [None, [1], "text", {}])
 def test_a_header_of_another_kind_is_refused(tmp_path: Path, header) -> None:
     save_tensors(tmp_path / "data.safetensors", {"weight": torch.ones(2)}, header)
     with pytest.raises(StageError, match="is no data set of stage 01_dataset"):
-        dataset.load(tmp_path)
+        dataset.load(tmp_path / dataset.FILE)

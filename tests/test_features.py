@@ -97,7 +97,7 @@ def test_models_and_heads_that_do_not_fit():
         extract(LogitsOnly(), IMAGES, head="fc")
     with pytest.raises(ValueError, match=r"returns \(logits, features\), or head=.* but it returned a Tensor"):
         extract(LogitsOnly(), IMAGES)
-    with pytest.raises(ValueError, match="Expected the model to call head 'fc' once per batch, but it did 0 times"):
+    with pytest.raises(ValueError, match="Expected the model to call head 'fc' once per batch, not 0 times"):
         model = LogitsOnly()
         model.fc = nn.Identity()
         model.forward = lambda x: model[2](model[1](model[0](x)))

@@ -128,7 +128,7 @@ def test_a_bad_study_is_refused_before_anything_runs(project):
     project.write(model={"head": "etf", "feature_dim": 3})
     refused = project.run()
     assert refused.returncode == 2
-    assert "needs feature_dim >= num_classes - 1 = 9, but got 3" in refused.stderr
+    assert "model.feature_dim: Expected head 'etf' to have feature_dim >= num_classes - 1 = 9" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert project.manifests() == before
 

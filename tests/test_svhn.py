@@ -276,7 +276,7 @@ def test_svhn_becomes_a_data_set(tmp_path: Path) -> None:
     splits = dataset.build(source="svhn", normalization="imagenet")
     assert splits.train.multiplicity.bincount().tolist() == [0, 10, 36, 9]  # 77 is one label
     assert splits.train.num_classes == 9 and splits.mean == PUBLISHED_MOMENTS["imagenet"][0]
-    dataset.save(splits, tmp_path / "out")
+    splits.save(tmp_path / "out")
     assert torch.equal(dataset.load(tmp_path / "out").train.images, splits.train.images)
 
 

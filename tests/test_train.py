@@ -61,9 +61,9 @@ def run(splits, folder, *, seed=0, model=SMALL, progress=None, identity="m", cod
     settings = Training(**(SETTINGS | changes))
     trainer = train.Trainer(train.build_network(model, splits, seed=seed), settings, seed=seed)
     train_batches, test_batches = batches.of_splits(splits, settings, trainer.device)
-    unfinished = Unfinished(folder, {"identity": identity, **changes}, code)
-    history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
-    unfinished.publish()
+    with Unfinished(folder, {"identity": identity, **changes}, code) as unfinished:
+        history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
+        unfinished.publish()
     return history
 
 
@@ -85,7 +85,7 @@ def test_one_seed_is_one_result_and_another_seed_another(splits, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lbfgs", "sdlbfgs"])
 def test_interrupted_training_goes_on_as_if_nothing_had_been(splits, tmp_path, optimizer):
-    changes = {"optimizer": optimizer, "lr": 0.01, "augment": True}
+    changes = {"optimizer": optimizer, "lr": 0.01, "augment": True, "batch_size": 64}
     whole = run(splits, tmp_path / "whole", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(splits, tmp_path / "cut", progress=Quiet(stop_after=2), **changes)
@@ -103,7 +103,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_train as t
 splits = t.dataset.build(source="digits", layout="mnist", train_counts={{1: 6, 2: 1}}, test_counts={{1: 3, 2: 1}})
-t.run(splits, Path(sys.argv[1]), epochs=12)
+t.run(splits, Path(sys.argv[1]), epochs=8)
 """
 
 
@@ -119,7 +119,7 @@ def test_kill_9_in_training_costs_nothing(tmp_path):
         found = list((tmp_path / "cut/unfinished").glob("*/training.json"))
         return found[0].stat().st_mtime_ns if found else None
 
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen([*command, tmp_path / "cut"], env=environment)
         end = time.monotonic() + 100
         while process.poll() is None and state() in (None, last):
@@ -129,9 +129,9 @@ def test_kill_9_in_training_costs_nothing(tmp_path):
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         last = state()
-    assert kills >= 2
+    assert kills == 2
     subprocess.run([*command, tmp_path / "cut"], check=True, env=environment)
-    for epoch in (0, 2, 12):
+    for epoch in (0, 2, 8):
         assert same(weights(tmp_path / "whole", epoch), weights(tmp_path / "cut", epoch))
 
 
@@ -245,7 +245,8 @@ def test_a_users_loader_is_accepted(splits, tmp_path):
     settings = Training(**SETTINGS)
     trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
     mine = batches.LoaderBatches(loader, device=trainer.device, num_classes=10)
-    history = train.fit(trainer, mine, mine, Unfinished(tmp_path, {}), progress=Quiet())
+    with Unfinished(tmp_path, {}) as unfinished:
+        history = train.fit(trainer, mine, mine, unfinished, progress=Quiet())
     assert len(history) == 3
 
 
@@ -278,8 +279,8 @@ def test_bfloat16_keeps_head_and_loss_in_float32(splits):
 
 
 def test_bfloat16_ends_where_float32_does(images, tmp_path):
-    """Within the noise between seeds (three of each)."""
-    changes = {"epochs": 30, "optimizer": "adam", "lr": 0.01, "schedule": "cosine"}
+    """Within the noise between seeds (two of each)."""
+    changes = {"epochs": 20, "optimizer": "adam", "lr": 0.01, "schedule": "cosine"}
     wide = Model(arch="resnet18", width=4)
     ends = {
         precision: torch.tensor(
@@ -289,7 +290,7 @@ def test_bfloat16_ends_where_float32_does(images, tmp_path):
                 ]
                 .iloc[-5:]
                 .mean()
-                for s in range(3)
+                for s in range(2)
             ]
         )
         for precision in ("float32", "bfloat16")
@@ -343,7 +344,7 @@ for arch, width, stem in (("resnet18", 4, "small"), ("resnet18", 8, "imagenet"),
     depth = 8 if arch == "wide_resnet" else None
     model = build_model(arch, in_channels=3, num_classes=10, width=width, depth=depth, stem=stem)
     model = place(model, torch.device("cpu"))
-    for bfloat16 in 10 * [False, True]:
+    for bfloat16 in 3 * [False, True]:
         with torch.autocast("cpu", enabled=bfloat16):
             logits, _ = model(torch.randn(32, 3, 64, 64))
         logits.square().mean().backward()

@@ -120,10 +120,10 @@ def compose(source: SourceImages, *, counts: Counts, layout: str, generator: tor
     side = _check(source, counts, layout)
     label_sets = [_label_sets(source.num_classes, counts[m], m) for m in sorted(counts)]
     decks = _Decks(source, generator)
-    width = max(sets.shape[1] for sets in label_sets)
     total = sum(len(sets) for sets in label_sets)
     if total == 0:
-        raise ValueError("Expected counts to give one image or more, but all are 0.")
+        raise ValueError(f"Expected counts to give one image or more, but got {dict(counts)}.")
+    width = max(sets.shape[1] for sets in label_sets)
     canvas = torch.zeros(total, source.images.shape[1], 2 * side, 2 * side, dtype=torch.uint8)
     labels = torch.zeros(total, source.num_classes, dtype=torch.uint8)
     source_index = torch.full((total, width), -1)
@@ -150,8 +150,6 @@ def _check(source: SourceImages, counts: Counts, layout: str) -> int:
         raise ValueError(
             f"Expected square source images of {SMALLEST_SIDE} pixels or more per side, but got {height} x {width}."
         )
-    if not counts:
-        raise ValueError("Expected counts to name at least one multiplicity, but it is empty.")
     check_multiplicities(counts, layout, source.num_classes)
     return height
 

@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(folder / ".session", ignore_errors=True)
             study.to_file(folder / "study.yaml")  # what the notebooks read, whatever becomes of the study's own file
             for stage in stages(study, asked.outputs, runs=chosen.runs):
-                _say_why(stage)
+                _announce(stage)
             return _run(asked, study, folder, root, lock)
     except BlockingIOError as error:
         print(error, file=sys.stderr)
@@ -120,8 +120,8 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     return process.returncode
 
 
-def _say_why(stage: Stage) -> None:
-    """Say that a result is about to be replaced, or is kept although the code has changed."""
+def _announce(stage: Stage) -> None:
+    """Print that a result is about to be replaced, or is kept although the code has changed."""
     if stage.manifest and (why := stage.missing(code=False)):
         print(f"{stage.label} runs again: {why}", file=sys.stderr)
     elif stage.manifest and (changed := stage.changed_code()):
@@ -130,18 +130,21 @@ def _say_why(stage: Stage) -> None:
 
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
-    """Say where the results are, or what failed."""
+    """Print where the results are, or what failed."""
     log = folder / LOG
     if status:
-        told = report_failures(folder, since=started)
+        reported = report_failures(folder, since=started)
         if shutil.disk_usage(folder).free < ROOM:  # then the logs may say nothing
             print(unwritable(folder, OSError(errno.ENOSPC, "")), file=sys.stderr)
-        elif not told:
+        elif not reported:
             print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
         print(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}", file=sys.stderr)
         return
-    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     table = folder / "table.md"
+    if not table.is_file():  # as after snakemake's own --until
+        print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
+        return
+    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     print(f"\n{table.read_text().strip()}\n")
     for name, what in {"figures": "figures (PDF and PNG)", "table.md": "table", "04_figures.ipynb": "notebook"}.items():
         print(f"  {what:22} {os.path.relpath(folder / name)}")

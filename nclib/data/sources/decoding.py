@@ -97,14 +97,14 @@ def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImage
     path = cache_root() / f"{name}-{key[:16]}.safetensors"
     if path.is_file():
         try:
-            tensors, names = load_tensors(path, stage="01_dataset")
+            tensors, names = load_tensors(path, stage="01_dataset", checksum=True)
             return SourceImages(tensors["images"], tensors["labels"], tuple(names), tensors["index"])
         except (StageError, KeyError, TypeError) as error:
             logging.getLogger(__name__).warning("%s is replaced: %s", path, error)
     source = make()
     tensors = {"images": source.images, "labels": source.labels, "index": source.places()}
     try:
-        save_tensors(path, tensors, list(source.class_names))
+        save_tensors(path, tensors, list(source.class_names), checksum=True)
     except (StageError, OSError) as error:
         logging.getLogger(__name__).warning(
             "Not kept, will be decoded again (NCLIB_CACHE_ROOT can name another folder): %s", error
