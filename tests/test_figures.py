@@ -417,7 +417,7 @@ def contact_images():
 
 
 def test_contact_sheet_has_the_misclassified_in_their_class_rows():
-    display = figures.ContactSheet.from_predictions(*contact_images(), ("cat", "dog", "cow"), columns=3).plot()
+    display = figures.ContactSheet.from_predictions(*contact_images(), ("cat", "dog", "cow")).plot()
     axes = display.axes_[0]
     assert axes.get_title(loc="left") == "4 misclassified, by class\nbelow each: the class predicted"
     assert [text.get_text() for text in axes.texts] == ["cat (1)", "cow", "dog (1)", "cat", "cow (2)", "cat", "dog"]
@@ -443,7 +443,7 @@ def test_misclassified_images_are_listed_in_full_by_class():
     labels = torch.tensor([2, 0, 0, 1, 0])
     predicted = torch.tensor([1, 0, 2, 1, 1])
     images = torch.zeros(5, 1, 4, 4, dtype=torch.uint8)
-    sheet = figures.ContactSheet.from_predictions(images, labels, predicted, ("cat", "dog", "cow"), columns=1)
+    sheet = figures.ContactSheet.from_predictions(images, labels, predicted, ("cat", "dog", "cow"))
     expected = {"index": [2, 4, 0], "label": [0, 0, 2], "predicted": [2, 1, 1]}
     assert sheet.table().to_dict("list") == expected
 

@@ -24,7 +24,7 @@ NAMES_TAKE = 3  # images' widths, left of the rows
 class ContactSheet(Display):
     """Misclassified images, one row of small images per class, with the predicted class below each.
 
-    Where class names are long, the number of the predicted class stands there. A row shows at most `columns` images;
+    Where class names are long, the number of the predicted class stands there. A row shows at most `COLUMNS` images;
     its title counts all. `index` are their places in the split.
     """
 
@@ -33,7 +33,6 @@ class ContactSheet(Display):
     predicted: Int[Tensor, " n"]
     index: Int[Tensor, " n"]
     class_names: Sequence[str]
-    columns: int = COLUMNS
 
     @classmethod
     def from_predictions(
@@ -42,12 +41,10 @@ class ContactSheet(Display):
         labels: Int[Tensor, " n"],
         predicted: Int[Tensor, " n"],
         class_names: Sequence[str],
-        *,
-        columns: int = COLUMNS,
     ) -> "ContactSheet":
         """Keep the images of a split whose prediction is wrong."""
         wrong = (labels != predicted).nonzero().flatten()
-        return cls(images[wrong], labels[wrong], predicted[wrong], wrong, class_names, columns)
+        return cls(images[wrong], labels[wrong], predicted[wrong], wrong, class_names)
 
     def table(self) -> pd.DataFrame:
         """Every image, by class: `index` (its place in the split), `label` and `predicted` (class numbers)."""
@@ -57,7 +54,7 @@ class ContactSheet(Display):
     def plot(self) -> "ContactSheet":
         """Draw; the result is the display itself."""
         classes, numbers = self.labels.unique(return_counts=True)
-        columns = min(self.columns, numbers.max().item()) if len(classes) else 0
+        columns = min(COLUMNS, numbers.max().item()) if len(classes) else 0
         side = min(0.4, TEXT_WIDTH / (columns + NAMES_TAKE))
         size = (max(2.7, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
         numbered = max(map(len, self.class_names)) > 5  # letters that fit below an image

@@ -16,6 +16,8 @@ TITLES = {  # of those whose name does not read well
     "bias_residual": r"bias: $\|W\mu_G+b\|_2$",
     "nuclear_over_frobenius": "nuclear / Frobenius norm",
     "cosine_margin_mean": "mean cosine margin",
+    "tag_wise_angle_mean": "tag-wise angle, {labels} labels [°]",
+    "tag_wise_angle_max": "largest tag-wise angle, {labels} labels [°]",
     "tag_wise_scale": "tag-wise scale $C_{labels}$",
     "imbalance_ratio": "tag-wise ratio, {labels} images per pair",
     "top1": "accuracy",

@@ -98,7 +98,7 @@ def score_sums(
 ) -> Float64[Tensor, "2 q"]:
     """Sums of the scores in `SCORE_NAMES`, and below them how many samples they are of.
 
-    `slots` are the class ids of the labels, -1 in slots without one; `labeled` samples have labels, `single` ones one.
+    `slots` are the class ids of the labels, -1 in slots without one; `labeled` have labels, `single` exactly one.
     """
     ranks = label_ranks(logits, slots)
     hits, sizes = _hits(ranks, slots)

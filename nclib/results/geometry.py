@@ -29,13 +29,9 @@ class Geometry:
     gram_features: Float[Tensor, "e k k"]  # cosines between the centered class means
     gram_weight: Float[Tensor, "e k k"]  # cosines between the centered rows of the weight
     angles: Float[Tensor, "e s"]  # of each set's mean to the sum of its labels' class means [degrees]
-    scales: Float[
-        Tensor, "e m"
-    ]  # C_m of the tag-wise average for m = 1, 2, ...; C_1 = 1, NaN where no set has m labels
+    scales: Float[Tensor, "e m"]  # C_m of the tag-wise average, m = 1, 2, ...; NaN where no set has m labels
     margins: Float[Tensor, "e n"]  # cosine margins of the samples with one label, ascending at each epoch
-    sample_index: Int64[
-        Tensor, " q"
-    ]  # places in the training split of a sample of features, spread over the label sets
+    sample_index: Int64[Tensor, " q"]  # training samples whose features are kept, spread over the label sets
     sample_labels: UInt8[Tensor, "q k"]
     sample_features: Float[Tensor, "e q d"]
 

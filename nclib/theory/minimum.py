@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from nclib.theory.problem import Loss, Problem
 from nclib.theory.reduced import GlobalMinimum, solve
@@ -50,12 +51,9 @@ def fixed_head_minimum(
     num_classes: int,
     counts: Mapping[int, int],
     *,
-    feature_decay: float,
-    bias_decay: float = 0.0,
     row_norm: float = 1.0,
     nonnegative: bool = False,
-    label_mean: bool = False,
-    loss: Loss = "cross_entropy",
+    **settings: Any,
 ) -> GlobalMinimum:
     """The global minimum over bias and free features when the classifier is a fixed simplex ETF.
 
@@ -70,10 +68,11 @@ def fixed_head_minimum(
     Source: the fixed-classifier arms of both papers; the derivation is in docs/theory.md.
 
     Args:
-        num_classes, counts, feature_decay, bias_decay, label_mean, loss: as for `Problem`.
+        num_classes, counts: as for `Problem`.
         row_norm: the norm of the classifier's rows.
         nonnegative: allow only features >= 0, for the classifier `row_norm sqrt(K/(K-1)) (I - 11ᵀ/K)`, with columns of
             zeros for d > K.
+        settings: `feature_decay` and the others of `Problem` but `weight_decay`.
 
     >>> minimum = fixed_head_minimum(3, {1: 4, 2: 2}, feature_decay=1e-3)
     >>> print(f"s² = {minimum.etf_scale**2:.3f}, a_1 = {minimum.logits[1]:.3f}, C_2 = {minimum.scales[2]:.3f}")
@@ -81,13 +80,6 @@ def fixed_head_minimum(
     """
     if not 0 < row_norm < math.inf:
         raise ValueError(f"Expected row_norm > 0, but got {row_norm}.")
-    problem = Problem(
-        num_classes=num_classes,
-        counts=counts,
-        weight_decay=1.0,  # not used: the classifier does not move
-        feature_decay=feature_decay,
-        bias_decay=bias_decay,
-        label_mean=label_mean,
-        loss=loss,
-    )
+    # the weight decay is not used: the classifier does not move
+    problem = Problem(num_classes=num_classes, counts=counts, weight_decay=1.0, **settings)
     return solve(problem, squared_scale=row_norm**2 * num_classes / (num_classes - 1), nonnegative=nonnegative)

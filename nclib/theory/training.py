@@ -33,14 +33,12 @@ def settings_of_training(
     docs/theory.md lists where else practice departs from this objective.
 
     Args:
-        num_classes: K.
-        counts: multiplicity -> training samples of each label set of that size.
+        num_classes, counts, label_mean: as for `Problem`.
         weight_decay: wd as handed to the optimizer.
         feature_decay: λ of `λ |H_batch|_F²`.
         batch_size: samples per step.
         feature_decay_mean: the run divides its feature decay by the batch size.
         bias: the last layer has a bias, and it is decayed like its weight.
-        label_mean: mean over a sample's labels instead of the sum.
         loss: the single-label loss; "mse" is the mean over the classes, without rescaling (k = M = 1).
 
     Returns:
