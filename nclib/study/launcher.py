@@ -126,7 +126,7 @@ def _announce(stage: Stage) -> None:
         print(f"{stage.label} runs again: {why}", file=sys.stderr)
     elif stage.manifest and (changed := stage.changed_code()):
         fate = "is kept, although" if os.environ.get(KEEP_CODE) else "runs again:"
-        print(f"{stage.label} {fate} the code of {', '.join(changed)} has changed", file=sys.stderr)
+        print(f"{stage.label} {fate} {changed}", file=sys.stderr)
 
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:

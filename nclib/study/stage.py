@@ -140,13 +140,15 @@ class Stage:
         for name, sha256 in inputs.items():
             if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
                 return f"{Path(name).name} is another"
-        if code and not os.environ.get(KEEP_CODE) and (changed := self.changed_code()):
-            return f"the code of {', '.join(changed)} has changed"
+        if code and not os.environ.get(KEEP_CODE):
+            return self.changed_code()
         return None
 
-    def changed_code(self) -> list[str]:
-        """Modules and notebooks that have changed since they made the result."""
-        return changed_code(self.manifest.get("code", {}), project_root() / "notebooks")
+    def changed_code(self) -> str | None:
+        """Which modules and notebooks have changed since they made the result, in words; None if none has."""
+        changed = changed_code(self.manifest.get("code", {}), project_root() / "notebooks")
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        return f"the code of {', '.join(changed[:3])}{more} has changed" if changed else None
 
     @cached_property
     def done(self) -> bool:
