@@ -8,11 +8,13 @@ kill it: the same command goes on where it was.
 import argparse
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +100,9 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
         command += ["--resources", f"gpu={asked.gpu_runs}"]
     command += [*asked.snakemake, "--config", *config]
     started, own = time.time(), os.getpid()
+    scratch = scratch_folder(folder)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
     # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(
@@ -105,6 +110,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
             stdout=log,
             stderr=log,
             pass_fds=(lock,),
+            env=os.environ | {"TMPDIR": str(scratch)},
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, own),
         )
     watch = Watch(folder)
@@ -116,8 +122,15 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
         process.wait()  # the terminal has interrupted it, too: it keeps what is finished
     watch.look()
     watch.close()
+    shutil.rmtree(scratch, ignore_errors=True)
     _conclude(study, folder, process.returncode, started)
     return process.returncode
+
+
+def scratch_folder(folder: Path) -> Path:
+    """Where the processes of a study keep what is of no use later; short, since kernels have sockets there."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"nclib-{name}"
 
 
 def _announce(stage: Stage) -> None:
