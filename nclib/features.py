@@ -1,6 +1,6 @@
 """Features and logits of any model over any images, for the metrics."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,7 @@ def extract(
     device: torch.device | str | None = None,
     batch_size: int = 512,
     head: str | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
     """Last-layer features and logits of every image, in order, from a model in evaluation mode.
 
@@ -32,6 +33,7 @@ def extract(
             parameter.
         batch_size: Images at a time, of a tensor; a loader has its own.
         head: Dotted name of the last linear layer, of a model that returns only logits.
+        transform: Applied to each batch on the device, for example a normalization of uint8 images.
 
     Returns:
         Features (n, d) and logits (n, k), on `device`, in the dtype that the model computes.
@@ -66,6 +68,8 @@ def extract(
                     f"but got a {type(images).__name__}."
                 )
             images = images.to(device, non_blocking=True)
+            if transform is not None:
+                images = transform(images)
             batch_logits, batch_features = _split_output(model(images), head_inputs, head=head)
             features.append(batch_features)
             logits.append(batch_logits)
