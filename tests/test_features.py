@@ -81,6 +81,13 @@ def test_a_hook_takes_the_input_of_the_head_and_goes_away():
     assert not model[2]._forward_pre_hooks
 
 
+def test_transform_runs_on_every_batch():
+    model = TwoOutputs()
+    bytes_ = (IMAGES * 255).to(torch.uint8)
+    features, _ = extract(model, bytes_, transform=lambda x: x.float() / 255, batch_size=4)
+    torch.testing.assert_close(features, extract(model, bytes_.float() / 255)[0])
+
+
 def test_a_plain_torchvision_model_is_measured():
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=3)
@@ -97,7 +104,7 @@ def test_models_and_heads_that_do_not_fit():
         extract(LogitsOnly(), IMAGES, head="fc")
     with pytest.raises(ValueError, match=r"returns \(logits, features\), or head=.* but it returned a Tensor"):
         extract(LogitsOnly(), IMAGES)
-    with pytest.raises(ValueError, match="Expected the model to call head 'fc' once per batch, not 0 times"):
+    with pytest.raises(ValueError, match="Expected the model to call head 'fc' once per batch, but it did 0 times"):
         model = LogitsOnly()
         model.fc = nn.Identity()
         model.forward = lambda x: model[2](model[1](model[0](x)))
