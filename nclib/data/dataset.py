@@ -122,6 +122,7 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
             test_fraction=settings.test_fraction,
             seed=settings.seed,
             sample_size=settings.sample_size if train else None,
+            test_folder=settings.test_folder,
         )
         for train in (True, False)
     )

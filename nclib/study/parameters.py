@@ -131,6 +131,9 @@ class Dataset(Section):
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
         TEST_FRACTION, description="share of each class kept for the test, where the source has no split of its own"
     )
+    test_folder: str | None = Field(
+        None, description="image_folder: the folder of test images, where there are several such as val and test"
+    )
     normalization: Literal[NORMALIZATIONS] = Field(
         "unit", description="'unit': values in [0, 1]; else subtract each channel's mean, divide by its deviation"
     )
@@ -150,6 +153,8 @@ class Dataset(Section):
         for field in ("train_counts", "test_counts", "pair_groups"):
             if self.layout is None and getattr(self, field):
                 raise FieldError(field, f"it needs a layout ({', '.join(LAYOUTS)})")
+        if self.test_folder is not None and "test_folder" not in source.options:
+            raise FieldError("test_folder", "it is for source 'image_folder'")
         if source.is_multi_label and self.random_labels:
             raise FieldError(
                 "random_labels", f"it is for single-label data: the images of {self.source} have several labels"
