@@ -272,8 +272,10 @@ class Run(Section):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _model_fits(self) -> "Run":
-        model, side, classes = self.model, self.dataset.side, SOURCES[self.dataset.source].classes
+    def _model_fits(self, info: Any) -> "Run":  # pydantic's ValidationInfo, which beartype cannot check
+        built = info.context or {}  # what only the data set itself can say
+        model, side = self.model, self.dataset.side or built.get("side")
+        classes = SOURCES[self.dataset.source].classes or built.get("classes")
         with field_at_fault("model.depth"):
             check_depth(model.arch, model.depth)
         with field_at_fault("model.stem"):
