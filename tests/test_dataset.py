@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nclib.data import dataset, sources
+from nclib.data import dataset, sources, stand_ins
 from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
+from nclib.study.study import ParameterError, Study
 
 COMPOSED = {
     "source": "digits",
@@ -125,6 +126,27 @@ def test_normalization_by_the_training_images(composed: dataset.Splits) -> None:
     values = composed.train.images.double() / 255
     assert composed.mean == pytest.approx([values.mean().item()], rel=1e-12)
     assert composed.std == pytest.approx([values.std(correction=0).item()], rel=1e-12)
+
+
+def test_every_run_is_checked_once_the_classes_are_known(tmp_path: Path) -> None:
+    stand_ins.write_image_folder(tmp_path, classes=12, per_class=2, side=8)
+    splits = dataset.build(source="image_folder", root=tmp_path)
+    values = {
+        "study": "own",
+        "dataset": {"source": "image_folder"},
+        "model": {"arch": "mlp", "feature_dim": 11},
+        "runs": {"learned": None, "etf": {"model": {"head": "etf"}}},
+    }
+    dataset.check_runs(splits, Study.from_mapping(values))
+    values["model"]["feature_dim"] = 10
+    message = r"model\.feature_dim: .*>= num_classes - 1 = 11, but got 10.* \(run 'etf'\)"
+    with pytest.raises(ParameterError, match=message):
+        dataset.check_runs(splits, Study.from_mapping(values))
+    values["runs"] = {"vgg": {"model": {"arch": "vgg16"}}}
+    with pytest.raises(ParameterError, match=r"runs\.vgg\.model\.arch: .*8 x 8"):
+        dataset.check_runs(splits, Study.from_mapping(values))
+    values["dataset"]["name"] = "another"
+    dataset.check_runs(splits, Study.from_mapping(values))
 
 
 @pytest.mark.parametrize(

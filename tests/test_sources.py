@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import subprocess
 import tarfile
 import threading
@@ -21,6 +22,7 @@ from nclib.data import dataset, sources, stand_ins
 from nclib.data.sources import SourceError, SourceImages, cifar10, decoding, download
 from nclib.study.files import temporary_beside
 
+MD5_OF_ANOTHER = hashlib.md5(b"another").hexdigest()
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
 
 
@@ -152,9 +154,30 @@ def test_pickles_of_cifar10_are_not_opened_before_their_checksum_is_right(tmp_pa
     evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
     for name in ["batches.meta", "test_batch", *(f"data_batch_{n}" for n in range(1, 6))]:
         (folder / name).write_bytes(evil)
-    with pytest.raises(SourceError, match="cifar-10-batches-py is incomplete or damaged: delete it"):
+    with pytest.raises(
+        SourceError, match=r"expected data_batch_1 to have md5 \w{32}, but got \w{32}\..* binary layout"
+    ):
+        sources.load("cifar10", train=True)
+    (folder / "data_batch_1").unlink()
+    with pytest.raises(SourceError, match="is not the published one: data_batch_1 is missing"):
         sources.load("cifar10", train=True)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    "source, name", [("cifar10", "cifar-10-python.tar.gz"), ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz")]
+)
+def test_an_archive_with_another_checksum_is_kept_and_named(
+    offline: None, tmp_path: Path, source: str, name: str
+) -> None:
+    path = tmp_path / "root" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"another")
+    with pytest.raises(
+        SourceError, match=rf"{path} is not the published file: expected md5 \w+, but got {MD5_OF_ANOTHER}"
+    ):
+        sources.load(source, train=True)
+    assert list(path.parent.iterdir()) == [path] and path.read_bytes() == b"another"
 
 
 def test_cifar10_without_network_says_what_to_put_where(offline: None) -> None:
@@ -202,16 +225,86 @@ def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, 
         dataset.build(source="image_folder", name="maxi")
 
 
-def test_folders_train_and_test_are_the_splits(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("training, test", [("train", "test"), ("Train", "Val"), ("training", "validation")])
+def test_folders_of_splits_are_found(folder: Path, tmp_path: Path, training: str, test: str, caplog) -> None:
     both = tmp_path / "both"
-    both.mkdir()
-    folder.rename(both / "train")
-    stand_ins.write_image_folder(both / "test", classes=3, per_class=2, side=20, seed=1)
+    (both / ".git").mkdir(parents=True)
+    (both / "scripts").mkdir()
+    (both / "README.md").touch()
+    folder.rename(both / training)
+    stand_ins.write_image_folder(both / test, classes=3, per_class=2, side=20, seed=1)
     splits = dataset.build(source="image_folder", root=both)
     assert (len(splits.train), len(splits.test)) == (36, 6)
-    (both / "test" / "class002").rename(both / "test" / "another")
+    assert (f"{test} is the test split" in caplog.text) == (test != "test")
+    (both / test / "class002").rename(both / test / "another")
     with pytest.raises(ValueError, match="the same classes in both splits of image_folder"):
         dataset.build(source="image_folder", root=both)
+
+
+def test_of_several_test_folders_the_study_names_one(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "several"
+    root.mkdir()
+    folder.rename(root / "train")
+    for name, per_class in (("val", 1), ("test", 2)):
+        stand_ins.write_image_folder(root / name, classes=3, per_class=per_class, side=20)
+    with pytest.raises(SourceError, match=r"has 'test' and 'val': set dataset\.test_folder"):
+        dataset.build(source="image_folder", root=root)
+    assert len(dataset.build(source="image_folder", root=root, test_folder="val").test) == 3
+    with pytest.raises(SourceError, match="no folder 'train' beside 'dev' with class folders in both"):
+        dataset.build(source="image_folder", root=root, test_folder="dev")
+    with pytest.raises(ValueError, match="it is for source 'image_folder'"):
+        dataset.build(source="digits", test_folder="val")
+
+
+def test_a_class_may_be_called_train(folder: Path) -> None:
+    (folder / "class000").rename(folder / "train")
+    (folder / "class001").rename(folder / "test")
+    assert dataset.build(source="image_folder", root=folder).class_names == ("class002", "test", "train")
+
+
+def test_hidden_entries_are_skipped_and_other_files_named(folder: Path, caplog) -> None:
+    for hidden in (".git", ".ipynb_checkpoints", "__MACOSX", "class000/.ipynb_checkpoints"):
+        (folder / hidden).mkdir()
+    (folder / "class000" / "._0.png").write_bytes(b"of a Mac")
+    assert dataset.build(source="image_folder", root=folder).class_names == ("class000", "class001", "class002")
+    assert "Skipped" not in caplog.text
+    Image.new("RGB", (20, 20)).save(folder / "class001" / "a.gif")
+    assert len(sources.load("image_folder", root=folder, train=True, test_fraction=0.5)) == 18
+    assert re.search(r"Skipped in .*images, since only \.png, .* are read: class001/a\.gif", caplog.text)
+
+
+def test_links_to_nothing_and_names_that_are_not_utf8_are_errors(folder: Path) -> None:
+    link = folder / "class001" / "0.png"
+    link.symlink_to("gone.png")
+    with pytest.raises(SourceError, match=r"class001/0\.png is a link to nothing: replace or remove it"):
+        sources.load("image_folder", root=folder, train=True)
+    link.unlink()
+    (folder / os.fsdecode(b"caf\xe9")).mkdir()
+    with pytest.raises(SourceError, match=r"images has an entry whose name is not UTF-8: rename caf\\xe9"):
+        sources.load("image_folder", root=folder, train=True)
+
+
+def test_sixteen_bits_transparency_and_orientation(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+
+    def read() -> np.ndarray:
+        return decoding.decode(path, lambda image: image)
+
+    wide = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    for name in ("a.png", "a.tiff"):
+        path = tmp_path / name
+        Image.fromarray(wide).save(path)
+        assert read()[0].tolist() == [[0, 0, 1, 128, 255]]
+    Image.fromarray(wide.astype(np.int32)).save(path)
+    with pytest.raises(SourceError, match="its pixels have 32 bits; 8 or 16 are read"):
+        read()
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[[9, 9, 9, 0], [200, 100, 0, 255], [0, 0, 0, 51]]], np.uint8)).save(path)
+    assert read().transpose(1, 2, 0).tolist() == [[[255] * 3, [200, 100, 0], [204] * 3]]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(path, exif=exif)
+    assert read()[0].tolist() == [[0], [255]]
 
 
 def test_images_of_many_kinds_become_rgb_of_one_size(folder: Path) -> None:
@@ -279,25 +372,28 @@ def test_damaged_and_hostile_images_are_named(folder: Path, content: bytes) -> N
         sources.load("image_folder", root=folder, train=True)
 
 
+def test_all_broken_images_are_listed_at_once(folder: Path) -> None:
+    broken = [folder / "class000" / "0000.png", *sorted((folder / "class002").iterdir())[3:5]]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SourceError) as caught:
+        sources.load("image_folder", root=folder, train=True, test_fraction=0.01, seed=1)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" cannot be read as an image")[0] for line in lines] == [str(path) for path in broken]
+
+
 def test_folders_that_are_no_classes_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="has 0 class folders, but expected 2 or more"):
         sources.load("image_folder", root=folder / "class000", train=True)
     (folder / "empty").mkdir()
-    with pytest.raises(SourceError, match="images: Found no valid file for the classes empty"):
+    with pytest.raises(SourceError, match=r"images/empty has no image \(\.png, .*\): fill or remove it"):
         sources.load("image_folder", root=folder, train=True)
     Image.new("RGB", (20, 20)).save(folder / "empty" / "1.png")
     with pytest.raises(SourceError, match="cannot be split: Expected every class to have 2 images or more"):
         sources.load("image_folder", root=folder, train=True)
 
 
-def test_folders_within_class_folders_are_refused(folder: Path, tmp_path: Path) -> None:
-    """train/ and val/ with class folders inside would otherwise be two classes."""
-    several = tmp_path / "several"
-    several.mkdir()
-    for split in ("train", "val"):
-        stand_ins.write_image_folder(several / split, classes=2, per_class=2, side=20)
-    with pytest.raises(SourceError, match=r"(train|val)/class00\d is a folder, .* move the class folders up"):
-        sources.load("image_folder", root=several, train=True)
+def test_folders_within_class_folders_are_refused(folder: Path) -> None:
     (folder / "class002" / "more").mkdir()
     with pytest.raises(SourceError, match=r"class002/more is a folder, but images must lie directly in the folder of"):
         sources.load("image_folder", root=folder, train=True)
@@ -386,7 +482,9 @@ def test_a_broken_connection_and_wrong_bytes_leave_nothing(server: Server, tmp_p
 def test_another_file_of_that_name_is_kept(server: Server, tmp_path: Path) -> None:
     server.content = b"content"
     (tmp_path / "a.bin").write_bytes(b"the user's own")
-    with pytest.raises(SourceError, match=r"a\.bin is kept, .* expected sha256 [0-9a-f]{64}, but got .* Put it"):
+    with pytest.raises(
+        SourceError, match=r"a\.bin is not the published file: expected sha256 [0-9a-f]{64}, but got .* Put it"
+    ):
         fetched(server, tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"the user's own" and server.answers == 0
 
@@ -484,7 +582,7 @@ def test_members_that_leave_the_folder_are_refused(tmp_path: Path, member: tarfi
 
 def test_archives_of_something_else_leave_nothing(tmp_path: Path) -> None:
     archive = pack(tmp_path / "train.tar.gz", [f"train/{n}.png" for n in range(20)])
-    with pytest.raises(SourceError, match=r"cannot be unpacked into .*test"):
+    with pytest.raises(SourceError, match=r"train\.tar\.gz holds no folder 'test'"):
         download.unpack(archive, tmp_path / "in" / "test")
     for content in (b"", b"no archive", archive.read_bytes()[:50]):
         archive.write_bytes(content)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from nclib.data import dataset, sources, stand_ins
 from nclib.data.sources import SourceError, decoding, svhn
-from nclib.data.sources.digit_struct import Annotation, read_digit_struct
+from nclib.data.sources.digit_struct import Annotation, DigitStruct
 from nclib.study.registry import PUBLISHED_MOMENTS
 
 
@@ -66,12 +66,17 @@ def test_selection_on_the_real_annotations(split: str, counts: list[int], reques
     path = REAL / "svhn" / split / "digitStruct.mat"
     if not path.is_file():
         pytest.skip("no svhn/ in NCLIB_DATA_ROOT")
-    _, labels = svhn.select([annotation.digits for annotation in read_digit_struct(path)])
+    _, labels = svhn.select(DigitStruct(path).digits)
     assert labels.sum(1).bincount().tolist() == counts
     if split == "train":
         pairs = labels[labels.sum(1) == 2].float()
         together = (pairs.T @ pairs).triu(1)
         assert together.max() == together[0, 1] == 954
+
+
+def read_digit_struct(path: Path) -> list[Annotation]:
+    found = DigitStruct(path)
+    return found.annotations(range(len(found.digits)))
 
 
 REAL = Path(os.environ.get("NCLIB_DATA_ROOT", "no-data-root"))
@@ -108,12 +113,12 @@ def test_annotations_come_back_as_written(tmp_path: Path) -> None:
         (("1.png\n", [1], [(1, 1, 5, 5)]), "is no name of an image"),
         (("1.\u0661png", [1], [(1, 1, 5, 5)]), "is no name of an image"),
         (("1" * 70 + ".png", [1], [(1, 1, 5, 5)]), "an array has 74 entries, but expected 1 to 64"),
-        (("1.png", [11], [(1, 1, 5, 5)]), r"at image 1\.png: a box is empty or a label is not in 1\.\.10"),
+        (("1.png", [11], [(1, 1, 5, 5)]), r"at image 1\.png: a label is not in 1\.\.10"),
         (("1.png", [1.5], [(1, 1, 5, 5)]), "a label is not in"),
         (("1.png", [1], [(1, 1, 0, 5)]), "a box is empty"),
         (("1.png", [1], [(1, float("nan"), 5, 5)]), "cannot be places or sizes in pixels"),
         (("1.png", [1], [(1, 1, float("inf"), 5)]), "cannot be places or sizes in pixels"),
-        (("1.png", [1, 2], [(1, 1, 5, 5)]), "boxes and labels differ in number"),
+        (("1.png", [1, 2], [(1, 1, 5, 5)]), r"at image 1\.png: Can't"),
         (("1.png", [1] * 70, [(1, 1, 5, 5)] * 70), "an array has 70 entries, but expected 1 to 64"),
     ],
 )
@@ -178,10 +183,10 @@ def _huge_names(file: h5py.File) -> None:
         (_numbers_for_names, "/digitStruct/name holds no references"),
         (_fewer_boxes, "it has 3 names, but 2 boxes"),
         (_empty_reference, r"at image 2\.png: a reference is empty"),
-        (_reference_to_an_array, r"at image 2\.png: its box is no group"),
-        (_reference_to_a_group, "a reference or field is no array"),
+        (_reference_to_an_array, r"at image 2\.png: a reference leads to a DatasetID"),
+        (_reference_to_a_group, "a reference leads to a GroupID, but expected a DatasetID"),
         (_no_label, r"at image 2\.png: .*label"),
-        (_label_in_words, "an array holds neither numbers nor references"),
+        (_label_in_words, r"at image 2\.png: .*data type"),
         (_huge, "an array has 100000000000000 entries, but expected 1 to 64"),
         (_huge_names, "/digitStruct/name has 1000000000 entries"),
     ],
@@ -272,35 +277,30 @@ def test_a_split_gives_the_selected_crops_with_their_labels(tmp_path: Path) -> N
 
 
 def test_svhn_becomes_a_data_set(tmp_path: Path) -> None:
-    stand_ins.write_svhn(tmp_path / "root", per_set=1)
+    for split in ("train", "test"):
+        write_split(tmp_path / "root" / "svhn" / split)
     splits = dataset.build(source="svhn", normalization="imagenet")
-    assert splits.train.multiplicity.bincount().tolist() == [0, 10, 36, 9]  # 77 is one label
+    assert splits.train.multiplicity.bincount().tolist() == [0, 2, 2, 1]  # 55 is one label
     assert splits.train.num_classes == 9 and splits.mean == PUBLISHED_MOMENTS["imagenet"][0]
     splits.save(tmp_path / "out")
     assert torch.equal(dataset.load(tmp_path / "out").train.images, splits.train.images)
 
 
-def test_a_sample_of_each_label_set_is_taken_before_images_are_decoded(tmp_path: Path, monkeypatch) -> None:
-    stand_ins.write_svhn(tmp_path / "root", per_set=2)
+def test_a_sample_of_each_label_set_is_taken_before_anything_else_is_read(tmp_path: Path, monkeypatch) -> None:
+    numbers = [[1], [2, 3], [1, 0], [1, 1], [3, 2], [4, 5, 6], [2, 2, 3], [7]]
+    for split in ("train", "test"):
+        folder = tmp_path / "root" / "svhn" / split
+        stand_ins.write_svhn_split(folder, numbers, rng=np.random.default_rng(len(split)))
     everything = dataset.build(source="svhn")
-    decoded = []
-    decode = decoding.decode
+    decoded, boxes = [], []
+    decode, annotations = decoding.decode, DigitStruct.annotations
     monkeypatch.setattr(decoding, "decode", lambda path, change: decoded.append(path) or decode(path, change))
+    monkeypatch.setattr(DigitStruct, "annotations", lambda self, rows: boxes.append(rows) or annotations(self, rows))
     sampled = dataset.build(source="svhn", sample_size=1)
-    assert {path.parent.name for path in decoded} == {"train"}, "the test split stays as it is, from the cache"
-    assert set(map(str, decoded)) <= {
-        str(tmp_path / f"root/svhn/train/{place + 1}.png") for place in sampled.train.source_index[:, 0].tolist()
-    }
-    counts = everything.train.label_set_counts()
-    assert sampled.train.label_set_counts() == {s: min(number, 1) for s, number in counts.items()}
-    assert max(counts.values()) > 1
-    seen: Counter = Counter()
-    rows = []
-    for row, labels in enumerate(everything.train.labels.tolist()):
-        seen[tuple(labels)] += 1
-        rows += [row] if seen[tuple(labels)] <= 1 else []
-    assert torch.equal(sampled.train.images, everything.train.images[rows])
-    assert torch.equal(sampled.train.source_index, everything.train.source_index[rows])
+    assert boxes == [[0, 1, 5, 7]] and sampled.train.source_index.flatten().tolist() == [0, 1, 5, 7]
+    # the test split stays as it is, from the cache
+    assert {str(path) for path in decoded} == {str(tmp_path / f"root/svhn/train/{n}.png") for n in (1, 2, 6, 8)}
+    assert torch.equal(sampled.train.images, everything.train.images[[0, 1, 4, 6]])
     assert torch.equal(sampled.test.images, everything.test.images)
 
 
@@ -353,3 +353,13 @@ def test_an_archive_is_fetched_unpacked_and_read(tmp_path: Path, monkeypatch: py
             thread.join()
     with pytest.raises(SourceError, match=r"Cannot download train\.tar\.gz .*or unpack it there"):
         sources.load("svhn", train=True)
+
+
+def test_an_archive_of_the_users_own_is_taken(tmp_path: Path, caplog) -> None:
+    write_split(tmp_path / "made" / "test")
+    archive = tmp_path / "root" / "svhn" / "test.tar.gz"
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(tmp_path / "made" / "test", "test")
+    assert len(sources.load("svhn", train=False)) == 5
+    assert "test.tar.gz is not the published file: expected sha256 57ac9ceb" in caplog.text

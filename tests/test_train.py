@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 from nclib.data import batches, dataset
 from nclib.data.tensors import load_tensors
@@ -237,17 +236,6 @@ def test_no_batch_has_one_sample(splits, size, sizes):
     expected = [105] if sizes == [104, 1] else sizes
     assert [len(y) for _, y in made.ordered()] == expected
     assert len(made) == len(expected)
-
-
-def test_a_users_loader_is_accepted(splits, tmp_path):
-    ids = splits.train.labels.argmax(1)
-    loader = DataLoader(TensorDataset(splits.train.images.float() / 255, ids), batch_size=35, shuffle=True)
-    settings = Training(**SETTINGS)
-    trainer = train.Trainer(train.build_network(SMALL, splits, seed=0), settings, seed=0)
-    mine = batches.LoaderBatches(loader, device=trainer.device, num_classes=10)
-    with Unfinished(tmp_path, {}) as unfinished:
-        history = train.fit(trainer, mine, mine, unfinished, progress=Quiet())
-    assert len(history) == 3
 
 
 @pytest.mark.parametrize(

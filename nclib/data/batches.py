@@ -2,10 +2,10 @@
 
 A split is kept as uint8 on the device; a batch is one `index_select`, then normalization (and augmentation) of it all
 at once. No worker processes, no per-sample Python, nothing read back. A split too large for the GPU stays in
-host memory and streams through pinned buffers. A `DataLoader` of (images, labels) can stand in for either.
+host memory and streams through pinned buffers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Integer, UInt8
@@ -106,31 +106,3 @@ def of_splits(splits: Splits, settings: Training, device: torch.device) -> tuple
     """Training and test batches of a data set on `device`, as the settings say."""
     options = {"device": device, "batch_size": settings.batch_size, "augment": settings.augment}
     return of_split(splits, "train", **options), of_split(splits, "test", **options)
-
-
-class LoaderBatches:
-    """A user's own iterable of (images, labels), e.g. a `DataLoader`, in the place of `DeviceBatches`.
-
-    Args:
-        loader: yields (float images (b, c, h, w), multi-hot labels (b, k) or class ids (b,)); it shuffles by itself.
-        device: where the batches go.
-        num_classes: K, to turn class ids into one-hot labels.
-    """
-
-    def __init__(self, loader: Iterable[Sequence[Tensor]], *, device: torch.device, num_classes: int) -> None:
-        self.loader = loader
-        self.device = device
-        self.num_classes = num_classes
-
-    def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
-
-    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loader's batches in the loader's order; nothing is done to them."""
-        return self.ordered()
-
-    def ordered(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The loader's batches in the loader's order."""
-        for images, labels in self.loader:
-            hot = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels.long(), self.num_classes)
-            yield images.to(self.device, non_blocking=True), hot.to(self.device, non_blocking=True)

@@ -16,6 +16,7 @@ from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
 from nclib.study.registry import PUBLISHED_MOMENTS, Moments
+from nclib.study.study import Study
 
 FILE = "data.safetensors"
 STAGE = "01_dataset"
@@ -109,6 +110,21 @@ def build(**fields: Any) -> Splits:
     return Splits(train, test, mean, std, train.class_names, meta)
 
 
+def check_runs(splits: Splits, study: Study) -> None:
+    """Refuse a study with a run on this data set whose network cannot have these classes or images of this size.
+
+    Args:
+        splits: the data set.
+        study: all its runs are checked, before the first is trained.
+
+    Raises:
+        ParameterError: the message names the field.
+    """
+    for run in study.runs:
+        if study.resolve(run).dataset.name == splits.meta["name"]:
+            study.resolve(run, classes=splits.num_classes, side=splits.train.images.shape[-1])
+
+
 def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     root = settings.root
     if settings.source == "image_folder" and root is None:
@@ -122,6 +138,7 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
             test_fraction=settings.test_fraction,
             seed=settings.seed,
             sample_size=settings.sample_size if train else None,
+            test_folder=settings.test_folder,
         )
         for train in (True, False)
     )
@@ -164,7 +181,9 @@ def _mean_and_std(images: UInt8[Tensor, "n c h w"]) -> Moments:
     values = torch.arange(256, dtype=torch.float64) / 255
     moments = []
     for channel in range(images.shape[1]):
-        shares = images[:, channel].flatten().bincount(minlength=256).double() / images[:, channel].numel()
+        # in parts, which are copied: the images of a large set are a gigabyte
+        counts = sum(part[:, channel].flatten().bincount(minlength=256) for part in images.split(1000))
+        shares = counts.double() / images[:, channel].numel()
         mean = (shares * values).sum()
         moments.append((mean.item(), (shares * (values - mean).square()).sum().sqrt().item()))
     mean, std = zip(*moments, strict=True)

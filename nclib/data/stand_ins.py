@@ -57,7 +57,7 @@ def write_mnist(root: Path, *, per_class: int = 60, seed: int = 0) -> None:
 
 def write_cifar10(root: Path, *, per_class: int = 60, seed: int = 0) -> None:
     """Write `ROOT/cifar-10-batches-bin` (the binary version), `per_class` images of each class in either split."""
-    folder = root / "cifar-10-batches-bin"
+    folder = root / cifar10.BINARY_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for names, train in (([f"data_batch_{n}.bin" for n in range(1, 6)], True), (["test_batch.bin"], False)):

@@ -31,7 +31,7 @@ def save_tensors(
         metadata: anything JSON can hold.
         checksum: keep a SHA-256 of the content for `load_tensors`.
     """
-    contiguous = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {"metadata": metadata, **({"sha256": _digest(contiguous, metadata)} if checksum else {})}
     with atomic_path(path) as temporary:
         # One entry: safetensors writes several in an order that changes from call to call.

@@ -131,6 +131,9 @@ class Dataset(Section):
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
         TEST_FRACTION, description="share of each class kept for the test, where the source has no split of its own"
     )
+    test_folder: str | None = Field(
+        None, description="image_folder: the folder of test images, where there are several such as val and test"
+    )
     normalization: Literal[NORMALIZATIONS] = Field(
         "unit", description="'unit': values in [0, 1]; else subtract each channel's mean, divide by its deviation"
     )
@@ -150,6 +153,8 @@ class Dataset(Section):
         for field in ("train_counts", "test_counts", "pair_groups"):
             if self.layout is None and getattr(self, field):
                 raise FieldError(field, f"it needs a layout ({', '.join(LAYOUTS)})")
+        if self.test_folder is not None and "test_folder" not in source.options:
+            raise FieldError("test_folder", "it is for source 'image_folder'")
         if source.is_multi_label and self.random_labels:
             raise FieldError(
                 "random_labels", f"it is for single-label data: the images of {self.source} have several labels"
@@ -267,8 +272,10 @@ class Run(Section):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _model_fits(self) -> "Run":
-        model, side, classes = self.model, self.dataset.side, SOURCES[self.dataset.source].classes
+    def _model_fits(self, info: Any) -> "Run":  # pydantic's ValidationInfo, which beartype cannot check
+        built = info.context or {}  # what only the data set itself can say
+        model, side = self.model, self.dataset.side or built.get("side")
+        classes = SOURCES[self.dataset.source].classes or built.get("classes")
         with field_at_fault("model.depth"):
             check_depth(model.arch, model.depth)
         with field_at_fault("model.stem"):

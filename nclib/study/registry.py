@@ -17,25 +17,23 @@ class Source:
         classes: number of classes.
         channels: 1 or 3.
         side: height and width [pixels].
-        has_split: training and test images come apart; else each class is split at random.
-        is_decoded: the images are files of many sizes, resized while they are decoded.
+        options: the `dataset` fields that its reader takes.
         is_multi_label: an image may have several labels.
     """
 
     classes: int | None
     channels: int
     side: int | None
-    has_split: bool = True
-    is_decoded: bool = False
+    options: tuple[str, ...] = ()
     is_multi_label: bool = False
 
 
 SOURCES = {
-    "digits": Source(10, 1, 8, has_split=False),
+    "digits": Source(10, 1, 8, ("test_fraction", "seed")),
     "mnist": Source(10, 1, 28),
     "cifar10": Source(10, 3, 32),
-    "svhn": Source(9, 3, 32, is_decoded=True, is_multi_label=True),
-    "image_folder": Source(None, 3, None, has_split=False, is_decoded=True),
+    "svhn": Source(9, 3, 32, ("image_size", "sample_size"), is_multi_label=True),
+    "image_folder": Source(None, 3, None, ("image_size", "test_fraction", "seed", "test_folder")),
 }
 TEST_FRACTION = 0.2  # of each class, where a source has no split
 

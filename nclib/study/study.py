@@ -109,8 +109,12 @@ class Study(Section):
             self.resolve(run)
         return self.model_copy(update={"runs": {run: self.runs[run] for run in runs}}) if runs else self
 
-    def resolve(self, run: str) -> Run:
+    def resolve(self, run: str, **built: int) -> Run:
         """The parameters of one run.
+
+        Args:
+            run: its name.
+            built: `classes` and `side` of its data set, once they are known, for sources where the files decide them.
 
         Raises:
             ParameterError: there is no such run, or its overrides are not valid.
@@ -123,7 +127,7 @@ class Study(Section):
                 raise ParameterError(f"runs.{run}.{section}: a run overrides {', '.join(SECTIONS)} only")
         merged = merge({section: getattr(self, section) for section in SECTIONS}, overrides)
         try:
-            return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged})
+            return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged}, context=built)
         except ValidationError as error:
             raise ParameterError(explain(error, run=run, overrides=overrides)) from None
 

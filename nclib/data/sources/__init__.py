@@ -24,6 +24,7 @@ def load(
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
     sample_size: int | None = None,
+    test_folder: str | None = None,
 ) -> SourceImages:
     """Read one split of a source.
 
@@ -35,6 +36,7 @@ def load(
         test_fraction: share of each class that goes to the test split, for sources without a split of their own.
         seed: of that split.
         sample_size: most images of a label set, the first ones, for multi-label sources; None keeps all.
+        test_folder: the folder of the test split, for an image folder that has several.
 
     Returns:
         The images of that split, uint8, with labels and class names.
@@ -46,11 +48,13 @@ def load(
     if source not in SOURCES:
         raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, but got {source!r}.")
     known = SOURCES[source]
-    options: dict[str, Any] = {"root": data_root(root), "train": train}
-    if not known.has_split:
-        options |= {"test_fraction": test_fraction, "seed": seed}
-    if known.is_decoded:
-        options["image_size"] = image_size or known.side
-    if known.is_multi_label:
-        options["sample_size"] = sample_size
-    return resized(import_module(f"{__name__}.{source}").load(**options), image_size)
+    given = {
+        "image_size": image_size or known.side,
+        "test_fraction": test_fraction,
+        "seed": seed,
+        "sample_size": sample_size,
+        "test_folder": test_folder,
+    }
+    options: dict[str, Any] = {name: given[name] for name in known.options}
+    module = import_module(f"{__name__}.{source}")
+    return resized(module.load(root=data_root(root), train=train, **options), image_size)

@@ -4,12 +4,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pooch
 import torch
 
 from nclib.data.sources.base import SourceError, SourceImages
 from nclib.data.sources.download import fetch, unpack
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BINARY_FOLDER = "cifar-10-batches-bin"
 RECORD = 1 + 3 * 32 * 32  # bytes of an image in the binary version: its label, then red, green and blue
 
 
@@ -28,7 +30,7 @@ def load(*, root: Path, train: bool) -> SourceImages:
     Raises:
         SourceError: a file cannot be fetched or is damaged.
     """
-    binary = root / "cifar-10-batches-bin"
+    binary = root / BINARY_FOLDER
     images, labels = _read_binary(binary, train) if binary.is_dir() else _read_python(root, train)
     return SourceImages(images, labels, CLASS_NAMES)
 
@@ -46,8 +48,23 @@ def _read_python(root: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
             warnings.simplefilter("ignore")
             published = CIFAR10(root, train=train, download=False)
     except RuntimeError as error:
-        raise SourceError(f"{folder} is incomplete or damaged: delete it and run the same command again.") from error
+        raise SourceError(
+            f"{folder} is not the published one: {_not_published(folder)}. Its files are pickles, which could run "
+            "code, so that none is opened. Delete it to have it downloaded; data of your own are taken without a "
+            f"checksum in the binary layout, as {root / BINARY_FOLDER}."
+        ) from error
     return torch.from_numpy(published.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(published.targets)
+
+
+def _not_published(folder: Path) -> str:
+    from torchvision.datasets import CIFAR10
+
+    for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (found := pooch.file_hash(folder / name, "md5")) != md5:
+            return f"expected {name} to have md5 {md5}, but got {found}"
+    return "it changed while it was read"
 
 
 def _read_binary(folder: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from nclib.data.sources.base import SourceError, SourceImages, cache_root
@@ -21,14 +21,16 @@ from nclib.study.files import StageError
 from nclib.study.progress import bar
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
-CACHE_VERSION = 1  # of the decoding: a new number makes older caches stale
+MAX_BROKEN = 100  # images that an error names
+CACHE_VERSION = 2  # of the decoding: a new number makes older caches stale
 
 Change = Callable[[Image.Image, int], Image.Image]
 
 
 def decode(path: Path, change: Callable[[Image.Image], Image.Image]) -> UInt8[np.ndarray, "3 h w"]:
-    """Read one image as RGB.
+    """Read one image as 8-bit RGB: turned as its camera says (EXIF), 16 bits scaled, transparency over white.
 
     Args:
         path: the file.
@@ -41,36 +43,56 @@ def decode(path: Path, change: Callable[[Image.Image], Image.Image]) -> UInt8[np
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
-            pixels = np.asarray(change(image.convert("RGB")))
+            pixels = np.asarray(change(_as_rgb(ImageOps.exif_transpose(image))))
     except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
         raise SourceError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
     return pixels.transpose(2, 0, 1)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # `convert` would cut all values above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits; 8 or 16 are read")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Tensor, "n c h w"]:
     """Read many images, which `change(image, number)` brings to one size, on all cores and with a progress bar.
 
     Raises:
-        SourceError: a file cannot be read, or two images differ in size.
+        SourceError: files cannot be read, all of which are listed, or two images differ in size.
     """
+    broken: list[str] = []
 
-    def one(number: int) -> np.ndarray:
-        return decode(paths[number], lambda image: change(image, number))
+    def read(number: int) -> np.ndarray | None:
+        try:
+            return decode(paths[number], lambda image: change(image, number))
+        except SourceError as error:
+            broken.append(str(error))
+            return None
 
-    first = one(0)
-    images = np.empty((len(paths), *first.shape), np.uint8)
+    start, first = next(((n, found) for n in range(len(paths)) if (found := read(n)) is not None), (len(paths), None))
+    images = np.empty((len(paths), *(() if first is None else first.shape)), np.uint8)
 
     def keep(number: int) -> None:
-        pixels = one(number)
+        pixels = first if number == start else read(number)
+        if pixels is None:
+            return
         if pixels.shape != first.shape:
             raise SourceError(
-                f"{paths[number]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, but {paths[0]} has "
+                f"{paths[number]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, but {paths[start]} has "
                 f"{first.shape[2]} x {first.shape[1]}: set dataset.image_size to resize all."
             )
         images[number] = pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(bar(pool.map(keep, range(len(paths))), total=len(paths), desc=what, unit=" images"))
+        list(bar(pool.map(keep, range(start, len(paths))), total=len(paths), initial=start, desc=what, unit=" images"))
+    if broken:
+        more = [f"... ({len(broken)} images)"] if len(broken) > MAX_BROKEN else []
+        raise SourceError("\n".join([*sorted(broken)[:MAX_BROKEN], *more]))
     return torch.from_numpy(images)
 
 

@@ -1,6 +1,7 @@
 """Fetching archives, which count only when their checksum is right, and unpacking them whole or not at all."""
 
 import gzip
+import logging
 import os
 import shutil
 import tarfile
@@ -18,7 +19,7 @@ CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 
 
-def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str) -> Path:
+def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str, or_own: bool = False) -> Path:
     """Download a file once.
 
     The bytes gather under a temporary name, which no other process uses, and get their own only when the checksum is
@@ -29,6 +30,7 @@ def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str) -> Path:
         path: where the file goes.
         digest: hexadecimal SHA-256 (64 digits) or MD5 (32 digits).
         advice: what to do by hand if it fails, for the error message.
+        or_own: a file that is there already may be the user's own, of another checksum.
 
     Returns:
         `path`.
@@ -43,11 +45,11 @@ def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str) -> Path:
     try:
         if path.is_file():
             found = pooch.file_hash(path, algorithm)
+            why = f"{path} is not the published file: expected {algorithm} {digest}, but got {found}."
+            if found != digest and not or_own:
+                raise SourceError(f"{why} It is kept; delete it to have it downloaded. {advice}")
             if found != digest:
-                raise SourceError(
-                    f"{path} is kept, but is not the published file: expected {algorithm} {digest}, but got {found}. "
-                    f"Delete it to have it downloaded. {advice}"
-                )
+                logging.getLogger(__name__).warning("%s It is taken as it is.", why)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in urls:
@@ -82,7 +84,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     What killed processes left of earlier tries is removed. Members that would leave the folder are refused.
 
     Args:
-        archive: a `.tar.gz` that `fetch` returned, so that it is the published one.
+        archive: a `.tar.gz` that `fetch` returned.
         folder: where its top folder goes; the archive must have one top folder, of the same name.
 
     Returns:
@@ -97,10 +99,14 @@ def unpack(archive: Path, folder: Path) -> Path:
         with tarfile.open(archive, "r:gz") as members:
             for member in bar(members, desc=f"Unpacking {archive.name}", unit=" files"):
                 members.extract(member, temporary, filter="data")
+        if not (temporary / folder.name).is_dir():
+            raise SourceError(f"{archive} holds no folder {folder.name!r}.")
         if not folder.exists():
             (temporary / folder.name).replace(folder)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise SourceError(f"{archive} cannot be unpacked into {folder}: {error}.") from error
+        raise SourceError(
+            f"{archive} cannot be unpacked into {folder} ({error}): replace it, or delete it to have it downloaded."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

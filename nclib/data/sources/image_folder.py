@@ -1,66 +1,64 @@
 """Any folder of class folders (mini-ImageNet, a user's own images)."""
 
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from nclib.data.sources.base import SourceError, SourceImages, split_by_class, stream
-from nclib.data.sources.decoding import cache_key, cached, decode_all
+from nclib.data.sources.decoding import EXTENSIONS, cache_key, cached, decode_all
+
+TRAINING_FOLDERS = ("train", "training")  # in any case, as are all of these
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 
 
-def load(*, root: Path, train: bool, image_size: int | None, test_fraction: float, seed: int) -> SourceImages:
+def load(
+    *,
+    root: Path,
+    train: bool,
+    image_size: int | None,
+    test_fraction: float,
+    seed: int,
+    test_folder: str | None = None,
+) -> SourceImages:
     """Read `ROOT/CLASS/*.jpg` and the like, as RGB; classes in alphabetical order, as torchvision's `ImageFolder`.
 
-    If `root` holds nothing but the folders `train` and `test`, these are the splits, each a folder of class folders.
-    Otherwise each class is split at random by `seed`.
+    Where `root` holds a folder for training and one for the test (`train` and `val`, say), each a folder of class
+    folders, these are the splits. Otherwise each class is split at random by `seed`. Hidden entries are skipped.
 
     Args:
         root: the folder of class folders.
         train: the training split, or the test split.
         image_size: side the images are resized to (bilinear, anti-aliased) [pixels]; None: all must have one size.
-        test_fraction: share of each class that goes to the test split, where there are no folders `train` and `test`.
+        test_fraction: share of each class that goes to the test split, where there are no folders of splits.
         seed: of the split.
+        test_folder: the folder in `root` that is the test split, where there are several, such as `val` and `test`.
 
     Returns:
         3 x h x w images; `index` counts the files in alphabetical order.
 
     Raises:
-        SourceError: the folder is missing or has no classes, a class folder holds folders, or an image is damaged or
+        SourceError: the folder is missing or has no classes, a class folder holds folders, or images are damaged or
             too large.
     """
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: put one folder of images per class there, or set dataset.root.")
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if folders == ["test", "train"]:
-        return _read(root / ("train" if train else "test"), image_size)
-    everything = _read(root, image_size)
-    try:
-        rows = split_by_class(
-            everything.labels, test_fraction=test_fraction, train=train, generator=stream(seed, "split")
-        )
-    except ValueError as error:
-        raise SourceError(f"{root} cannot be split: {error}") from error
-    return everything.select(rows)
-
-
-def _read(folder: Path, image_size: int | None) -> SourceImages:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if len(names) < 2:
-        raise SourceError(f"{folder} has {len(names)} class folders, but expected 2 or more.")
-    inner = next(folder.glob("*/*/"), None)  # as of train/CLASS beside val/CLASS: those are no two classes
-    if inner is not None:
-        raise SourceError(
-            f"{inner} is a folder, but images must lie directly in the folder of their class: move the class folders "
-            "up, or set dataset.root to the folder that holds them."
-        )
-    try:
-        samples = make_dataset(str(folder), {name: label for label, name in enumerate(names)}, IMG_EXTENSIONS)
-    except FileNotFoundError as error:
-        raise SourceError(f"{folder}: {error}") from error
-    paths = [Path(path) for path, _ in samples]
+    folders = _split_folders(root, test_folder)
+    folder = root if folders is None else folders[0 if train else 1]
+    if folders and not train and test_folder is None and folder.name.lower() != "test":
+        logging.getLogger(__name__).warning("%s is the test split.", folder)
+    names, files, labels = _images(folder)
+    rows = torch.arange(len(files))
+    if folders is None:
+        try:
+            generator = stream(seed, "split")
+            rows = split_by_class(labels, test_fraction=test_fraction, train=train, generator=generator)
+        except ValueError as error:
+            raise SourceError(f"{root} cannot be split: {error}") from error
+    kept = [files[row] for row in rows.tolist()]
 
     def resize(image: Image.Image, _: int) -> Image.Image:
         if image_size is None:
@@ -68,7 +66,72 @@ def _read(folder: Path, image_size: int | None) -> SourceImages:
         return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
 
     def make() -> SourceImages:
-        images = decode_all(paths, resize, what=f"Reading {folder.name}")
-        return SourceImages(images, torch.tensor([label for _, label in samples]), tuple(names))
+        images = decode_all(kept, resize, what=f"Reading {folder.name}")
+        return SourceImages(images, labels[rows], names, rows)
 
-    return cached(f"{folder.name}-{image_size}", cache_key(paths, image_size=image_size), make)
+    key = cache_key(kept, image_size=image_size, classes=names)
+    return cached(f"{folder.name}-{image_size}", key, make)
+
+
+def _split_folders(root: Path, test_folder: str | None) -> tuple[Path, Path] | None:
+    """The folders of both splits; None if `root` itself holds the class folders."""
+    folders = [folder for folder in _visible(root) if folder.is_dir() and any(map(Path.is_dir, _visible(folder)))]
+    training = [folder for folder in folders if folder.name.lower() in TRAINING_FOLDERS]
+    tests = [folder for folder in folders if folder.name.lower() in TEST_FOLDERS]
+    if test_folder is not None:
+        tests = [folder for folder in folders if folder.name == test_folder]
+        if len(training) != 1 or not tests:
+            raise SourceError(
+                f"{root} has no folder 'train' beside {test_folder!r} with class folders in both: change "
+                "dataset.test_folder or leave it out."
+            )
+    if len(training) == 1 and len(tests) > 1:
+        names = " and ".join(repr(folder.name) for folder in tests)
+        raise SourceError(f"{root} has {names}: set dataset.test_folder to the one that is the test split.")
+    return (training[0], tests[0]) if len(training) == 1 and tests else None
+
+
+def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
+    """Names of the classes, the image files in alphabetical order, and their class ids."""
+    classes = [entry for entry in _visible(folder) if entry.is_dir()]
+    if len(classes) < 2:
+        raise SourceError(f"{folder} has {len(classes)} class folders, but expected 2 or more.")
+    files, labels, skipped = [], [], []
+    for label, each in enumerate(classes):
+        entries = _visible(each)
+        inner = next((entry for entry in entries if entry.is_dir()), None)
+        if inner is not None:
+            raise SourceError(
+                f"{inner} is a folder, but images must lie directly in the folder of their class: move the class "
+                "folders up, or set dataset.root to the folder that holds them."
+            )
+        images = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS]
+        skipped += [entry for entry in entries if entry.suffix.lower() not in EXTENSIONS]
+        if not images:
+            raise SourceError(f"{each} has no image ({', '.join(EXTENSIONS)}): fill or remove it.")
+        files += images
+        labels += [label] * len(images)
+    if skipped:
+        logging.getLogger(__name__).warning(
+            "Skipped in %s, since only %s are read: %s", folder, ", ".join(EXTENSIONS), _shortened(skipped)
+        )
+    return tuple(each.name for each in classes), files, torch.tensor(labels)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, in alphabetical order, but for hidden entries (`.git`, `._0.png`, `__MACOSX`)."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
+    for entry in entries:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(entry.name).decode(errors="backslashreplace")
+            raise SourceError(f"{folder} has an entry whose name is not UTF-8: rename {name}.") from None
+        if not entry.exists():
+            raise SourceError(f"{entry} is a link to nothing: replace or remove it.")
+    return entries
+
+
+def _shortened(files: Sequence[Path], *, most: int = 5) -> str:
+    names = ", ".join(f"{file.parent.name}/{file.name}" for file in files[:most])
+    return f"{names}, ... ({len(files)} files)" if len(files) > most else names

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nclib.data.sources.base import SourceError, SourceImages
 from nclib.data.sources.decoding import cache_key, cached, decode_all
-from nclib.data.sources.digit_struct import read_digit_struct
+from nclib.data.sources.digit_struct import DigitStruct
 from nclib.data.sources.download import fetch, unpack
 from nclib.study.files import sha256
 
@@ -46,7 +46,7 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
     if not folder.is_dir():
         archive = root / "svhn" / f"{split}.tar.gz"
         advice = f"Put {archive.name} (format 1, from {URL}) into {archive.parent}, or unpack it there."
-        unpack(fetch([URL + archive.name], archive, digest=SHA256[split], advice=advice), folder)
+        unpack(fetch([URL + archive.name], archive, digest=SHA256[split], advice=advice, or_own=True), folder)
     annotated = folder / "digitStruct.mat"
     if not annotated.is_file():
         raise SourceError(f"{annotated} is missing: delete {folder} and run the same command again.")
@@ -58,14 +58,14 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
 
 def _crops(annotated: Path, image_size: int, sample_size: int | None) -> SourceImages:
     """The selected images of one unpacked split."""
-    annotations = read_digit_struct(annotated)
-    rows, labels = select([annotation.digits for annotation in annotations])
+    digit_struct = DigitStruct(annotated)
+    rows, labels = select(digit_struct.digits)
     if len(rows) == 0:
         raise SourceError(f"{annotated} has no image that the selection keeps (digits 1..9, at most three).")
     if sample_size is not None:
         chosen = first_of_each_set(labels, sample_size)
         rows, labels = rows[chosen], labels[chosen]
-    kept = [annotations[row] for row in rows.tolist()]
+    kept = digit_struct.annotations(rows.tolist())
 
     def crop(image: Image.Image, number: int) -> Image.Image:
         window = crop_window(kept[number].boxes, image.width, image.height)
