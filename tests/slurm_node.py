@@ -47,6 +47,7 @@ GresTypes=gpu
 MinJobAge=600
 KillWait=2
 SlurmdTimeout={timeout}
+MessageTimeout={patience}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP
 """
@@ -109,6 +110,7 @@ def _configure(base: Path, names: Sequence[str], timeout: int) -> None:
     user, (port, *ports) = pwd.getpwuid(os.geteuid()).pw_name, _free_ports(1 + len(names))
     nodes = "\n".join(NODE.format(name=name, host=HOST, port=port) for name, port in zip(names, ports, strict=True))
     facts = {"base": base, "host": HOST, "user": user, "port": port, "timeout": timeout, "nodes": nodes}
+    facts["patience"] = min(10, timeout)  # with which the controller asks a node, twice, until it is down
     (base / "slurm.conf").write_text(CONFIGURATION.format(**facts))
     devices = "".join(f"NodeName={name} Name=gpu File=/dev/{device}\n" for name in names for device in ("null", "zero"))
     (base / "gres.conf").write_text(devices)  # two pretended GPUs

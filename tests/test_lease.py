@@ -27,7 +27,7 @@ import test_train as t
 from nclib.training import lease
 lease.SILENCE, lease.HEARTBEAT = 2.0, 0.1
 splits = t.dataset.build(source="digits", layout="mnist", train_counts={{1: 6, 2: 1}}, test_counts={{1: 3, 2: 1}})
-t.run(splits, Path(sys.argv[1]), epochs=30)
+t.run(splits, Path(sys.argv[1]), epochs=12)
 """
 
 
