@@ -272,7 +272,7 @@ export function turned(coordinates, [yaw, pitch]) {
 }
 
 /** Half the width of a plane, in units of the class means' distance from their center. */
-export const reach = (plane, K) => (plane === "circle" ? 1.75 * Math.sqrt(2 / Math.max(K - 1, 2)) : 1.4);
+export const reach = (plane, K) => (plane === "circle" ? 1.6 * Math.sqrt(2 / Math.max(K - 1, 2)) : 1.4);
 
 /** Where theory has the class means: corners of a simplex ETF, of which a plane shows a regular polygon. */
 export function idealMeans(plane, classes, K) {
@@ -326,6 +326,9 @@ export function mapColor(colors, share) {
   const low = Math.min(Math.floor(at), colors.length - 2);
   return colors[low].map((x, c) => x + (at - low) * (colors[low + 1][c] - x));
 }
+
+/** A color as a pixel of a canvas (little-endian). */
+const pixelOf = ([r, g, b]) => ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
 
 /** A number in about three digits. */
 export function short(value) {
@@ -519,11 +522,11 @@ export function layout(width, runs) {
     left = 2 * (side + gap);
     height = top + side + gap + cell + 16;
   }
-  const legend = 118;
+  const legend = 126;
   return {
     height, metrics, planes, maps,
     margins: { x: left, y: top, w: W - left, h: side - legend },
-    legend: { x: left, y: top + side - legend + 6, w: W - left, h: legend - 6 },
+    legend: { x: left, y: top + side - legend + 16, w: W - left, h: legend - 16 },
   };
 }
 
@@ -678,6 +681,8 @@ export class Scene {
   constructor(runs, state, maps, theme, makeCanvas) {
     Object.assign(this, { runs, state, theme, makeCanvas, hits: [], canvases: [] });
     this.maps = Object.fromEntries(Object.entries(maps).map(([what, list]) => [what, list.map(hexToRgb)]));
+    this.tables = Object.fromEntries(Object.entries(this.maps).map(([what, list]) => (
+      [what, Uint32Array.from({ length: 256 }, (_, i) => pixelOf(mapColor(list, i / 255)))])));
     this.epochs = unionOfEpochs(runs);
     this.known = runs.filter((run) => run.classes);
     this.colors = runs.map((run, i) => (i && run.color === runs[0].color ? "#000000" : run.color));
@@ -1011,15 +1016,15 @@ export class Scene {
     const range = kind === "angles" ? this.angleRange : [-1 / (K - 1) - 0.2, 1];
     pen.imageSmoothingEnabled = false;
     pen.drawImage(this.paint(slot, values, K, kind, range), cells.x, cells.y, cells.w, cells.h);
-    const titles = { means: "class means", classifier: "classifier", etf: "simplex ETF", angles: run.multi ? "angles of pairs" : "angles, less the ETF's" };
+    const titles = { means: "class means", classifier: "classifier", etf: "simplex ETF", angles: run.multi ? "pair angles" : "off the ETF's" };
     const note = this.noteOfMap(kind, run, values);
     write(pen, note, cells.x + cells.w, box.y + 11, { color: theme.grey, size: 9.5, align: "right" });
-    const free = cells.w - pen.measureText(note).width - 16;
+    const free = cells.x + cells.w - box.x - pen.measureText(note).width - 18;
     if (kind !== "etf") {
       pen.fillStyle = this.color(i);
-      pen.fillRect(cells.x, box.y + 4, 7, 7);
+      pen.fillRect(box.x, box.y + 4, 7, 7);
     }
-    write(pen, fitted(pen, titles[kind], free, 10.5), cells.x + (kind === "etf" ? 0 : 10), box.y + 11, { color: theme.ink, size: 10.5 });
+    write(pen, fitted(pen, titles[kind], free, 10.5), box.x + (kind === "etf" ? 0 : 10), box.y + 11, { color: theme.ink, size: 10.5 });
     if (K <= LABELED_CELLS) this.drawCellNames(pen, cells, run.classes, room);
     if (this.state.labels.length && this.state.labels.length < 3 && kind !== "etf") this.drawChosenCell(pen, cells, K);
     this.hits.push({ kind: "map", what: kind, box: cells, run, i, values, K });
@@ -1037,11 +1042,13 @@ export class Scene {
     const { K } = run;
     if (kind === "etf") return `${short(-1 / (K - 1))} beside 1`;
     let [most, sum, count] = [0, 0, 0];
-    values.forEach((value, c) => {
+    for (let c = 0; c < values.length; c += 1) {
       const diagonal = c % (K + 1) === 0;
-      most = Math.max(most, Math.abs(value - (diagonal ? 1 : -1 / (K - 1))));
-      if (!diagonal && Number.isFinite(value)) [sum, count] = [sum + value, count + 1];
-    });
+      most = Math.max(most, Math.abs(values[c] - (diagonal ? 1 : -1 / (K - 1))));
+      if (diagonal || Number.isNaN(values[c])) continue;
+      sum += values[c];
+      count += 1;
+    }
     if (kind === "angles") return count ? `mean ${short(sum / count)}°` : "no pairs";
     return `within ${short(most)}`;
   }
@@ -1052,13 +1059,14 @@ export class Scene {
     if (canvas.width !== K || canvas.height !== K) [canvas.width, canvas.height] = [K, K];
     const context = canvas.getContext("2d", { willReadFrequently: true });
     const image = context.createImageData(K, K);
-    const colors = kind === "angles" ? this.maps.angle : this.maps.cosine;
-    const blank = hexToRgb(this.theme.faint);
-    values.forEach((value, c) => {
-      const share = kind === "angles" ? Math.log(Math.max(value, low) / low) / Math.log(high / low) : (value - low) / (high - low);
-      const rgb = Number.isFinite(value) ? mapColor(colors, share) : blank;
-      [image.data[4 * c], image.data[4 * c + 1], image.data[4 * c + 2], image.data[4 * c + 3]] = [rgb[0], rgb[1], rgb[2], 255];
-    });
+    const pixels = new Uint32Array(image.data.buffer);
+    const colors = this.tables[kind === "angles" ? "angle" : "cosine"];
+    const blank = pixelOf(hexToRgb(this.theme.faint));
+    const scale = (colors.length - 1) / (kind === "angles" ? Math.log(high / low) : high - low);
+    for (let c = 0; c < pixels.length; c += 1) {
+      const share = scale * (kind === "angles" ? Math.log(Math.max(values[c], low) / low) : values[c] - low);
+      pixels[c] = Number.isNaN(share) ? blank : colors[Math.max(0, Math.min(Math.round(share), colors.length - 1))];
+    }
     context.putImageData(image, 0, 0);
     return canvas;
   }
@@ -1068,10 +1076,9 @@ export class Scene {
     const [K, step] = [names.length, cells.w / names.length];
     const size = Math.min(9.5, step + 1);
     if (size < 6) return;
-    const letters = Math.max(1, Math.floor((room - 4) / (0.56 * size)));
     const upright = Math.max(...names.map((text) => text.length)) * 0.6 * size > step;
     for (let k = 0; k < K; k += 1) {
-      const [text, middle] = [shortened(names[k], letters), (k + 0.5) * step];
+      const [text, middle] = [fitted(pen, names[k], upright ? room - 4 : step, size), (k + 0.5) * step];
       write(pen, text, cells.x - 3, cells.y + middle, { color: this.theme.grey, size, align: "right", baseline: "middle" });
       if (!upright) {
         write(pen, text, cells.x + middle, cells.y + cells.h + 10, { color: this.theme.grey, size, align: "center" });
@@ -1350,6 +1357,7 @@ class View {
     offer(c.run0, names, first?.[0] ?? "");
     offer(c.run1, [["none", ""], ...names], second?.[0] ?? "");
     [first, second].forEach((which, i) => offer(c[`seed${i}`], (found[which?.[0]] ?? []).map((seed) => [`seed ${seed}`, seed]), which?.[1] ?? ""));
+    c.seed1.hidden = !second;
   }
 
   /** Ask for what the controls say; everything stays as it is until all of it is there. */
