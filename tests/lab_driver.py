@@ -214,7 +214,10 @@ class LabNotebook:
             "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
         )
         self._wait_for(f"kernel?.status === 'idle' && !{waiting}")
-        errors = self.page.locator(f"{self.PANEL} [data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+        kinds = ", ".join(
+            f"{self.PANEL} [data-mime-type='application/vnd.jupyter.{kind}']" for kind in ("error", "stderr")
+        )
+        errors = [text for text in self.page.locator(kinds).all_inner_texts() if "Traceback" in text]
         if errors:
             raise RuntimeError(errors[0])
 

@@ -44,8 +44,8 @@ def geometry_arrays(g: Geometry) -> Arrays:
     stacked = {name: np.stack(found) for name, found in rows.items()}
     kept = ("bias", "gram_features", "gram_weight", "scales")
     stacked |= {name: getattr(g, name).numpy() for name in kept}
-    stacked |= {"labels": labels, "counts": g.counts.numpy(), "epochs": g.epochs.numpy(), "set_angles": g.angles.numpy()}
-    stacked["sets"], stacked["pairs"] = slots(g.label_sets.numpy()), pairs
+    stacked |= {"epochs": g.epochs.numpy(), "counts": g.counts.numpy(), "set_angles": g.angles.numpy()}
+    stacked |= {"labels": labels, "sets": slots(g.label_sets.numpy()), "pairs": pairs}
     return {name: compact(array) for name, array in stacked.items()}
 
 

@@ -4,12 +4,13 @@ import base64
 import gzip
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import traitlets
@@ -30,7 +31,7 @@ from nclib.study.study import ParameterError
 
 HERE = Path(__file__).parent
 VIEWS = ("metrics", "features", "matrices", "pairs", "margins")
-KEPT_VIEWS = ("features", "matrices")  # in an executed notebook; the others take seconds to draw
+KEPT_VIEWS = ("features",)  # in an executed notebook; the others take up to seconds to draw
 PICTURE_DPI = 130
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -74,7 +75,7 @@ class Explorer(anywidget.AnyWidget):
         self._message, name = "", folder.name
         known = studies(self._outputs)
         if name not in known:
-            self._message = f"{folder} holds no training run yet. Run the study first, e.g. {_how_to_run(name)}."
+            self._message = _nothing(folder)
             name = known[0] if known else name
             run, seed = "", None
         self._load = lru_cache(maxsize=4)(self._read)
@@ -163,7 +164,8 @@ class Explorer(anywidget.AnyWidget):
     def _show(self) -> None:
         """Send what is chosen; a failure is sent in words, since an exception here would reach nobody."""
         study = self.choice.get("study", "")
-        catalog = {name: {run: list(s) for run, s in runs(self._outputs / name).items()} for name in self._studies()}
+        names = studies(self._outputs)
+        catalog = {name: {run: list(seeds) for run, seeds in runs(self._outputs / name).items()} for name in names}
         found = catalog.get(study, {})
         chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if seed in found.get(run, ())]
         if found and not chosen:
@@ -175,7 +177,7 @@ class Explorer(anywidget.AnyWidget):
             message = f"{study} cannot be shown: {type(error).__name__}: {error}"
         self._data = tuple(data for data, _ in loaded)
         if not loaded and not message:
-            message = f"{self._outputs / study} holds no training run yet. Run the study first, e.g. {_how_to_run(study)}."
+            message = _nothing(self._outputs / study)
         self._message = message
         self.shown = {
             "study": study,
@@ -187,12 +189,9 @@ class Explorer(anywidget.AnyWidget):
             "runs": [payload for _, payload in loaded],
         }
 
-    def _studies(self) -> list[str]:
-        return studies(self._outputs)
-
 
 def _first_choice(
-    found: Mapping[str, tuple[int, ...]], study: str, run: str = "", seed: int | None = None
+    found: Mapping[str, Sequence[int]], study: str, run: str = "", seed: int | None = None
 ) -> list[tuple[str, int]]:
     """A run, and beside it the first other one, or another seed of it.
 
@@ -213,8 +212,9 @@ def _first_choice(
     return [first, *others[:1]]
 
 
-def _how_to_run(study: str) -> str:
-    return f"make reproduce STUDY=params/{study}.yaml"
+def _nothing(study: Path) -> str:
+    how = f"make reproduce STUDY=params/{study.name}.yaml"
+    return f"{study} holds no training run yet. Run the study first, e.g. {how}."
 
 
 def _draw(view: str, data: tuple[RunData, ...], epoch: int | None, plane: Plane) -> Figure | None:
@@ -257,4 +257,5 @@ def _curves(table: pd.DataFrame) -> MetricCurves:
 def _pixels(figure: Figure) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=PICTURE_DPI)
+    plt.close(figure)  # or a notebook would show it, too
     return Image.open(file).convert("RGB")
