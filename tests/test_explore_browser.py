@@ -85,6 +85,8 @@ def test_in_jupyterlab(page, outputs, tmp_path, record_property, capsys):
         seconds = time.monotonic() - start
         page.locator(ROOT).evaluate("e => e.scrollIntoView({block: 'start'})")
 
+        page.mouse.move(5, 5)  # what the mouse points at is drawn, too
+        page.wait_for_timeout(200)
         last = pixels(page)
         press(page, "Home")
         shown(page, 0)

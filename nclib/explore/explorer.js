@@ -564,7 +564,6 @@ export class SvgPen {
   }
 
   translate(x, y) { this.group(`transform="translate(${x.toFixed(1)} ${y.toFixed(1)})"`); }
-
   rotate(angle) { this.group(`transform="rotate(${((angle * 180) / Math.PI).toFixed(1)})"`); }
 
   clip() {
@@ -574,15 +573,10 @@ export class SvgPen {
   }
 
   setLineDash(dash) { this.dash = dash; }
-
   beginPath() { this.path = ""; }
-
   moveTo(x, y) { this.path += `M${x.toFixed(1)} ${y.toFixed(1)}`; }
-
   lineTo(x, y) { this.path += `${this.path ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`; }
-
   closePath() { this.path += "Z"; }
-
   rect(x, y, w, h) { this.path += `M${x.toFixed(1)} ${y.toFixed(1)}h${w.toFixed(1)}v${h.toFixed(1)}h${(-w).toFixed(1)}z`; }
 
   arc(x, y, r) {
@@ -591,7 +585,6 @@ export class SvgPen {
   }
 
   fill() { this.add(`<path d="${this.path}" fill="${this.fillStyle}" fill-opacity="${this.globalAlpha}"/>`); }
-
   stroke() { this.add(`<path d="${this.path}" fill="none" ${this.line()}/>`); }
 
   fillRect(x, y, w, h) {
@@ -740,7 +733,8 @@ export class Scene {
       const found = valuesOf(run, line);
       if (found) lines.push({ ...found, run: i, style: j, name: line.name });
     }));
-    write(pen, fitted(pen, panel.title, box.w - 8, 11.5, "600"), box.x + 2, box.y + 11, { color: theme.ink, size: 11.5, weight: "600" });
+    const right = panel.lines.length > 1 ? this.drawStyles(pen, panel, box) : box.x + box.w - 4;
+    write(pen, fitted(pen, panel.title, right - box.x - 4, 11.5, "600"), box.x + 2, box.y + 11, { color: theme.ink, size: 11.5, weight: "600" });
     const predicted = state.theory ? this.predictions(panel) : [];
     const values = [...lines.flatMap((line) => Array.from(line.values)), ...predicted.map((p) => p.value)];
     const axis = axisOf(values, lines[0]?.series, state.scale);
@@ -771,25 +765,22 @@ export class Scene {
         }
       }
     });
-    if (panel.lines.length > 1) this.drawStyles(pen, panel, plot, lines, x, y);
     this.hits.push({ kind: "metrics", box: { ...plot, y: box.y, h: box.h }, panel, lines, epochAt: (px) => {
       const share = (px - plot.x) / plot.w;
       return state.logEpochs ? from + Math.expm1(share * Math.log1p(to - from)) : from + share * (to - from);
     } });
   }
 
-  /** Names of the dashes, in the corner where fewest curves are. */
-  drawStyles(pen, panel, plot, lines, x, y) {
-    const used = panel.lines.map((line, j) => ({ ...line, j })).filter(({ j }) => lines.some((line) => line.style === j));
-    const [w, h] = [74, 12 * used.length + 2];
-    const corners = [[plot.x + plot.w - w, plot.y], [plot.x + plot.w - w, plot.y + plot.h - h], [plot.x + 4, plot.y], [plot.x + 4, plot.y + plot.h - h]];
-    const crowd = ([left, top]) => lines.reduce((sum, line) => sum + Array.from(line.values).filter((value, e) => (
-      inside({ x: left - 4, y: top - 4, w: w + 8, h: h + 8 }, x(line.epochs[e]), y(value)))).length, 0);
-    const [left, top] = corners.reduce((best, corner) => (crowd(corner) < crowd(best) ? corner : best));
-    used.forEach(({ name: text, j }, row) => {
-      polyline(pen, [left, top + 12 * row + 7, left + 18, top + 12 * row + 7], this.theme.ink, 1.2, DASHES[j % 4]);
-      write(pen, text, left + 22, top + 12 * row + 10, { color: this.theme.ink, size: 9.5, halo: this.theme.paper });
+  /** Names of the dashes, on the right of the title. */
+  drawStyles(pen, panel, box) {
+    let right = box.x + box.w - 4;
+    [...panel.lines.entries()].reverse().forEach(([j, line]) => {
+      write(pen, line.name, right, box.y + 11, { color: this.theme.grey, size: 9.5, align: "right" });
+      right -= pen.measureText(line.name).width + 24;
+      polyline(pen, [right, box.y + 8, right + 20, box.y + 8], this.theme.ink, 1.2, DASHES[j % 4]);
+      right -= 8;
     });
+    return right;
   }
 
   drawAxes(pen, plot, axis, y, x, [from, to]) {
@@ -1158,7 +1149,6 @@ export class Scene {
 
   drawLegend(pen, box) {
     const { theme, state } = this;
-    const multi = this.known.some((run) => run.pairs.length);
     const bars = [["cosine", [-1 / (this.known[0].K - 1) - 0.2, 1], linearTicks(-0.4, 1, 4)], ["angle", this.angleRange, logTicks(...this.angleRange, 4)]];
     bars.forEach(([what, [low, high], ticks], b) => {
       const bar = { x: box.x + 34 + b * ((box.w - 34) / 2), y: box.y, w: (box.w - 34) / 2 - 18, h: 8 };
@@ -1176,34 +1166,15 @@ export class Scene {
       }
       write(pen, what, bar.x, bar.y - 3, { color: theme.grey, size: 9.5 });
     });
-    const symbols = [["dot", "training image"], ["disc", "class mean"], ["line", "classifier row"]];
-    if (multi) symbols.push(["diamond", "pair mean"], ["square", "tag-wise average"]);
-    if (state.theory) symbols.push(["dotted", "predicted"]);
+    const symbols = [["•", "training image"], ["●", "class mean"], ["—", "classifier row"]];
+    if (this.known.some((run) => run.pairs.length)) symbols.push(["◆", "pair mean"], ["□", "tag-wise average"]);
+    if (state.theory) symbols.push(["┈", "predicted"]);
+    const step = Math.min((box.w - 34) / 2, 150);
     symbols.forEach(([symbol, text], s) => {
-      const [x, y] = [box.x + 40 + (s % 2) * Math.min((box.w - 40) / 2, 150), box.y + 40 + 17 * Math.floor(s / 2)];
-      this.drawSymbol(pen, symbol, x, y);
-      write(pen, fitted(pen, text, Math.min((box.w - 40) / 2, 150) - 14, 10.5), x + 12, y + 4, { color: theme.ink, size: 10.5 });
+      const [x, y] = [box.x + 40 + (s % 2) * step, box.y + 44 + 17 * Math.floor(s / 2)];
+      write(pen, symbol, x, y, { color: theme.ink, size: 13, align: "center" });
+      write(pen, fitted(pen, text, step - 14, 10.5), x + 12, y, { color: theme.ink, size: 10.5 });
     });
-  }
-
-  drawSymbol(pen, symbol, x, y) {
-    const { theme } = this;
-    pen.fillStyle = theme.grey;
-    pen.strokeStyle = theme.ink;
-    pen.lineWidth = 0.9;
-    pen.beginPath();
-    if (symbol === "line" || symbol === "dotted") polyline(pen, [x - 7, y, x + 7, y], theme.ink, 1.3, symbol === "line" ? [] : [1, 3]);
-    else if (symbol === "square") {
-      pen.rect(x - 4.5, y - 4.5, 9, 9);
-      pen.stroke();
-    } else if (symbol === "diamond") {
-      [[x, y - 4], [x + 4, y], [x, y + 4], [x - 4, y]].forEach(([px, py], p) => (p ? pen.lineTo(px, py) : pen.moveTo(px, py)));
-      pen.closePath();
-      pen.fill();
-    } else {
-      pen.arc(x, y, symbol === "dot" ? 2 : 5, 0, 2 * Math.PI);
-      pen.fill();
-    }
   }
 }
 
@@ -1281,7 +1252,7 @@ class View {
       el("label", {}, "axes ", select("scale", "scale of the metrics", set("scale"))), check("logEpochs", "log epochs"), check("theory", "theory"));
     const second = el("div", { className: "nc-bar" }, c.play, c.epoch, c.readout, el("label", {}, "plane ", select("plane", "plane of the features", (value) => this.setPlane(value))),
       ...corners, el("label", {}, "drag ", select("drag", "what dragging in a plane does", set("drag"))), el("label", {}, "margins ", select("margins", "margins", set("margins"))),
-      button("⟲", "reset the view (0)", () => this.reset(), "nc-reset"), button("PNG", "save the view as PNG (P)", () => this.savePng(), "nc-png"), button("SVG", "save the view as SVG (V)", () => this.saveSvg(), "nc-svg"),
+      button("⟲", "reset the view (0)", () => this.reset(), "nc-reset"), button("PNG", "save the view as PNG (P)", () => this.save("png"), "nc-png"), button("SVG", "save the view as SVG (V)", () => this.save("svg"), "nc-svg"),
       button("?", HELP, () => this.say(HELP), "nc-help"));
     offer(c.scale, [["as in the figures", "figures"], ["logarithmic", "log"], ["linear", "linear"]], "figures");
     offer(c.plane, [["all classes, a circle", "circle"], ["principal axes", "principal"], ["three classes", "three"]], "circle");
@@ -1302,7 +1273,8 @@ class View {
     const { canvas } = this.controls;
     this.ended = new AbortController();
     const on = (target, kind, act, options = {}) => target.addEventListener(kind, act, { signal: this.ended.signal, ...options });
-    on(this.root, "keydown", (event) => this.key(event));
+    // before the host, which would move between cells: Notebook 7 takes arrow keys while the page captures them
+    on(window, "keydown", (event) => this.root.contains(event.target) && this.key(event), { capture: true });
     on(canvas, "pointerdown", (event) => this.down(event));
     on(canvas, "pointermove", (event) => this.move(event));
     on(canvas, "pointerup", (event) => this.up(event));
@@ -1311,9 +1283,10 @@ class View {
     on(canvas, "wheel", (event) => this.wheel(event), { passive: false });
     this.sizes = new ResizeObserver(() => this.redraw());
     this.sizes.observe(this.root);
-    this.themes = new MutationObserver(() => this.restyle());
+    const retheme = () => isDark() === this.dark || this.restyle();
+    this.themes = new MutationObserver(retheme);
     for (const target of [document.body, document.documentElement]) this.themes.observe(target, { attributes: true });
-    on(matchMedia("(prefers-color-scheme: dark)"), "change", () => this.restyle());
+    on(matchMedia("(prefers-color-scheme: dark)"), "change", retheme);
     this.received = () => this.receive();
     this.model.on("change:shown", this.received);
   }
@@ -1395,9 +1368,9 @@ class View {
   }
 
   restyle() {
-    const dark = isDark();
-    this.root.classList.toggle("nc-dark", dark);
-    this.scene = new Scene(this.runs, this.state, this.shown.maps, THEMES[dark ? "dark" : "light"], () => el("canvas"));
+    this.dark = isDark();
+    this.root.classList.toggle("nc-dark", this.dark);
+    this.scene = new Scene(this.runs, this.state, this.shown.maps, THEMES[this.dark ? "dark" : "light"], () => el("canvas"));
     this.redraw();
   }
 
@@ -1509,27 +1482,17 @@ class View {
 
   reset() { this.set({ turn: [0, 0], zoom: 1, pan: [0, 0], span: null }); }
 
-  savePng() {
-    const width = this.controls.canvas.clientWidth;
-    const canvas = el("canvas");
-    const { height } = layout(width, Math.max(this.runs.length, 1));
-    [canvas.width, canvas.height] = [2 * width, 2 * height];
-    const pen = canvas.getContext("2d");
-    pen.fillStyle = this.scene.theme.paper;
-    pen.fillRect(0, 0, 2 * width, 2 * height);
-    pen.scale(2, 2);
-    this.scene.draw(pen, width);
-    canvas.toBlob((blob) => this.download(blob, "png"));
-  }
-
-  saveSvg() {
+  save(kind) {
     const width = this.controls.canvas.clientWidth;
     const { height } = layout(width, Math.max(this.runs.length, 1));
-    const pen = new SvgPen(width, height);
+    const canvas = el("canvas", { width: 2 * width, height: 2 * height });
+    const pen = /** @type {any} */ (kind === "svg" ? new SvgPen(width, height) : canvas.getContext("2d"));
+    if (kind === "png") pen.scale(2, 2);
     pen.fillStyle = this.scene.theme.paper;
     pen.fillRect(0, 0, width, height);
-    this.scene.draw(/** @type {any} */ (pen), width);
-    this.download(new Blob([pen.svg], { type: "image/svg+xml" }), "svg");
+    this.scene.draw(pen, width);
+    if (kind === "png") canvas.toBlob((blob) => this.download(blob, kind));
+    else this.download(new Blob([pen.svg], { type: "image/svg+xml" }), kind);
   }
 
   download(blob, kind) {
@@ -1541,9 +1504,9 @@ class View {
   // Keys and pointer .................................................................................................
 
   key(event) {
-    event.stopPropagation(); // Notebook 7 would move between cells
     const { target } = event;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    event.stopPropagation();
     if (target.tagName === "SELECT" || (target.tagName === "INPUT" && target.className === "nc-metric")) return;
     if (event.key === " " && ["BUTTON", "INPUT"].includes(target.tagName) && target.className !== "nc-epoch") return;
     const { state, controls: c } = this;
@@ -1562,7 +1525,7 @@ class View {
       a: () => pan(1, 0), d: () => pan(-1, 0), w: () => pan(0, 1), s: () => pan(0, -1), Escape: () => this.select([], []),
       t: () => { c.theory.checked = !c.theory.checked && !c.theory.disabled; this.set({ theory: c.theory.checked }); },
       l: () => { c.scale.selectedIndex = (c.scale.selectedIndex + 1) % 3; this.set({ scale: c.scale.value }); },
-      p: () => this.savePng(), v: () => this.saveSvg(),
+      p: () => this.save("png"), v: () => this.save("svg"),
     };
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act) return;

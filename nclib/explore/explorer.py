@@ -12,25 +12,18 @@ from typing import Any
 import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import traitlets
 from matplotlib.figure import Figure
 from PIL import Image
 
 from nclib.explore.outputs import RunData, load_run, runs, studies
 from nclib.explore.payload import color_maps, pack, run_payload
-from nclib.figures.angles import AngleMaps, collapse_angles
-from nclib.figures.curves import MetricCurves
-from nclib.figures.feature_plane import FeaturePlane, Plane
-from nclib.figures.gram import GramMatrices
-from nclib.figures.margins import MarginDistribution
-from nclib.figures.panels import panel
-from nclib.results.metrics_table import measured_labels, of_metric
+from nclib.figures.feature_plane import Plane
+from nclib.figures.run_views import VIEWS, draw_view
 from nclib.study.files import StageError, atomic_path
 from nclib.study.study import ParameterError
 
 HERE = Path(__file__).parent
-VIEWS = ("metrics", "features", "matrices", "pairs", "margins")
 KEPT_VIEWS = ("features",)  # in an executed notebook; the others take up to seconds to draw
 PICTURE_DPI = 130
 PAGE = """<!doctype html>
@@ -106,8 +99,10 @@ class Explorer(anywidget.AnyWidget):
         epochs = sorted({int(e) for data in self._data if data.geometry for e in data.geometry.epochs})
         if epoch is not None and epoch not in epochs:
             raise ValueError(f"Expected an epoch of {', '.join(map(str, epochs))}, but got {epoch!r}.")
-        figures = [_draw(view, self._data, epoch, plane) for view in views or VIEWS]
-        pages = [_pixels(figure) for figure in figures if figure is not None]
+        tables = {data.label: data.metrics for data in self._data if data.metrics is not None}
+        known = {data.label: data.geometry for data in self._data if data.geometry is not None}
+        displays = (draw_view(view, known, tables, epoch=epoch, plane=plane) for view in views or VIEWS)
+        pages = [_pixels(display.figure_) for display in displays if display is not None]
         if not pages:
             raise StageError(self._message or "; ".join(p for data in self._data for p in data.problems))
         paper = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), "white")
@@ -215,43 +210,6 @@ def _first_choice(
 def _nothing(study: Path) -> str:
     how = f"make reproduce STUDY=params/{study.name}.yaml"
     return f"{study} holds no training run yet. Run the study first, e.g. {how}."
-
-
-def _draw(view: str, data: tuple[RunData, ...], epoch: int | None, plane: Plane) -> Figure | None:
-    """A view by the display of the figures that has it; None if no run has the results."""
-    if view == "metrics":
-        tables = [run.metrics.assign(run=run.label, seed=0) for run in data if run.metrics is not None]
-        return _curves(pd.concat(tables)).plot().figure_ if tables else None
-    known = {run.label: run.geometry for run in data if run.geometry is not None}
-    if not known:
-        return None
-    places = {}
-    for label, g in known.items():
-        last = g.epochs.numpy()[-1] if epoch is None else epoch
-        places[label] = max(int(np.searchsorted(g.epochs.numpy(), last, side="right")) - 1, 0)
-    titled = {f"{label}, epoch {int(g.epochs[places[label]])}": (g, places[label]) for label, g in known.items()}
-    if view == "features":
-        return FeaturePlane(titled, plane).plot().figure_
-    if view == "matrices":
-        grams = {label: (g.gram_features[e], g.gram_weight[e]) for label, (g, e) in titled.items()}
-        return GramMatrices(grams).plot().figure_
-    if view == "pairs":
-        return AngleMaps({label: collapse_angles(g, e) for label, (g, e) in titled.items()}).plot().figure_
-    margins = {label: g.margins[e : e + 1].numpy() for label, (g, e) in titled.items()}
-    return MarginDistribution(margins, max(len(g.class_names) for g in known.values())).plot().figure_
-
-
-def _curves(table: pd.DataFrame) -> MetricCurves:
-    """NC1 to NC3, tag-wise ratios or NC4, and the score."""
-    several = measured_labels(table, "tag_wise_ratio")
-    panels = [panel(name) for name in ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")]
-    panels += [panel("tag_wise_ratio", labels=m) for m in several] or [panel("nc4")]
-    panels.append(panel("soft_iou" if several else "top1"))
-    values = [
-        of_metric(table, shown.metric, labels=shown.labels)[["run", "seed", "epoch", "value"]].assign(panel=place)
-        for place, shown in enumerate(panels)
-    ]
-    return MetricCurves(pd.concat(values, ignore_index=True), panels)
 
 
 def _pixels(figure: Figure) -> Image.Image:
