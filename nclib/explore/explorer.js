@@ -627,7 +627,6 @@ function write(pen, text, x, y, { color = "#000", size = 11, align = "left", bas
   if (halo) {
     pen.strokeStyle = halo;
     pen.lineWidth = 3;
-    pen.lineJoin = "round";
     pen.strokeText(text, x, y);
   }
   pen.fillStyle = color;
@@ -710,6 +709,8 @@ export class Scene {
   /** @param {Pen} pen */
   draw(pen, width) {
     const boxes = layout(width, Math.max(this.runs.length, 1));
+    pen.lineJoin = "round"; // a context keeps what is set: each frame begins alike
+    pen.imageSmoothingEnabled = false;
     this.hits = [];
     panelsOf(this.runs, this.state.metric).forEach((panel, i) => this.drawMetrics(pen, boxes.metrics[i], panel));
     this.runs.forEach((run, i) => this.drawPlane(pen, boxes.planes[i], run, i));
@@ -1029,7 +1030,6 @@ export class Scene {
     const cells = { x: Math.round(box.x + room), y: Math.round(box.y + 16), w: Math.round(side), h: Math.round(side) };
     const values = this.valuesOfMap(kind, run);
     const range = kind === "angles" ? this.angleRange : [-1 / (K - 1) - 0.2, 1];
-    pen.imageSmoothingEnabled = false;
     pen.drawImage(this.paint(slot, values, K, kind, range), cells.x, cells.y, cells.w, cells.h);
     const titles = { means: "class means", classifier: "classifier", etf: "simplex ETF", angles: run.multi ? "pair angles" : "off the ETF's" };
     const note = this.noteOfMap(kind, run, values);
