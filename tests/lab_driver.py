@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -215,7 +214,10 @@ class LabNotebook:
             "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
         )
         self._wait_for(f"kernel?.status === 'idle' && !{waiting}")
-        errors = self.page.locator(f"{self.PANEL} [data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+        kinds = ", ".join(
+            f"{self.PANEL} [data-mime-type='application/vnd.jupyter.{kind}']" for kind in ("error", "stderr")
+        )
+        errors = [text for text in self.page.locator(kinds).all_inner_texts() if "Traceback" in text]
         if errors:
             raise RuntimeError(errors[0])
 
@@ -232,51 +234,36 @@ class LabNotebook:
         self.page.wait_for_function(script, timeout=120_000)
 
 
-def image_bytes(image: Any) -> bytes:
-    """What an <img> shows, byte for byte (no screenshot)."""
-    script = "async e => Array.from(new Uint8Array(await (await fetch(e.src)).arrayBuffer()))"
-    return bytes(image.evaluate(script))
-
-
-class RedrawClock:
-    """Time from a key press to the last image it changes, as the browser hands it to the screen.
+def frame_times(page: Any, root: str, keys: list[str]) -> list[float]:
+    """Milliseconds from each key press to the frame it changes, measured inside the page.
 
     Args:
         page: a page.
-        images: CSS selector of what is watched: <img> elements, or elements whose content is replaced.
-        done: CSS selector of an element whose content is replaced after all images.
+        root: CSS selector of an element that takes keys and counts its frames in `data-frames`.
+        keys: one after the other.
     """
-
-    def __init__(self, page: Any, *, images: str, done: str) -> None:
-        self.page = page
-        page.evaluate(
-            """([images, done]) => {
-                const clock = window.redrawClock = {pressed: 0, shown: 0, changes: 0, done: false};
-                document.addEventListener('keydown', () => {
-                    Object.assign(clock, {pressed: performance.now(), shown: 0, changes: 0, done: false});
-                }, true);
-                const note = () => requestAnimationFrame(() => {
-                    const channel = new MessageChannel();  // its message comes once the frame is painted
-                    channel.port1.onmessage = () => { clock.shown = performance.now(); clock.changes += 1; };
-                    channel.port2.postMessage(0);
+    return page.evaluate(
+        """async ([root, keys]) => {
+            const element = document.querySelector(root);
+            const times = [];
+            element.focus();
+            for (const key of keys) {
+                const before = element.dataset.frames;
+                const start = performance.now();
+                element.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+                await new Promise(done => {
+                    const look = () => requestAnimationFrame(() => {
+                        if (element.dataset.frames === before) return look();
+                        const channel = new MessageChannel();  // its message comes once the frame is painted
+                        channel.port1.onmessage = done;
+                        channel.port2.postMessage(0);
+                    });
+                    look();
                 });
-                document.addEventListener('load', async event => {
-                    if (event.target.matches?.(images)) { await event.target.decode(); note(); }
-                }, true);
-                const watch = (selector, action) => document.querySelectorAll(selector).forEach(element =>
-                    new MutationObserver(action).observe(element, {childList: true, subtree: true}));
-                watch(images, note);
-                watch(done, () => requestAnimationFrame(() => setTimeout(() => { clock.done = true; }, 30)));
-            }""",
-            [images, done],
-        )
-
-    def press(self, key: str) -> float:
-        """Press a key (on the focused element) and return the milliseconds until its last image was shown."""
-        self.page.keyboard.press(key)
-        self.page.wait_for_function("redrawClock.done && redrawClock.changes", timeout=10_000)
-        return self.page.evaluate("redrawClock.shown - redrawClock.pressed")
-
-    def median(self, keys: list[str]) -> float:
-        """The median over some keys, in milliseconds."""
-        return statistics.median(self.press(key) for key in keys)
+                times.push(performance.now() - start);
+                await new Promise(done => setTimeout(done, 20));
+            }
+            return times;
+        }""",
+        [root, keys],
+    )

@@ -143,6 +143,12 @@ def test_explorer_follows_its_controls(explorer):
     assert explorer.error.value == ""
 
 
+def test_explorer_starts_at_the_given_decays():
+    explorer = TheoryExplorer(num_classes=4, counts=(3, 1, 0), weight_decay=7e-4, feature_decay=2e-6)
+    assert (explorer.settings()["weight_decay"], explorer.settings()["feature_decay"]) == (7e-4, 2e-6)
+    assert explorer.weight_decay.label == "0.0007"  # what the browser shows
+
+
 def test_explorer_leaves_out_sets_of_all_classes(explorer):
     explorer.counts[2].value = 1
     explorer.num_classes.value = 2

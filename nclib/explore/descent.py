@@ -39,10 +39,11 @@ class TheoryExplorer:
         wide = widgets.Layout(width="330px")
         named = {"description_width": "105px"}
 
-        def decay(value: float, name: str) -> widgets.FloatLogSlider:
-            return widgets.FloatLogSlider(
-                value=value, min=-6, max=0, step=0.125, description=name, style=named, layout=wide, readout_format=".1e"
-            )
+        def decay(value: float, name: str) -> widgets.SelectionSlider:
+            # a slider of numbers would round the given one to its nearest step
+            values = sorted({value, *np.logspace(-6, 0, 49).tolist()})
+            options = [(f"{x:.3g}", x) for x in values]
+            return widgets.SelectionSlider(options=options, value=value, description=name, style=named, layout=wide)
 
         self.num_classes = widgets.IntSlider(
             num_classes, min=2, max=20, description="classes K", style=named, layout=wide
