@@ -25,7 +25,7 @@ from nclib.explore.payload import pack, plain, run_payload
 from nclib.figures.angles import collapse_angles
 from nclib.figures.feature_plane import FeaturePlane, plane_axes
 from nclib.figures.gram import simplex_cosines
-from nclib.figures.panels import _KNOWN
+from nclib.figures.panels import TITLES
 from nclib.figures.style import RunStyles
 from nclib.results.geometry import Geometry
 from nclib.study.files import StageError, describe_file, write_json
@@ -218,7 +218,7 @@ def test_angles(outputs, learned):
 
 
 def test_no_title_shows_latex():
-    titles = [plain(shown.title.replace("{labels}", "2")) for shown in _KNOWN]
+    titles = [plain(title.replace("{labels}", "2")) for title in TITLES.values()]
     assert not [title for title in titles if re.search(r"[\\$_{}^]", title)]
 
 
