@@ -62,7 +62,7 @@ class TheoryExplorer:
         self.status, self.error = widgets.HTML(), widgets.HTML()
         self.image = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="880px"))
         self._figure = Figure(figsize=(TEXT_WIDTH + 1, 3.0), layout="constrained", dpi=130)
-        for name in (
+        names = (
             "num_classes",
             "weight_decay",
             "feature_decay",
@@ -72,16 +72,11 @@ class TheoryExplorer:
             "status",
             "image",
             "error",
-        ):
+        )
+        for name in names:
             getattr(self, name).add_class(f"nc-theory-{name.replace('_', '-')}")
-        for control in (
-            self.num_classes,
-            *self.counts,
-            self.weight_decay,
-            self.feature_decay,
-            self.loss,
-            self.label_mean,
-        ):
+        decays = (self.weight_decay, self.feature_decay)
+        for control in (self.num_classes, *self.counts, *decays, self.loss, self.label_mean):
             control.observe(self._redraw, "value")
         self.check.on_click(self._check)
         left = widgets.VBox([self.num_classes, self.weight_decay, self.feature_decay, self.loss])
