@@ -27,7 +27,8 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7, dtype=torch.u
 
 
 def test_tensors_and_metadata_come_back(tmp_path):
-    save_tensors(tmp_path / "x.safetensors", TENSORS | {"t": TENSORS["a"].T}, {"k": [1, "ü"]})
+    shared = {"t": TENSORS["a"].T, "again": TENSORS["a"]}
+    save_tensors(tmp_path / "x.safetensors", TENSORS | shared, {"k": [1, "ü"]})
     tensors, metadata = load_tensors(tmp_path / "x.safetensors", stage="01_dataset")
     assert metadata == {"k": [1, "ü"]}
     assert torch.equal(tensors["t"], TENSORS["a"].T)

@@ -31,7 +31,11 @@ def save_tensors(
         metadata: anything JSON can hold.
         checksum: keep a SHA-256 of the content for `load_tensors`.
     """
-    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    contiguous: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        kept = tensor.detach().contiguous().cpu()
+        shared = kept.untyped_storage().data_ptr() in {t.untyped_storage().data_ptr() for t in contiguous.values()}
+        contiguous[name] = kept.clone() if shared else kept  # safetensors refuses tensors that share memory
     header = {"metadata": metadata, **({"sha256": _digest(contiguous, metadata)} if checksum else {})}
     with atomic_path(path) as temporary:
         # One entry: safetensors writes several in an order that changes from call to call.
