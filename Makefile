@@ -7,6 +7,7 @@
 #   KEEP_CODE=1                      keep results that an older state of the code made
 #   PROFILE=slurm                    on a cluster (docs/cluster.md)
 #   OUTPUTS=outputs                  the folder of all results
+# make check           every result of the study compared with its manifest, bit for bit
 # make theory          the theory notebook, executed, in OUTPUTS/theory
 # make lab             JupyterLab with the notebooks
 # make test            the test suite; PYTEST="-k metrics" selects; WORKERS=3 tests at once
@@ -60,7 +61,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -101,6 +102,9 @@ reference: reproduce
 
 reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
+
+check: $(READY)
+	@$(NCLIB) check $(STUDY) --outputs $(OUTPUTS)
 
 theory: $(READY)
 	@$(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb

@@ -5,6 +5,7 @@ from importlib import import_module
 
 COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, what it does
     "reproduce": ("nclib.study.launcher", "STUDY.yaml [options]", "run a study from its data to figures and a table"),
+    "check": ("nclib.study.check", "STUDY.yaml", "compare a study's results with their manifests, bit for bit"),
     "theory": ("nclib.study.runner", "[OUT.ipynb]", "execute the theory notebook"),
     "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
     "notebook": ("nclib.study.runner", "IN.ipynb OUT.ipynb JSON", "execute one notebook with parameters"),

@@ -24,12 +24,7 @@ DISTANCE_BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class TagAverages:
-    """Candidate label sets with the features where each is expected.
-
-    Attributes:
-        candidates: Label sets, multi-hot.
-        means: `C_m sum_{k in S} mu_k` for each of them.
-    """
+    """Candidate label sets (multi-hot), and for each the feature `C_m sum_{k in S} mu_k` where it is expected."""
 
     candidates: Bool[Tensor, "s k"]
     means: Float64[Tensor, "s d"]
@@ -50,12 +45,8 @@ def tag_averages(
         labels: Multi-hot (n, k).
         max_labels: Largest candidate sets; without it only sets seen in training.
 
-    Returns:
-        The prototypes, for `nearest_tag_average`.
-
     Raises:
-        ValueError: As `nclib.metrics.collapse_statistics` does, if `max_labels` is not in 1..k, or for more than
-            `MAX_CANDIDATES` candidates.
+        ValueError: As `nclib.metrics.collapse_statistics` does, or for more than `MAX_CANDIDATES` candidates.
 
     >>> h = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.5, 1.5]])
     >>> tag_averages(h, torch.tensor([[1, 0], [0, 1], [1, 1]])).means
@@ -68,36 +59,21 @@ def tag_averages(
 
 def averages_of_sets(statistics: CollapseStatistics, *, max_labels: int | None = None) -> TagAverages:
     """`tag_averages` from the statistics."""
-    num_classes = statistics.sets.num_classes
-    seen = statistics.sets.multiplicity.unique().tolist()
-    if max_labels is not None:
-        _check_max_labels(max_labels, num_classes=num_classes)
-    candidates, means = [], []
-    for size in seen if max_labels is None else range(1, max_labels + 1):
-        if max_labels is None:
-            members = statistics.sets.members[statistics.sets.with_multiplicity(size)]
-        else:
-            members = _all_sets(num_classes, size).to(statistics.set_means.device)
-        scale = _tag_wise_fit(statistics, size)[0] if size in seen else 1 / size
-        candidates.append(members)
-        means.append(scale * (members.double() @ statistics.class_means))
-    return TagAverages(torch.cat(candidates), torch.cat(means))
+    sets = statistics.sets
+    candidates = sets.members if max_labels is None else _all_sets(sets.num_classes, max_labels).to(sets.members.device)
+    means = candidates.double() @ statistics.class_means
+    sizes, seen = candidates.sum(dim=1), sets.multiplicity.unique().tolist()
+    for size in sizes.unique().tolist():
+        means[sizes == size] *= _tag_wise_fit(statistics, size)[0] if size in seen else 1 / size
+    return TagAverages(candidates, means)
 
 
 def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagAverages) -> Bool[Tensor, "n k"]:
     """Label set of the nearest prototype (Euclidean), for each sample; no threshold, at least one label.
 
+    The prototypes are `tag_averages` of the training features.
+
     Source: paper 1, one-nearest-neighbor decoding.
-
-    Args:
-        features: Last-layer features (n, d).
-        prototypes: From `tag_averages` of the training features.
-
-    Returns:
-        Predicted labels (n, k).
-
-    Raises:
-        ValueError: If the features have another width than the prototypes.
 
     >>> h = torch.eye(2)
     >>> prototypes = tag_averages(h, torch.eye(2), max_labels=2)
@@ -118,14 +94,7 @@ def nearest_tag_average(features: Float[Tensor, "n d"], prototypes: TagAverages)
 
 
 def top_m(logits: Float[Tensor, "n k"], m: int | Integer[Tensor, " n"]) -> Bool[Tensor, "n k"]:
-    """The m classes with the largest logits of each sample, as a label set.
-
-    Args:
-        logits: Scores (n, k).
-        m: Number of labels, one for all or one for each sample (n,).
-
-    Returns:
-        Predicted labels (n, k).
+    """The m classes with the largest logits of each sample, as a label set; one m for all or one for each sample.
 
     >>> top_m(torch.tensor([[3.0, 1.0, 2.0]]), 2)
     tensor([[ True, False,  True]])
@@ -137,14 +106,7 @@ def top_m(logits: Float[Tensor, "n k"], m: int | Integer[Tensor, " n"]) -> Bool[
 
 
 def threshold_softmax(logits: Float[Tensor, "n k"], threshold: float | int) -> Bool[Tensor, "n k"]:
-    """Classes whose softmax probability reaches the threshold; the largest one always belongs.
-
-    Args:
-        logits: Scores (n, k).
-        threshold: Probability in [0, 1].
-
-    Returns:
-        Predicted labels (n, k).
+    """Classes whose softmax probability reaches the threshold, in [0, 1]; the largest one always belongs.
 
     >>> threshold_softmax(torch.tensor([[2.0, 2.0, 0.0]]), 0.3)
     tensor([[ True,  True, False]])
@@ -157,14 +119,7 @@ def tune_threshold(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"])
     """Softmax threshold with the best mean Jaccard index on these samples (which should be training samples).
 
     The candidates are `NUM_THRESHOLDS` quantiles of the probabilities that matter, those above 1e-3; of equally good
-    ones the median is taken.
-
-    Args:
-        logits: Scores (n, k).
-        labels: Multi-hot (n, k) or class ids (n,).
-
-    Returns:
-        The threshold, for `threshold_softmax`.
+    ones the median is taken. For `threshold_softmax`.
 
     >>> logits = torch.tensor([[4.0, 4.0, 0.0], [9.0, 0.0, 0.0]])
     >>> 0.02 < tune_threshold(logits, torch.tensor([[1, 1, 0], [1, 0, 0]])) < 0.5
@@ -193,16 +148,6 @@ def set_jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) 
 
     Samples without labels are left out. `nclib.metrics.jaccard` is the same of the top m classes of logits.
 
-    Args:
-        predicted: Predicted labels (n, k).
-        labels: Multi-hot (n, k) or class ids (n,).
-
-    Returns:
-        The index, float32.
-
-    Raises:
-        ValueError: If shapes do not fit.
-
     >>> set_jaccard(torch.tensor([[True, True, False]]), torch.tensor([0]))
     tensor(0.5000)
     """
@@ -214,7 +159,7 @@ def set_jaccard(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) 
 def set_subset_accuracy(predicted: Bool[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose predicted label set is exactly the true one; in [0, 1].
 
-    Samples without labels are left out. Args, Returns, Raises: as `set_jaccard`.
+    Samples without labels are left out.
 
     >>> set_subset_accuracy(torch.tensor([[True, False], [True, True]]), torch.tensor([0, 1]))
     tensor(0.5000)
@@ -244,18 +189,17 @@ def _quantiles(values: Float[Tensor, " q"]) -> Float[Tensor, " t"]:
     return values[places.round().long()].unique()
 
 
-def _all_sets(num_classes: int, size: int) -> Bool[Tensor, "s k"]:
-    members = torch.zeros(math.comb(num_classes, size), num_classes, dtype=torch.bool)
-    chosen = torch.tensor(list(itertools.combinations(range(num_classes), size)))
-    return members.scatter_(1, chosen, True)
-
-
-def _check_max_labels(max_labels: int, *, num_classes: int) -> None:
+def _all_sets(num_classes: int, max_labels: int) -> Bool[Tensor, "s k"]:
+    """All sets of 1 to `max_labels` classes."""
     if not 1 <= max_labels <= num_classes:
         raise ValueError(f"Expected max_labels in 1..{num_classes}, but got {max_labels}.")
-    candidates = sum(math.comb(num_classes, size) for size in range(1, max_labels + 1))
+    sizes = range(1, max_labels + 1)
+    candidates = sum(math.comb(num_classes, size) for size in sizes)
     if candidates > MAX_CANDIDATES:
         raise ValueError(
             f"Expected at most {MAX_CANDIDATES:.0e} candidate label sets, but max_labels = {max_labels} of "
             f"{num_classes} classes makes {candidates:.1e}; leave max_labels out to take those seen in training."
         )
+    chosen = [torch.tensor(list(itertools.combinations(range(num_classes), size))) for size in sizes]
+    rows = [torch.zeros(len(ids), num_classes, dtype=torch.bool).scatter_(1, ids, True) for ids in chosen]
+    return torch.cat(rows)

@@ -21,9 +21,9 @@ def extract(
     """Last-layer features and logits of every image, in order, from a model in evaluation mode.
 
     The model returns `(logits, features)`, or only logits; then `head` names its last linear layer, whose input is
-    taken by a forward hook (`"fc"` in torchvision's ResNets). It may return logits in a mapping under that name, or
-    first in a tuple, as Hugging Face's do. Dropout and batch normalization are in evaluation mode
-    while it runs; the mode of every submodule is put back after, also when the model fails.
+    taken by a forward hook (`"fc"` in torchvision's ResNets). Logits may also come first in a tuple, or in a mapping
+    under `logits`, as Hugging Face's models return them. Dropout and batch normalization are in evaluation mode while
+    it runs; the mode of every submodule is put back after, also when the model fails.
 
     Args:
         model: The network; it must be on `device` already.
@@ -40,8 +40,7 @@ def extract(
         Features (n, d) and logits (n, k), on `device`, in the dtype that the model computes.
 
     Raises:
-        ValueError: If there are no images, a DataLoader shuffles, a batch is no tensor, `head` names no submodule, the
-            head is not called once per batch, or the model returns something else than said above.
+        ValueError: If there are no images, a DataLoader shuffles, or batches or the model's output are not as above.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> features, logits = extract(model, torch.zeros(3, 1, 2, 2), head="1")

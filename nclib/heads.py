@@ -32,9 +32,6 @@ def simplex_etf(
     Returns:
         The frame (k, d), in the dtype of `rotation` or else torch's default dtype.
 
-    Raises:
-        ValueError: If K < 2, d < K - 1, both `rotation` and `generator` are given, or `rotation` is not (d, d).
-
     >>> etf = simplex_etf(3, 2)
     >>> (etf @ etf.T + 0).round(decimals=4)
     tensor([[ 1.0000, -0.5000, -0.5000],
@@ -77,9 +74,6 @@ class ETFHead(nn.Module):
         num_classes: K, at least 2.
         bias: Train a bias (K), which starts at 0.
         generator: Draws a random rotation of the frame; without it the frame is the fixed one of `simplex_etf`.
-
-    Raises:
-        ValueError: As `simplex_etf` does.
 
     >>> head = ETFHead(8, 4)
     >>> [name for name, _ in head.named_parameters()], sorted(head.state_dict())

@@ -20,13 +20,7 @@ ClassLoss = Callable[[Tensor], Tensor]
 def cross_entropy(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Cross-entropy of each class taken as the one label, in [0, inf).
 
-    `l(z, j) = log(sum_i exp z_i) - z_j`.
-
-    Args:
-        logits: Scores (n, k).
-
-    Returns:
-        Losses (n, k), float32 or wider.
+    `l(z, j) = log(sum_i exp z_i) - z_j`; losses (n, k), float32 or wider.
 
     >>> cross_entropy(torch.zeros(1, 4)).exp()
     tensor([[4., 4., 4., 4.]])
@@ -37,13 +31,7 @@ def cross_entropy(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
 def mse(logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
     """Mean squared error to the one-hot vector of each class, in [0, inf); the mean runs over the k outputs.
 
-    `l(z, j) = |z - e_j|² / k`.
-
-    Args:
-        logits: Outputs (n, k).
-
-    Returns:
-        Losses (n, k), float32 or wider.
+    `l(z, j) = |z - e_j|² / k`; losses (n, k), float32 or wider.
 
     >>> mse(torch.tensor([[1.0, 0.0]]))
     tensor([[0., 1.]])
@@ -57,16 +45,9 @@ def focal(gamma: float | int) -> ClassLoss:
 
     `l(z, j) = (1 - p_j)^gamma (-log p_j)` with `p = softmax(z)`.
 
+    The focusing exponent `gamma` is at least 0; 0 is cross-entropy. For `pick_all_label`.
+
     Source: Lin et al. 2017, equation 4.
-
-    Args:
-        gamma: Focusing exponent, at least 0; 0 is cross-entropy.
-
-    Returns:
-        The loss of every class, for `pick_all_label`.
-
-    Raises:
-        ValueError: If `gamma` is negative.
 
     >>> focal(0.0)(torch.zeros(1, 2)).exp()
     tensor([[2., 2.]])
@@ -89,16 +70,7 @@ def focal(gamma: float | int) -> ClassLoss:
 def label_smoothing(smoothing: float | int) -> ClassLoss:
     """Cross-entropy to each one-hot vector mixed with the uniform distribution; in [0, inf).
 
-    `l(z, j) = (1 - s) CE(z, j) + s/k sum_i CE(z, i)`.
-
-    Args:
-        smoothing: Weight `s` of the uniform distribution, in [0, 1].
-
-    Returns:
-        The loss of every class, for `pick_all_label`.
-
-    Raises:
-        ValueError: If `smoothing` lies outside [0, 1].
+    `l(z, j) = (1 - s) CE(z, j) + s/k sum_i CE(z, i)` with `s` the smoothing, in [0, 1]. For `pick_all_label`.
 
     >>> label_smoothing(0.1)(torch.zeros(1, 2)).exp()
     tensor([[2., 2.]])
@@ -117,15 +89,6 @@ def of_each_class(loss: Callable[[Tensor, Tensor], Tensor]) -> ClassLoss:
     """Lets `pick_all_label` take any loss of `(logits (n, k), class ids (n,))` that returns one value per sample.
 
     The loss is called once for every class, so a loss written for all classes at once is k times faster.
-
-    Args:
-        loss: For example `functools.partial(torch.nn.functional.cross_entropy, reduction="none")`.
-
-    Returns:
-        The loss of every class, for `pick_all_label`.
-
-    Raises:
-        ValueError: When it is called, if the loss does not return one value per sample (`reduction="none"`).
 
     >>> from functools import partial
     >>> ce = of_each_class(partial(torch.nn.functional.cross_entropy, reduction="none"))
@@ -212,9 +175,6 @@ def pick_all_label_cross_entropy(
     Returns:
         The loss, a scalar, float32 or wider.
 
-    Raises:
-        ValueError: If the shapes do not fit each other.
-
     >>> pick_all_label_cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).exp()
     tensor(4.)
     """
@@ -233,19 +193,7 @@ def rescaled_mse(
     `L = 1/(n K) sum_ij c_ij (z_ij - M y_ij)²` with `c_ij = k` where `y_ij = 1`, else 1: a mean over samples and
     over the K classes.
 
-    Source: paper 2, its section on rescaled MSE; Hui and Belkin 2020.
-
-    Args:
-        logits: Outputs (n, k).
-        targets: Multi-hot (n, k) or class ids (n,).
-        k: Weight of the true classes.
-        M: Value that the outputs of the true classes should take.
-
-    Returns:
-        The loss, a scalar, float32 or wider.
-
-    Raises:
-        ValueError: If the shapes do not fit each other.
+    Source: paper 2, its section on rescaled MSE; Hui and Belkin 2020. Returns: as `pick_all_label_cross_entropy`.
 
     >>> rescaled_mse(torch.zeros(1, 4), torch.tensor([2]), k=3.0, M=2.0)
     tensor(3.)
@@ -260,17 +208,9 @@ def rescaled_mse(
 def feature_decay(features: Float[Tensor, "n d"], *, weight: float | int, mean: bool = False) -> Float[Tensor, ""]:
     """Weight decay on the features: `weight |H|_F²`, **summed** over the batch; `mean` divides by n. In [0, inf).
 
-    The released code of paper 1 adds this sum over the batch to a loss that is a mean over the batch.
+    `weight` is the factor `lambda_H`. A scalar, float32 or wider.
 
-    Source: paper 1, equation 4 and its released code.
-
-    Args:
-        features: Last-layer features (n, d).
-        weight: Factor `lambda_H`.
-        mean: Divide by the number of samples.
-
-    Returns:
-        The penalty, a scalar, float32 or wider.
+    Source: paper 1, equation 4; its released code adds this sum to a loss that is a mean over the batch.
 
     >>> feature_decay(torch.ones(2, 3), weight=0.5)
     tensor(3.)

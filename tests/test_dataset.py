@@ -139,9 +139,8 @@ def test_every_run_is_checked_once_the_classes_are_known(tmp_path: Path) -> None
     }
     dataset.check_runs(splits, Study.from_mapping(values))
     values["model"]["feature_dim"] = 10
-    with pytest.raises(
-        ParameterError, match=r"model\.feature_dim: .*>= num_classes - 1 = 11, but got 10.* \(run 'etf'\)"
-    ):
+    message = r"model\.feature_dim: .*>= num_classes - 1 = 11, but got 10.* \(run 'etf'\)"
+    with pytest.raises(ParameterError, match=message):
         dataset.check_runs(splits, Study.from_mapping(values))
     values["runs"] = {"vgg": {"model": {"arch": "vgg16"}}}
     with pytest.raises(ParameterError, match=r"runs\.vgg\.model\.arch: .*8 x 8"):

@@ -89,16 +89,6 @@ def test_path_has_its_first_and_last_point(plane):
     np.testing.assert_allclose(drawn, plane.point.H.numpy())
 
 
-def test_figures_refuse_what_they_cannot_draw(plane):
-    other = theory.minimize(4, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, generator=seeded())
-    for draw in (descent_figures.plot_path, lambda result: descent_figures.plot_tag_wise(result, {})):
-        with pytest.raises(ValueError, match=r"Expected K = 3 and d = 2 .* but got K = 4 and d = 4"):
-            draw(other)
-    unrecorded = theory.minimize(3, {1: 1}, weight_decay=1e-2, feature_decay=1e-2, feature_dim=2, generator=seeded())
-    with pytest.raises(ValueError, match="Expected a result with a recorded path"):
-        descent_figures.plot_path(unrecorded)
-
-
 def test_gaps_and_scales_are_drawn_as_they_are(plane):
     ax = descent_figures.plot_gaps({"one": [plane], "two": [plane, plane]}).axes[0]
     lines = [line for line in ax.lines if len(line.get_xdata()) == len(plane.iterations)]

@@ -4,10 +4,10 @@ import fcntl
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
+from nclib.study.launcher import scratch_folder
 from tests.small_project import ROOT, SMALL, Project
 
 STAGES = {
@@ -23,8 +23,12 @@ def project(tmp_path_factory):
     """The small study, done once; the tests below go on from there, in their order."""
     project = Project(tmp_path_factory.mktemp("a project"))
     project.write()
+    left = scratch_folder(project.outputs)  # by a run that was killed
+    left.mkdir()
+    (left / "tmp1.json").write_text("{}")
     done = project.run()
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not left.exists()
     project.first = done
     return project
 
@@ -70,7 +74,7 @@ def test_a_finished_notebook_run_by_hand_keeps_everything(project):
 
 def test_only_changed_code_runs_again(project):
     """Not notebooks that were opened, executed, saved again or commented; and there is nothing else to do."""
-    before, start = project.manifests(), time.monotonic()
+    before = project.manifests()
     for stage, added in (("01_dataset", "# a comment"), ("02_train", ""), ("04_figures", "print('more')")):
         made = next(project.outputs.rglob(f"{stage}.ipynb"))
         source = project.folder / "notebooks" / f"{stage}.ipynb"
@@ -84,7 +88,6 @@ def test_only_changed_code_runs_again(project):
     done = project.run()
     assert done.returncode == 0
     assert done.stderr.startswith("04_figures runs again: the code of 04_figures.ipynb has changed\n")
-    assert time.monotonic() - start < 60
     after = project.manifests()
     assert {name for name in after if after[name] != before[name]} == {"04_figures.manifest.json"}
 

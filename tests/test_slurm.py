@@ -53,7 +53,7 @@ def test_killed_jobs_and_a_killed_launcher_cost_nothing(node, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     place = project.outputs / "learned/seed0/unfinished"
-    wait_for(lambda: trainings() and list(place.glob("*/state.safetensors")))
+    wait_for(lambda: trainings() and list(place.glob("*/state_*.safetensors")))
     (first,) = trainings()
     asked = ask("scontrol", "show", "job", first)
     for demand in ("TresPerNode=gres:gpu:1", "CPUs/Task=2", "MinMemoryNode=16000M", "TimeLimit=1-00:00:00"):

@@ -10,7 +10,7 @@ import time
 import pandas as pd
 import pytest
 
-from nclib.study import code
+from nclib.study import check, code
 from nclib.study import stage as stage_module
 from nclib.study.files import StageError
 from nclib.study.stage import Stage, stage, stages
@@ -112,6 +112,21 @@ def test_what_is_done_is_kept_and_what_is_replaced_leaves_nothing_behind(made, c
     assert not (done.folder / "history.csv").exists()
 
 
+def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsys):
+    study, outputs = made
+    study.to_file(tmp_path / "study.yaml")
+    file = of_etf("03_validate", study, outputs).output("metrics.csv")
+    file.write_bytes(file.read_bytes()[:-3] + b"999")
+    of_etf("02_train", study, outputs).output("history.csv").write_text("")
+    assert check.main([str(tmp_path / "study.yaml"), "--outputs", str(outputs)]) == 1
+    said = capsys.readouterr().out
+    assert "learned/seed0 02_train: as it was made\n" in said
+    assert "etf/seed0 02_train: history.csv has another size than it had; " in said
+    assert "metrics.csv is damaged (it is not what 03_validate.manifest.json says)" in said
+    assert "04_figures: there is no result yet\n" in said
+    assert check.main([str(tmp_path / "none.yaml")]) == 2
+
+
 SOURCE = 'import os\n\ndef f(x):\n    """Doc."""\n    return x + 1  # one more\n'
 
 
@@ -133,7 +148,7 @@ def test_changed_code_runs_again_what_it_made_unless_it_is_kept(made, monkeypatc
     study, outputs = made
     trained = of_etf("02_train", study, outputs)
     assert {"nclib.study.parameters", "nclib.data.dataset", "02_train.ipynb"} <= set(trained.manifest["code"])
-    assert not [name for name in trained.manifest["code"] if name.startswith(("nclib.figures", "nclib.explore"))]
+    assert not [name for name in trained.manifest["code"] if name.startswith(("nclib.figures", "nclib.results"))]
     real = code.module_fingerprint
     monkeypatch.setattr(code, "module_fingerprint", lambda name: "new" if name == "nclib.data.dataset" else real(name))
     assert trained.missing() == "the code of nclib.data.dataset has changed"

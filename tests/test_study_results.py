@@ -9,11 +9,10 @@ import pytest
 from nclib.results.metrics_table import long, measured, read_metrics, wide
 from nclib.results.predictions import balanced_counts, predictions
 from nclib.results.study_results import StudyResults
-from nclib.study.files import StageError, write_csv
-from nclib.study.stage import Stage
+from nclib.study.files import StageError, read_csv, write_csv
 from nclib.study.study import Study
 from nclib.theory import predict_training
-from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
+from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES, save_run, write_study
 
 ONE_SEED = {**MULTI_LABEL, "seeds": [0]}
 
@@ -83,27 +82,43 @@ def test_the_last_checkpoint_is_that_of_each_run(load):
 
 
 @pytest.mark.parametrize(
-    ("file", "stage"),
-    [("history.csv", "02_train"), ("metrics.csv", "03_validate")],
+    ("file", "message"),
+    [
+        ("history.csv", r"run stage 02_train first \(history.csv is gone\)"),
+        ("02_train.manifest.json", r"run stage 02_train first \(there is no result yet\)"),
+        ("metrics.csv", r"run stage 03_validate first \(metrics.csv is gone\)"),
+    ],
 )
-def test_a_missing_file_names_the_stage_to_run(tmp_path, file, stage):
+def test_a_missing_file_names_the_stage_to_run(tmp_path, file, message):
     study = Study.from_mapping(ONE_SEED)
     (write_study(tmp_path, study).run("etf", 0) / file).unlink()
-    with pytest.raises(StageError, match=rf"etf/seed0: run stage {stage} first \({file} is gone\)"):
+    with pytest.raises(StageError, match=rf"etf/seed0: {message}"):
         StudyResults.load(study, tmp_path)
 
 
-def test_tables_of_another_form_are_refused(tmp_path):
+def test_files_of_another_form_are_refused(tmp_path):
     study = Study.from_mapping(ONE_SEED)
-    write_study(tmp_path, study)
-    stage = Stage("03_validate", study, run="etf", seed=0, outputs=tmp_path)
-    stage.clear()
-    wide_table = pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]})
-    Stage("03_validate", study, run="etf", seed=0, outputs=tmp_path).save({"metrics.csv": wide_table})
+    folder = write_study(tmp_path, study).run("etf", 0)
+    wrong = pd.DataFrame({"epoch": [0], "split": ["train"], "nc1": [0.5]})
+    write_csv(folder / "metrics.csv", wrong)
+    with pytest.raises(StageError, match=r"run stage 03_validate first \(metrics.csv has another size"):
+        StudyResults.load(study, tmp_path)
+    history = read_csv(folder / "history.csv", stage="02_train")
+    save_run(study, "etf", 0, tmp_path, {"history.csv": history}, {"metrics.csv": wrong})
     with pytest.raises(
         StageError, match=r"metrics.csv is damaged \(its columns are not epoch, .*run stage 03_validate"
     ):
         StudyResults.load(study, tmp_path)
+    (folder / "02_train.manifest.json").write_text("{}")
+    with pytest.raises(StageError, match=r"run stage 02_train first \(there is no result yet\)"):
+        StudyResults.load(study, tmp_path)
+
+
+def test_results_of_other_parameters_are_refused(tmp_path):
+    write_study(tmp_path, Study.from_mapping(ONE_SEED))
+    other = Study.from_mapping({**ONE_SEED, "training": {"epochs": 60, "lr": 0.7}})
+    with pytest.raises(StageError, match=r"seed0: run stage 02_train first \(training.lr was 0.1 and is 0.7\)"):
+        StudyResults.load(other, tmp_path)
 
 
 # Predictions
@@ -138,7 +153,6 @@ def test_no_prediction_where_the_settings_are_not_the_theorys(load, training):
 
 
 def test_no_prediction_for_imbalanced_multiplicities(load):
-    balanced, imbalanced = (load(study).geometry("etf", 0).label_set_counts() for study in (MULTI_LABEL, IMBALANCED))
-    assert balanced_counts(balanced, 10) == {1: 20, 2: 4}
-    assert balanced_counts(imbalanced, 10) is None
+    assert balanced_counts(load(MULTI_LABEL).geometry("etf", 0).label_set_counts(), 10) == {1: 20, 2: 4}
+    assert balanced_counts(load(IMBALANCED).geometry("etf", 0).label_set_counts(), 10) is None
     assert predictions(load(IMBALANCED)) == {}

@@ -60,9 +60,9 @@ def run(splits, folder, *, seed=0, model=SMALL, progress=None, identity="m", cod
     settings = Training(**(SETTINGS | changes))
     trainer = train.Trainer(train.build_network(model, splits, seed=seed), settings, seed=seed)
     train_batches, test_batches = batches.of_splits(splits, settings, trainer.device)
-    unfinished = Unfinished(folder, {"identity": identity, **changes}, code)
-    history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
-    unfinished.publish()
+    with Unfinished(folder, {"identity": identity, **changes}, code) as unfinished:
+        history = train.fit(trainer, train_batches, test_batches, unfinished, progress=progress or Quiet())
+        unfinished.publish()
     return history
 
 

@@ -17,25 +17,15 @@ from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 1  # pixels between two images
 COLUMNS = 20
-LARGEST = 0.4  # inches: side of an image where there are few
 NAMES_TAKE = 3  # images' widths, left of the rows
-TITLE_TAKES = 2.7  # inches, with the names
-NAME_FITS = 5  # letters below an image
 
 
 @dataclass
 class ContactSheet(Display):
     """Misclassified images, one row of small images per class, with the predicted class below each.
 
-    Where class names are long, the number of the predicted class stands there.
-
-    Args:
-        images: the images, 0..255.
-        labels: their classes.
-        predicted: the predicted classes.
-        index: their places in the split.
-        class_names: name of each class.
-        columns: images per row, at most; the title of a row counts all.
+    Where class names are long, the number of the predicted class stands there. A row shows at most `COLUMNS` images;
+    its title counts all. `index` are their places in the split.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -43,7 +33,6 @@ class ContactSheet(Display):
     predicted: Int[Tensor, " n"]
     index: Int[Tensor, " n"]
     class_names: Sequence[str]
-    columns: int = COLUMNS
 
     @classmethod
     def from_predictions(
@@ -52,20 +41,10 @@ class ContactSheet(Display):
         labels: Int[Tensor, " n"],
         predicted: Int[Tensor, " n"],
         class_names: Sequence[str],
-        *,
-        columns: int = COLUMNS,
     ) -> "ContactSheet":
-        """Keep the images whose prediction is wrong.
-
-        Args:
-            images: all images of a split, 0..255.
-            labels: their classes.
-            predicted: the predicted classes.
-            class_names: name of each class.
-            columns: images per row, at most.
-        """
+        """Keep the images of a split whose prediction is wrong."""
         wrong = (labels != predicted).nonzero().flatten()
-        return cls(images[wrong], labels[wrong], predicted[wrong], wrong, class_names, columns)
+        return cls(images[wrong], labels[wrong], predicted[wrong], wrong, class_names)
 
     def table(self) -> pd.DataFrame:
         """Every image, by class: `index` (its place in the split), `label` and `predicted` (class numbers)."""
@@ -75,10 +54,10 @@ class ContactSheet(Display):
     def plot(self) -> "ContactSheet":
         """Draw; the result is the display itself."""
         classes, numbers = self.labels.unique(return_counts=True)
-        columns = min(self.columns, numbers.max().item()) if len(classes) else 0
-        side = min(LARGEST, TEXT_WIDTH / (columns + NAMES_TAKE))
-        size = (max(TITLE_TAKES, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
-        numbered = max(map(len, self.class_names)) > NAME_FITS
+        columns = min(COLUMNS, numbers.max().item()) if len(classes) else 0
+        side = min(0.4, TEXT_WIDTH / (columns + NAMES_TAKE))
+        size = (max(2.7, side * (columns + NAMES_TAKE)), max(0.6, len(classes) * side * 1.45 + 0.3))
+        numbered = max(map(len, self.class_names)) > 5  # letters that fit below an image
         with style():
             self.figure_, axes = plt.subplots(figsize=size, layout="constrained")
             self.axes_ = np.array([axes])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nclib.figures.display import Display
-from nclib.figures.layout import fit_texts, legend_below
+from nclib.figures.layout import fit_texts, legend_below, set_titles
 from nclib.figures.lines import line_grid, scale_axis
 from nclib.figures.panels import Panel, panel
 from nclib.figures.style import REFERENCE, TEXT_WIDTH, RunStyles, style
@@ -17,8 +17,6 @@ from nclib.results.study_results import StudyResults
 
 HIGHEST = 4.1  # inches: all rows of panels together
 ROW = 1.0  # inches: height of a row of panels, where each group of runs has a column
-NARROWEST = 1.2  # inches: a column of panels
-BESIDE = 0.4  # inches: the numbers left of a panel
 FACET_FROM = 5  # runs; where their names form groups, more of them get a column of panels per group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = ("released_nc1", "nc2_w", "nc2_h", "released_nc3")  # as the first paper's code computes those
@@ -55,15 +53,8 @@ class MetricCurves(Display):
     ) -> "MetricCurves":
         """The collapse metrics of a study at its checkpoints.
 
-        Args:
-            results: of the study.
-            panels: of metrics; None: NC1 to NC3 and, for multi-label data, the tag-wise ratios, for single-label data
-                what the second paper shows.
-            released: set NC1 to NC3 above the same four as the first paper's released code computes them.
-            references: name of a panel -> run -> value to compare with.
-
-        Raises:
-            ValueError: a metric was not measured.
+        Without `panels` NC1 to NC3, for multi-label data the tag-wise ratios, for single-label data what the second
+        paper shows; with `released` NC1 to NC3 above the same four as the first paper's released code computes them.
         """
         if released:
             panels = [panel(name) for name in (*COLLAPSE, *RELEASED)]
@@ -76,13 +67,7 @@ class MetricCurves(Display):
     def from_history(
         cls, history: pd.DataFrame, panels: Sequence[Panel], *, references: References | None = None
     ) -> "MetricCurves":
-        """What training logged.
-
-        Args:
-            history: one row per epoch: columns `run`, `seed`, `epoch` and the panels' metrics.
-            panels: of columns of the history.
-            references: column -> run -> value to compare with.
-        """
+        """What training logged: one row per epoch, with columns `run`, `seed`, `epoch` and the panels' metrics."""
         keys = ["run", "seed", "epoch"]
         tables = [history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1) for shown in panels]
         return cls(_joined(tables), panels, references or {}, columns=2 if len(panels) == 4 else 3)
@@ -91,15 +76,16 @@ class MetricCurves(Display):
         """Draw; the result is the display itself."""
         runs = list(self.values["run"].unique())
         styles = RunStyles.from_runs(runs)
+        groups = {run: group for run, (group, _) in (styles.groups or {}).items()} if len(runs) >= FACET_FROM else {}
         with style():
-            if styles.groups is not None and len(runs) >= FACET_FROM:
-                columns = self._plot_groups(styles)
+            if groups:
+                self._plot_groups(styles, groups)
             else:
                 self._plot_panels(styles)
-                columns = None
             handles = [styles.line(run) for run in runs]
             if any(self.references.get(shown.name) for shown in self.panels):
                 handles.append(Line2D([], [], color="0.3", label="theory", **REFERENCE))
+            columns = len(set(groups.values())) or None
             legend_below(self.figure_, handles, columns=columns, seeds=self.values["seed"].nunique())
         return self
 
@@ -112,36 +98,25 @@ class MetricCurves(Display):
             self.values, styles, col="panel", col_wrap=columns, width=width, height=height, sharey=self.share_scale
         )
         self.figure_, self.axes_ = grid.figure, grid.axes
-        titles, size = fit_texts([shown.title for shown in self.panels], width)
-        for axes, shown, title in zip(self.axes_, self.panels, titles, strict=True):
+        for axes, shown in zip(self.axes_, self.panels, strict=True):
             self._finish(axes, shown, styles.colors)
-            axes.set_title(title, fontsize=size)
+        set_titles(self.axes_, [shown.title for shown in self.panels], width)
 
-    def _plot_groups(self, styles: RunStyles) -> int:
-        """A row of axes per panel and a column per group; the result is the number of groups."""
-        of_group = self.values["run"].map({run: group for run, (group, _) in styles.groups.items()})
-        groups = list(of_group.unique())
-        width = max(NARROWEST, TEXT_WIDTH / len(groups))
-        grid = line_grid(
-            self.values.assign(group=of_group),
-            styles,
-            row="panel",
-            col="group",
-            width=width,
-            height=ROW,
-            sharey=True if self.share_scale else "row",
-        )
+    def _plot_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
+        """A row of axes per panel and a column per group of runs."""
+        values = self.values.assign(group=self.values["run"].map(groups))
+        names = list(values["group"].unique())
+        width = max(1.2, TEXT_WIDTH / len(names))
+        share = True if self.share_scale else "row"
+        grid = line_grid(values, styles, row="panel", col="group", width=width, height=ROW, sharey=share)
         self.figure_, self.axes_ = grid.figure, grid.axes.ravel()
         for (place, group), axes in grid.axes_dict.items():
-            members = {run: color for run, color in styles.colors.items() if styles.groups[run][0] == group}
+            members = {run: color for run, color in styles.colors.items() if groups[run] == group}
             self._finish(axes, self.panels[place], members)
-        titles, size = fit_texts(groups, width - BESIDE / 2)
-        for axes, title in zip(grid.axes[0], titles, strict=True):
-            axes.set_title(title, fontsize=size)
-        names, size = fit_texts([shown.title for shown in self.panels], ROW)
-        for axes, name in zip(grid.axes[:, 0], names, strict=True):
-            axes.set_ylabel(name, fontsize=size)
-        return len(groups)
+        set_titles(grid.axes[0], names, width - 0.2)
+        labels, size = fit_texts([shown.title for shown in self.panels], ROW)
+        for axes, label in zip(grid.axes[:, 0], labels, strict=True):
+            axes.set_ylabel(label, fontsize=size)
 
     def _finish(self, axes: Axes, shown: Panel, colors: Mapping[str, tuple[float, float, float]]) -> None:
         """Draw the references of the runs on this axes, then scale it."""
@@ -161,12 +136,7 @@ class ScoreCurves(MetricCurves):
 
     @classmethod
     def from_results(cls, results: StudyResults, *, references: References | None = None) -> "ScoreCurves":
-        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs.
-
-        Args:
-            results: of the study.
-            references: `train_soft_iou` -> run -> value predicted by the theory.
-        """
+        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs."""
         score = "soft_iou" if results.is_multi_label else "accuracy"
         return cls.from_history(
             results.history, [panel(f"{split}_{score}") for split in ("train", "test")], references=references
@@ -178,12 +148,7 @@ class LossCurves(MetricCurves):
 
     @classmethod
     def from_results(cls, results: StudyResults, *, references: References | None = None) -> "LossCurves":
-        """From the histories of all runs.
-
-        Args:
-            results: of the study.
-            references: `train_loss`, ... -> run -> value predicted by the theory.
-        """
+        """From the histories of all runs."""
         names = ["lr", "train_loss", "train_feature_decay", "test_loss"]
         shown = [name for name in names if name in results.history and results.history[name].gt(0).any()]
         return cls.from_history(results.history, [panel(name) for name in shown], references=references)

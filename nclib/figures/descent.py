@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from nclib.figures.descent_plane import (
     CLASS_COLORS,
     GRAY,
-    check_plane,
     draw_arrow,
     draw_parallelogram,
     draw_plane,
@@ -28,21 +27,9 @@ SMALLEST_GAP = 1e-17  # a gap of 0, or below it by rounding, is drawn here
 def plot_path(result: Minimization, *, points: int = 8) -> Figure:
     """Small multiples of a recorded descent with K = 3 in the plane: features and classifier fall onto the ETF.
 
-    Args:
-        result: of `minimize(3, ..., feature_dim=2, record_every=1, record_path=True)`.
-        points: how many of the path; the first and the last are among them, the early ones are denser.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: for another K or d, or without a recorded path.
+    The result is of `minimize(3, ..., feature_dim=2, record_every=1, record_path=True)`. Of its path at most `points`
+    are shown: the first, the last, and more of the early ones.
     """
-    check_plane(result.problem, result.point)
-    if not result.path:
-        raise ValueError(
-            "Expected a result with a recorded path: call minimize(..., record_path=True, record_every=1)."
-        )
     chosen = _while_it_moves(result, points)
     with style():
         figure, axes = plt.subplots(
@@ -88,14 +75,7 @@ def plot_tag_wise(result: Minimization, scales: Mapping[str, Mapping[int, tuple[
     Args:
         result: with K = 3 in the plane, and pairs.
         scales: name of a line -> samples per pair -> (predicted, measured) `C_2`.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: for another K or d.
     """
-    check_plane(result.problem, result.point)
     rows = {tuple(torch.nonzero(S).flatten().tolist()): h for S, h in zip(result.labels, result.point.H, strict=True)}
     first, second, pair = (rows[S].numpy() for S in ((0,), (1,), (0, 1)))
     with style():
@@ -119,21 +99,7 @@ def plot_tag_wise(result: Minimization, scales: Mapping[str, Mapping[int, tuple[
 
 
 def plot_saddle(problem: Problem, saddle: Point, curvature: Curvature, escape: Minimization) -> Figure:
-    """A strict saddle of K = 3 in the plane: the way out, the loss along it, and the descent that takes it.
-
-    Args:
-        problem: its settings.
-        saddle: the critical point.
-        curvature: its most negative curvature.
-        escape: a descent that starts near it, recorded every iteration with its path.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: for another K or d.
-    """
-    check_plane(problem, saddle)
+    """A strict saddle of K = 3 in the plane: the way out, the loss along it, and a recorded descent that takes it."""
     with style():
         figure, axes = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 2.2), layout="constrained")
         extent = 1.15 * max(point.H.abs().max().item() for point in (saddle, escape.point))
@@ -172,11 +138,7 @@ def draw_prediction(
 ) -> None:
     """The predicted geometry in the plane of two classes, and the logits against the feature decay.
 
-    Args:
-        axes: two of them.
-        minimum: at the chosen settings.
-        path: feature decay -> minimum, all else being equal.
-        at: the chosen feature decay.
+    `path` has the minimum by feature decay, all else being equal; `at` is the chosen one.
     """
     left, right = axes
     K = minimum.num_classes

@@ -8,19 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nclib.figures.style import COLORS
-from nclib.theory import Minimization, Point, Problem
+from nclib.theory import Minimization, Point
 
 GRAY, FAINT = "0.35", "0.8"
 _NAME = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
 CLASS_COLORS, CLASS_MARKERS = COLORS[:3], ("o", "s", "^")
-
-
-def check_plane(problem: Problem, point: Point) -> None:
-    if problem.num_classes != 3 or point.W.shape[1] != 2:
-        raise ValueError(
-            f"Expected K = 3 and d = 2 for a figure in the plane, but got K = {problem.num_classes} "
-            f"and d = {point.W.shape[1]}."
-        )
 
 
 def label_set_marker(classes: Sequence[int], *, size: float) -> dict:
@@ -28,13 +20,8 @@ def label_set_marker(classes: Sequence[int], *, size: float) -> dict:
     marker = {"marker": CLASS_MARKERS[classes[0]], "markersize": size, "markerfacecolor": CLASS_COLORS[classes[0]]}
     if len(classes) > 1:
         marker |= {"marker": "D", "fillstyle": "left", "markerfacecoloralt": CLASS_COLORS[classes[1]]}
-    return {
-        **marker,
-        "linestyle": "none",
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.5,
-        "zorder": 4 + len(classes),
-    }
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    return {**marker, **edge, "linestyle": "none", "zorder": 4 + len(classes)}
 
 
 def draw_plane(ax: Axes, result: Minimization, point: Point, *, rays: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,24 +31,12 @@ def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
     return (torch.eye(num_classes) * num_classes - 1) / (num_classes - 1)
 
 
-def upper_bound(distance: float) -> str:
-    """A distance in two digits, rounded up, so that what is written bounds it.
-
-    >>> upper_bound(0.0934), upper_bound(0.13039), upper_bound(2e-16), upper_bound(0.0)
-    ('0.094', '0.14', '2e-16', '0')
-    """
-    return f"{float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(distance))):.2g}"
-
-
 @dataclass
 class GramMatrices(Display):
     """Cosines between the centered class means and between the centered classifier rows of each run, beside the ideal.
 
     At exact collapse every matrix has 1 on the diagonal and -1/(K-1) elsewhere. Below each matrix stands its largest
-    distance from that, entry by entry, rounded up.
-
-    Args:
-        grams: run -> cosines of class means and of classifier rows.
+    distance from that, entry by entry.
     """
 
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
@@ -83,11 +70,15 @@ class GramMatrices(Display):
             first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
             drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} off the diagonal")
             first[0].set_title("simplex ETF", loc="center")
-            self._draw_bar(first[1], drawn)
+            first[1].axis("off")
+            place = first[1].inset_axes((0.05, 0.75, 0.9, 0.09))
+            bar = self.figure_.colorbar(drawn, cax=place, orientation="horizontal", extend="min")
+            bar.set_label("cosine")
+            bar.outline.set_linewidth(0.4)
             for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
                 for place, gram, kind in zip(axes, grams, KINDS, strict=True):
                     distance = (gram - ideal).abs().max().item()
-                    draw_cosines(place, gram, note=f"within {upper_bound(distance)} of the ETF")
+                    draw_cosines(place, gram, note=f"{distance:.2g} from the ETF")
                     if axes is pairs[0] or place.get_subplotspec().is_first_col():
                         place.set_ylabel(kind)
                 axes[0].set_title(title, loc="center", fontsize=size)
@@ -95,14 +86,6 @@ class GramMatrices(Display):
                 axes.axis("off")
             self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
         return self
-
-    def _draw_bar(self, axes: Axes, drawn: AxesImage) -> None:
-        axes.axis("off")
-        bar = self.figure_.colorbar(
-            drawn, cax=axes.inset_axes((0.05, 0.75, 0.9, 0.09)), orientation="horizontal", extend="min"
-        )
-        bar.set_label("cosine")
-        bar.outline.set_linewidth(0.4)
 
 
 def draw_cosines(axes: Axes, gram: Float[Tensor, "k k"], *, note: str) -> AxesImage:

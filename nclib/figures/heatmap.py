@@ -20,23 +20,14 @@ NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
 
 @dataclass
 class LabelHeatMap(Display):
-    """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels.
-
-    Args:
-        counts: K x K, symmetric.
-        class_names: name of each class.
-    """
+    """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels."""
 
     counts: Int64[Tensor, "k k"]
     class_names: Sequence[str]
 
     @classmethod
     def from_data(cls, data: MultiLabelData) -> "LabelHeatMap":
-        """Count one split of a data set; images with three labels or more are left out.
-
-        Args:
-            data: the split.
-        """
+        """Count one split of a data set; images with three labels or more are left out."""
         labels = data.labels.long()
         pairs, singles = labels[data.multiplicity == 2], labels[data.multiplicity == 1]
         counts = pairs.T @ pairs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from nclib.figures.display import Display
-from nclib.figures.layout import fit_texts, legend_below
+from nclib.figures.layout import legend_below, set_titles
 from nclib.figures.lines import line_grid, scale_axis
 from nclib.figures.panels import panel
 from nclib.figures.style import TEXT_WIDTH, RunStyles, style
@@ -16,19 +16,14 @@ from nclib.results.study_results import StudyResults
 class ImbalanceCurves(Display):
     """Tag-wise ratio of the pairs against epoch, one line per number of training images per pair, one axes per run.
 
-    Args:
-        values: long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
+    The values are long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
     """
 
     values: pd.DataFrame
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
-        """From the metrics of an imbalanced study, on its training images.
-
-        Raises:
-            ValueError: the study is balanced.
-        """
+        """From the metrics of an imbalanced study, on its training images."""
         if not results.imbalance_groups:
             raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
         groups = results.imbalance_groups
@@ -48,9 +43,8 @@ class ImbalanceCurves(Display):
                 values, styles, hue="images", col="run", col_wrap=columns, width=width, height=1.7, sharey=True
             )
             self.figure_, self.axes_ = grid.figure, grid.axes
-            titles, size = fit_texts(runs, width)
-            for axes, title in zip(self.axes_, titles, strict=True):
-                axes.set_title(title, fontsize=size)
+            set_titles(self.axes_, runs, width)
+            for axes in self.axes_:
                 scale_axis(axes, panel("imbalance_ratio"))
             for axes in self.axes_[::columns]:
                 axes.set_ylabel("tag-wise ratio, 2 labels")

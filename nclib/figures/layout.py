@@ -2,8 +2,9 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,15 +20,8 @@ LEGEND_HANDLE = 0.6  # inches: a legend's line, and the gap to the next column
 def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titlesize"]) -> tuple[list[str], float]:
     r"""Break texts into lines, and make all of them smaller where a piece is still too wide.
 
-    They are broken at blanks, before a `-key=value` of a sweep, and after an underscore. A formula stays whole.
-
-    Args:
-        texts: names, or several in one text.
-        width: to fit [inches].
-        size: of the letters, where they need not be smaller [points].
-
-    Returns:
-        The texts and the size.
+    They are broken at blanks, before a `-key=value` of a sweep, and after an underscore. A formula stays whole. Returns
+    the texts and the size of the letters [points] that fits the width [inches].
 
     >>> fit_texts(["learned-lr=0.05-weight_decay=0.0005"], 1.5)
     (['learned-lr=0.05-\nweight_decay=0.0005'], 8.0)
@@ -36,6 +30,13 @@ def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titl
     fitted = [text if "$" in text else "\n".join(_broken(line, letters) for line in text.split("\n")) for text in texts]
     lengths = [len(line) for text in fitted if "$" not in text for line in text.split("\n")]
     return fitted, size * min(1.0, letters / max([1, *lengths]))
+
+
+def set_titles(grid: Iterable[Axes], texts: Sequence[str], width: float) -> None:
+    """Titles of some axes that fit their width [inches]."""
+    titles, size = fit_texts(texts, width)
+    for axes, title in zip(grid, titles, strict=True):
+        axes.set_title(title, fontsize=size)
 
 
 def _broken(text: str, letters: int) -> str:
@@ -47,11 +48,7 @@ def _broken(text: str, letters: int) -> str:
 def legend_below(figure: Figure, handles: Sequence[Line2D], *, columns: int | None = None, seeds: int = 1) -> None:
     """A legend below all axes; the figure grows by its height, and to the width of an entry that is wider.
 
-    Args:
-        figure: with a constrained layout.
-        handles: the entries.
-        columns: at most; None: rows of about equal length.
-        seeds: where there are several, a title says what line and band mean.
+    Without `columns` the rows are about equally long. For several seeds a title says what line and band mean.
     """
     entry = LEGEND_HANDLE + RC["legend.fontsize"] * LETTER * max(len(handle.get_label()) for handle in handles)
     figure.set_figwidth(max(figure.get_figwidth(), entry))

@@ -17,7 +17,6 @@ def line_grid(
     hue: str = "run",
     height: float,
     width: float,
-    sharex: bool | str = True,
     sharey: bool | str,
     **facets: str | int,
 ) -> sns.FacetGrid:
@@ -25,10 +24,8 @@ def line_grid(
 
     Args:
         values: long: columns `seed`, `epoch`, `value`, that of `hue` and those of the facets.
-        styles: of the values of `hue`.
-        hue: the column that distinguishes lines.
+        styles: of the values of `hue`, the column that distinguishes lines.
         height, width: of one axes [inches].
-        sharex, sharey: as for `seaborn.FacetGrid`.
         facets: `row`, `col` and `col_wrap`, as for `seaborn.relplot`.
     """
     grid = sns.relplot(
@@ -49,7 +46,7 @@ def line_grid(
         legend=False,
         height=height,
         aspect=width / height,
-        facet_kws={"sharex": sharex, "sharey": sharey},
+        facet_kws={"sharey": sharey},
         **facets,
     )
     for axes in grid.axes.flat:

@@ -24,29 +24,18 @@ class MarginDistribution(Display):
     not exactly, to be misclassified, since the margin leaves out the bias and the rows' lengths. At exact collapse all
     are K/(K-1), the dotted line. The line is the mean over seeds at each rank, the band goes from the smallest to the
     largest.
-
-    Args:
-        margins: run -> one ascending row for each seed.
-        num_classes: K.
-        smallest: number of samples in the second panel.
     """
 
-    margins: Mapping[str, Float[np.ndarray, "s n"]]
+    margins: Mapping[str, Float[np.ndarray, "s n"]]  # by run, an ascending row for each seed
     num_classes: int
     smallest: int = 1000
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "MarginDistribution":
         """The last checkpoint of every run and seed."""
-        margins, classes = {}, 0
-        for run in results.runs:
-            rows = []
-            for seed in results.seeds:
-                geometry = results.geometry(run, seed)
-                rows.append(geometry.margins[-1].numpy())
-                classes = len(geometry.class_names)
-            margins[run] = np.stack(rows)
-        return cls(margins, classes)
+        found = {run: [results.geometry(run, seed) for seed in results.seeds] for run in results.runs}
+        margins = {run: np.stack([one.margins[-1].numpy() for one in seeds]) for run, seeds in found.items()}
+        return cls(margins, len(found[results.runs[0]][0].class_names))
 
     def plot(self) -> "MarginDistribution":
         """Draw; the result is the display itself."""
@@ -71,13 +60,9 @@ class MarginDistribution(Display):
 
 
 def draw_margins(axes: Axes, line: Line2D, rows: Float[np.ndarray, "s n"], *, shift: float) -> None:
-    """Give a line of a run's look its data, and a band if there are several rows.
+    """Give a line of a run's look its data, and a band if there are several rows (seeds).
 
-    Args:
-        axes: to draw on.
-        line: to add.
-        rows: ascending margins of each seed.
-        shift: of the markers, as a share of the distance between two.
+    `shift` moves the markers, as a share of the distance between two.
     """
     ranks = np.arange(1, rows.shape[1] + 1)
     step = max(1, len(ranks) // MARKERS_PER_LINE)

@@ -1,6 +1,32 @@
 """What each measured quantity is called in a figure, and on what axis it is drawn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+TITLES = {  # of those whose name does not read well
+    "nc1": r"NC1: $\mathrm{tr}(\Sigma_W\Sigma_B^{+})/K$",
+    "nc2_w_centered": "NC2 (W): classifier",
+    "nc2_h_centered": "NC2 (H): class means",
+    "nc3_centered": "NC3: self-duality",
+    "released_nc1": "released NC1",
+    "nc2_w": "released NC2 (W)",
+    "nc2_h": "released NC2 (H)",
+    "nc3": "NC3, not centered",
+    "released_nc3": "released NC3",
+    "nc4": "NC4: disagreement with nearest mean",
+    "bias_residual": r"bias: $\|W\mu_G+b\|_2$",
+    "nuclear_over_frobenius": "nuclear / Frobenius norm",
+    "cosine_margin_mean": "mean cosine margin",
+    "tag_wise_angle_mean": "tag-wise angle, {labels} labels [°]",
+    "tag_wise_angle_max": "largest tag-wise angle, {labels} labels [°]",
+    "tag_wise_scale": "tag-wise scale $C_{labels}$",
+    "imbalance_ratio": "tag-wise ratio, {labels} images per pair",
+    "top1": "accuracy",
+    "lr": "learning rate",
+    "train_feature_decay": "feature decay",
+}
+LOG = {"nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "lr", "train_loss", "test_loss", "train_feature_decay"}
+SHARES = ("iou", "jaccard", "accuracy", "top1", "top5")  # ends of the names of shares, at most 1
+FLOORLESS = {"cosine_margin_mean", "tag_wise_scale", "nuclear_over_frobenius"}
 
 
 @dataclass(frozen=True)
@@ -9,21 +35,15 @@ class Panel:
 
     Args:
         metric: its name in `metrics.csv`, or a column of `history.csv`.
-        title: its name in the figure; `{labels}` stands for `labels`.
+        title: its name in the figure.
         labels: the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
         split: of `metrics.csv`, `train` or `test`.
-        log: draw it on a logarithmic axis.
-        floor: its smallest possible value, where the axis begins; None leaves that to the data.
-        ceiling: its largest possible value; None leaves that to the data.
     """
 
     metric: str
     title: str
     labels: int | None = None
     split: str = "train"
-    log: bool = False
-    floor: float | None = 0.0
-    ceiling: float | None = None
 
     @property
     def name(self) -> str:
@@ -31,70 +51,33 @@ class Panel:
         return self.metric if self.labels is None else f"{self.metric}_{self.labels}"
 
     @property
+    def log(self) -> bool:
+        """Whether it is drawn on a logarithmic axis."""
+        return self.metric in LOG
+
+    @property
+    def floor(self) -> float | None:
+        """Its smallest possible value, where the axis begins; None leaves that to the data."""
+        return None if self.log or self.ceiling or self.metric in FLOORLESS else 0.0
+
+    @property
+    def ceiling(self) -> float | None:
+        """Its largest possible value; None leaves that to the data."""
+        return 1.0 if self.metric.endswith(SHARES) else None
+
+    @property
     def may_be_log(self) -> bool:
         """Whether it falls towards 0, so that a logarithmic axis shows more of its end."""
         return self.log or self.floor == 0.0
 
 
-_LOG = {"log": True, "floor": None}
-_SHARE = {"floor": None, "ceiling": 1.0}
-_KNOWN = (
-    Panel("nc1", r"NC1: $\mathrm{tr}(\Sigma_W\Sigma_B^{+})/K$", **_LOG),
-    Panel("nc2_w_centered", "NC2 (W): classifier"),
-    Panel("nc2_h_centered", "NC2 (H): class means"),
-    Panel("nc3_centered", "NC3: self-duality"),
-    Panel("released_nc1", "released NC1", **_LOG),
-    Panel("nc2_w", "released NC2 (W)"),
-    Panel("nc2_h", "released NC2 (H)"),
-    Panel("nc3", "NC3, not centered"),
-    Panel("released_nc3", "released NC3"),
-    Panel("nc1_quotient", r"$\mathrm{tr}\,\Sigma_W/\mathrm{tr}\,\Sigma_B$", **_LOG),
-    Panel("nc1_cdnv", "NC1: class-distance variance", **_LOG),
-    Panel("equinorm_w", "NC2 (W): unequal norms"),
-    Panel("equinorm_h", "NC2 (H): unequal norms"),
-    Panel("equiangle_w", "NC2 (W): unequal angles"),
-    Panel("equiangle_h", "NC2 (H): unequal angles"),
-    Panel("nc4", "NC4: disagreement with nearest mean"),
-    Panel("bias_residual", r"bias: $\|W\mu_G+b\|_2$"),
-    Panel("nuclear_over_frobenius", "nuclear / Frobenius norm", floor=1.0),
-    Panel("cosine_margin_mean", "mean cosine margin", floor=None),
-    Panel("tag_wise_ratio", "tag-wise ratio, {labels} labels"),
-    Panel("tag_wise_angle_mean", "tag-wise angle, {labels} labels [°]"),
-    Panel("tag_wise_angle_max", "largest tag-wise angle, {labels} labels [°]"),
-    Panel("tag_wise_residual", "tag-wise residual, {labels} labels"),
-    Panel("tag_wise_scale", "tag-wise scale $C_{labels}$", floor=None),
-    Panel("imbalance_ratio", "tag-wise ratio, {labels} images per pair"),
-    Panel("soft_iou", "IoU", **_SHARE),
-    Panel("jaccard", "Jaccard index", **_SHARE),
-    Panel("subset_accuracy", "subset accuracy", **_SHARE),
-    Panel("top1", "accuracy", **_SHARE),
-    Panel("top5", "top-5 accuracy", **_SHARE),
-    Panel("onn_jaccard", "Jaccard index, nearest tag average", **_SHARE),
-    Panel("onn_subset_accuracy", "subset accuracy, nearest tag average", **_SHARE),
-    Panel("threshold_jaccard", "Jaccard index, threshold", **_SHARE),
-    Panel("threshold_subset_accuracy", "subset accuracy, threshold", **_SHARE),
-    Panel("lr", "learning rate", **_LOG),
-    Panel("train_loss", "training loss", **_LOG),
-    Panel("test_loss", "test loss", **_LOG),
-    Panel("train_feature_decay", "feature decay", **_LOG),
-    Panel("train_soft_iou", "training IoU", **_SHARE),
-    Panel("test_soft_iou", "test IoU", **_SHARE),
-    Panel("train_accuracy", "training accuracy", **_SHARE),
-    Panel("test_accuracy", "test accuracy", **_SHARE),
-)
-_BY_METRIC = {panel.metric: panel for panel in _KNOWN}
-
-
 def panel(metric: str, *, labels: int | None = None, split: str = "train", title: str | None = None) -> Panel:
-    """The panel of a metric; one that is not known gets its name as title and a linear axis.
-
-    Args:
-        metric, labels, split: as for `Panel`.
-        title: replaces the usual one.
+    """The panel of a metric, with a title of its own or made of its name.
 
     >>> panel("tag_wise_ratio", labels=2).title
     'tag-wise ratio, 2 labels'
     """
-    found = _BY_METRIC.get(metric) or Panel(metric, metric.replace("_", " "), floor=None)
-    title = title or found.title.replace("{labels}", str(labels))
-    return replace(found, title=title, labels=labels, split=split)
+    words = metric.replace("tag_wise", "tag-wise").replace("soft_iou", "IoU").replace("train_", "training_")
+    words = words.replace("_", " ") + ("" if labels is None else ", {labels} labels")
+    found = title or TITLES.get(metric, words)
+    return Panel(metric, found.replace("{labels}", str(labels)), labels, split)

@@ -30,14 +30,7 @@ def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 @dataclass
 class SampleGrid(Display):
-    """Images with their labels, one row for each multiplicity.
-
-    Args:
-        images: the images, 0..255.
-        labels: multi-hot.
-        class_names: name of each class.
-        rows: places of the images to show in each row of the figure.
-    """
+    """Images with their labels, one row for each multiplicity: `rows` has the places of the images to show."""
 
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
@@ -46,12 +39,7 @@ class SampleGrid(Display):
 
     @classmethod
     def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
-        """`number` images of each multiplicity, their label sets spread over those that occur.
-
-        Args:
-            data: one split of a data set.
-            number: images a row.
-        """
+        """`number` images of each multiplicity of a split, their label sets spread over those that occur."""
         rows = []
         for m in data.multiplicity.unique().tolist():
             places = (data.multiplicity == m).nonzero().flatten()

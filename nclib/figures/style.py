@@ -36,7 +36,7 @@ DASHES = ["", (4.0, 1.5), (1.0, 1.0), (3.0, 1.0, 1.0, 1.0), (6.0, 2.0), (5.0, 1.
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*"]
 MARKERS_PER_LINE = 7
 REFERENCE = {"dashes": (1, 2), "linewidth": 1.0}  # a predicted or ideal value
-SWEPT = re.compile(r"-(?=[A-Za-z]\w*=)")  # begins each `-key=value` of a sweep; values have dashes, too: lr=1e-05
+CUT = re.compile(r"(.+)-([A-Za-z]\w*=.*)|(.+)_(.+)")  # values of a sweep have dashes, too: lr=1e-05
 
 
 @contextmanager
@@ -60,9 +60,7 @@ class RunStyles:
     Each run has its own color and marker. Runs named like `resnet18_learned`, `resnet18_etf`, ... form groups, in which
     dashes distinguish the variants; otherwise each run has its own dashes.
 
-    Args:
-        colors, dashes, markers: by run, as seaborn takes them.
-        groups: the group and the variant of each run; None if the names form no groups.
+    `groups` has the group and the variant of each run; None if the names form no groups.
     """
 
     colors: dict[str, tuple[float, float, float]]
@@ -109,20 +107,15 @@ def linestyle(dashes: str | tuple[float, ...]) -> str | tuple[int, tuple[float, 
 def group_names(runs: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     """Split names like `vgg16_etf` into group and variant, if that makes at least two of each and variants recur.
 
-    Names are cut at the last underscore, those of a sweep before the first `-key=value` for which there are groups.
+    Names are cut before the last `-key=value` of a sweep, others at the last underscore.
 
     >>> group_names(["sgd", "adam", "lbfgs"]) is None
     True
     >>> group_names(["a-lr=1", "a-lr=2", "b-lr=1", "b-lr=2"])["b-lr=1"]
     ('b', 'lr=1')
     """
-    parts = {run: SWEPT.split(run) for run in runs}
-    cuts = [
-        {run: ("-".join(part[:place]), "-".join(part[place:])) for run, part in parts.items()}
-        for place in range(1, max(map(len, parts.values())))
-    ]
-    for pairs in cuts or [{run: run.rpartition("_")[::2] for run in runs}]:
-        groups, variants = ({pair[i] for pair in pairs.values()} for i in (0, 1))
-        if all(map(all, pairs.values())) and len(groups) > 1 and 1 < len(variants) < len(runs):
-            return pairs
-    return None
+    cuts = [CUT.fullmatch(run) for run in runs]
+    pairs = {cut.string: (cut[1] or cut[3], cut[2] or cut[4]) for cut in cuts if cut}
+    groups, variants = ({pair[i] for pair in pairs.values()} for i in (0, 1))
+    is_grid = len(pairs) == len(runs) and len(groups) > 1 and 1 < len(variants) < len(runs)
+    return pairs if is_grid else None

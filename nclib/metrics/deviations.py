@@ -19,14 +19,8 @@ def deviation_blocks(
 ) -> Iterator[tuple[slice, Int64[Tensor, " b"], Float[Tensor, "b d"]]]:
     """`h - mu_S` for blocks of samples, S the own label set: small numbers near collapse, free of common offsets.
 
-    Args:
-        features: Last-layer features (n, d).
-        statistics: Their `collapse_statistics`.
-        columns: Numbers that the caller computes for each row, where they may be more than d.
-
-    Yields:
-        The rows of the block, the label set of each row (0 where it has none), and the deviations, which the next block
-        overwrites.
+    Yields the rows of the block, the label set of each row (0 where it has none), and the deviations, which the next
+    block overwrites. `columns` as for `row_blocks`.
     """
     features = features.detach()
     means = statistics.set_means.to(working_dtype(features))

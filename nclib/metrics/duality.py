@@ -15,18 +15,8 @@ def nc3(
 
     0 at collapse, where the classifier equals the centered class means up to scale.
 
-    Source: paper 1; its released code differs in `mu_G`, see `released_nc3`.
-
-    Args:
-        features: Last-layer features (n, d).
-        labels: Multi-hot (n, k) or class ids (n,).
-        weight: Classifier (k, d).
-
-    Returns:
-        The metric, in the dtype of the features but at least float32.
-
-    Raises:
-        ValueError: As `collapse_statistics` does, or if the classifier does not fit.
+    Source: paper 1; its released code differs in `mu_G`, see `released_nc3`. Args, Returns, Raises: as `nc1`, and the
+    classifier (k, d).
 
     >>> nc3(torch.tensor([[3.0], [1.0]]), torch.tensor([0, 1]), torch.tensor([[5.0], [-5.0]]))
     tensor(0.)

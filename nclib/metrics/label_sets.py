@@ -10,12 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The distinct label sets of some samples, sorted by size and then by their class ids.
+    """The distinct label sets of some samples, sorted by size and then by their class ids, multi-hot in `members`.
 
-    Attributes:
-        of_sample: For each sample the row of its label set, -1 for a sample without labels.
-        members: Which classes each set holds.
-        counts: Number of samples of each set.
+    `of_sample` is the row of each sample's label set, -1 for a sample without labels.
     """
 
     of_sample: Int64[Tensor, " n"]
@@ -40,11 +37,7 @@ class LabelSets:
         return torch.where(ordered == self.num_classes, -1, ordered)
 
     def with_multiplicity(self, multiplicity: int) -> Int64[Tensor, " s"]:
-        """Rows of the sets with this many labels.
-
-        Raises:
-            ValueError: If there is none.
-        """
+        """Rows of the sets with this many labels, at least one."""
         rows = (self.multiplicity == multiplicity).nonzero().flatten()
         if len(rows) == 0:
             seen = self.multiplicity.unique().tolist()
@@ -69,12 +62,8 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
         labels: Multi-hot (n, k) of zeros and ones in any dtype, or class ids (n,).
         num_classes: Number of classes; without it the number of columns, or the largest class id plus one.
 
-    Returns:
-        The label sets.
-
     Raises:
-        ValueError: If there are fewer than two classes, no labels at all, class ids out of range, entries other than
-            zeros and ones, or not `num_classes` columns.
+        ValueError: If there are fewer than two classes, no labels, or labels out of range.
 
     >>> sets = label_sets(torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]))
     >>> sets.of_sample.tolist(), sets.slots.tolist(), sets.counts.tolist()
@@ -85,13 +74,15 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
         raise ValueError(
             f"Expected labels that are multi-hot (n, k) or class ids (n,), n >= 1, but got {tuple(labels.shape)}."
         )
-    if labels.ndim == 1:
-        num_classes = _check_ids(labels, num_classes=num_classes)
-        return _single_label_sets(labels.long(), num_classes=num_classes)
-    if num_classes is not None and labels.shape[1] != num_classes:
+    if labels.ndim == 2 and num_classes not in (None, labels.shape[1]):
         raise ValueError(f"Expected multi-hot labels of {num_classes} columns, but got {labels.shape[1]}.")
-    num_classes = labels.shape[1]
-    _check_num_classes(num_classes)
+    if num_classes is None:
+        num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    if num_classes < 2:
+        raise ValueError(f"Expected at least 2 classes, but got {num_classes}.")
+    if labels.ndim == 1:
+        _check_ids(labels, num_classes=num_classes)
+        return _single_label_sets(labels.long(), num_classes=num_classes)
     samples, classes = labels.nonzero(as_tuple=True)
     values = labels[samples, classes]
     if not bool((values == 1).all()):
@@ -102,21 +93,12 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
     return _multi_label_sets(samples, classes, num_samples=len(labels), num_classes=num_classes)
 
 
-def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int | None) -> int:
+def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int) -> None:
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"Expected class ids (n,) of an integer dtype, but got {labels.dtype}.")
     low, high = (int(value) for value in labels.aminmax())
-    if num_classes is None:
-        num_classes = high + 1
-    _check_num_classes(num_classes)
     if low < 0 or high >= num_classes:
         raise ValueError(f"Expected class ids in 0..{num_classes - 1}, but got {low}..{high}.")
-    return num_classes
-
-
-def _check_num_classes(num_classes: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"Expected at least 2 classes, but got {num_classes}.")
 
 
 def _single_label_sets(classes: Int64[Tensor, " n"], *, num_classes: int) -> LabelSets:

@@ -20,12 +20,7 @@ from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitenin
 class Measurement:
     """The geometry of some features and their classifier: scalars by `scalars()`, arrays from the parts.
 
-    Attributes:
-        statistics: Class and label-set means, counts, label sets.
-        weight: Classifier.
-        bias: Its bias, zeros where there is none.
-        samples: Means over samples, class variances, cosine margins.
-        nuclear_ratios: Nuclear over Frobenius norm of each class, or None where it was not asked for.
+    The bias is zeros where there is none, `nuclear_ratios` None where it was not asked for.
     """
 
     statistics: CollapseStatistics

@@ -35,8 +35,8 @@ def soft_iou(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Fl
     >>> soft_iou(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]]))
     tensor(0.5000)
     """
-    slots = _checked_slots(logits, labels)
-    return _mean(_soft_iou(logits.to(working_dtype(logits)), slots), slots)
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled(_soft_iou(logits.to(working_dtype(logits)), slots), labeled)
 
 
 def _soft_iou(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, " n"]:
@@ -48,17 +48,14 @@ def _soft_iou(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Floa
 def subset_accuracy(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
     """Share of samples whose top m classes are exactly their m labels (m known); single-label: top-1 accuracy.
 
-    Args, Raises: as `soft_iou`.
-
-    Returns:
-        The share, float32.
+    Args, Raises: as `soft_iou`. Returns float32.
 
     >>> subset_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 1, 0]]))
     tensor(1.)
     """
-    slots = _checked_slots(logits, labels)
+    slots, labeled = _checked_slots(logits, labels)
     hits, sizes = _hits(label_ranks(logits, slots), slots)
-    return _mean((hits == sizes).float(), slots)
+    return mean_of_labeled((hits == sizes).float(), labeled)
 
 
 def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -69,8 +66,8 @@ def jaccard(logits: Float[Tensor, "n k"], labels: Shaped[Tensor, "n *k"]) -> Flo
     >>> jaccard(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]]))
     tensor(0.3333)
     """
-    slots = _checked_slots(logits, labels)
-    return _mean(_jaccard(*_hits(label_ranks(logits, slots), slots)), slots).float()
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled(_jaccard(*_hits(label_ranks(logits, slots), slots)), labeled).float()
 
 
 def _jaccard(hits: Int64[Tensor, " n"], sizes: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
@@ -79,26 +76,17 @@ def _jaccard(hits: Int64[Tensor, " n"], sizes: Int64[Tensor, " n"]) -> Float64[T
 
 
 def top_k_accuracy(logits: Float[Tensor, "n k"], labels: Integer[Tensor, " n"], *, top_k: int = 1) -> Float[Tensor, ""]:
-    """Share of samples whose class is among the `top_k` largest logits.
+    """Share of samples whose class is among the `top_k` largest logits; in [0, 1], float32.
 
-    Args:
-        logits: Scores (n, k).
-        labels: Class ids (n,), -1 where there is none.
-        top_k: Number of guesses; from k on everything counts as right.
-
-    Returns:
-        The share, float32.
-
-    Raises:
-        ValueError: As `soft_iou` does, or if the labels are not class ids.
+    Args, Raises: as `soft_iou`; the labels are class ids (n,), -1 where there is none.
 
     >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), top_k=2)
     tensor(1.)
     """
     if labels.ndim != 1:
         raise ValueError(f"Expected class ids (n,), but got {tuple(labels.shape)}.")
-    slots = _checked_slots(logits, labels)
-    return _mean((label_ranks(logits, slots) < top_k).float().squeeze(1), slots)
+    slots, labeled = _checked_slots(logits, labels)
+    return mean_of_labeled((label_ranks(logits, slots) < top_k).float().squeeze(1), labeled)
 
 
 def score_sums(
@@ -110,11 +98,7 @@ def score_sums(
 ) -> Float64[Tensor, "2 q"]:
     """Sums of the scores in `SCORE_NAMES`, and below them how many samples they are of.
 
-    Args:
-        logits: Scores (n, k).
-        slots: Class ids of the labels (n, m), -1 in slots without a label.
-        labeled: Which samples have labels: those of `soft_iou`, `jaccard` and `subset_accuracy`.
-        single: Which have exactly one: those of `top1` and `top5`.
+    `slots` are the class ids of the labels, -1 in slots without one; `labeled` have labels, `single` exactly one.
     """
     ranks = label_ranks(logits, slots)
     hits, sizes = _hits(ranks, slots)
@@ -135,12 +119,7 @@ def masked_sums(columns: list[Tensor], mask: Bool[Tensor, " n"]) -> Float64[Tens
 
 
 def label_ranks(logits: Float[Tensor, "n k"], slots: Int64[Tensor, "n m"]) -> Int64[Tensor, "n m"]:
-    """Number of other classes whose logit is at least as large as that of each given class (NaN counts as larger).
-
-    Args:
-        logits: Scores (n, k).
-        slots: Class ids (n, m); anything stands for a slot of -1.
-    """
+    """Number of other classes whose logit is at least as large as that of each given class (NaN counts as larger)."""
     own = logits.gather(1, slots.clamp(min=0))
     if slots.shape[1] <= MAX_COMPARED:
         below = torch.stack([(logits < column.unsqueeze(1)).sum(dim=1) for column in own.unbind(dim=1)], dim=1)
@@ -164,21 +143,13 @@ def multi_hot(labels: Shaped[Tensor, "n *k"], *, num_classes: int) -> Bool[Tenso
     return labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)
 
 
-def _mean(values: Float[Tensor, " n"], slots: Int64[Tensor, "n m"]) -> Float[Tensor, ""]:
-    return mean_of_labeled(values, (slots >= 0).any(dim=1))
-
-
 def mean_of_labeled(values: Float[Tensor, " n"], labeled: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
     """Mean over the samples that have labels, NaN where none has."""
     return values.where(labeled, 0).sum() / labeled.sum()
 
 
 def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = None) -> None:
-    """Shapes and dtype, which cost no wait for the device.
-
-    Raises:
-        ValueError: If they are no logits, or not those of these samples (and of so many classes).
-    """
+    """Refuse logits of another shape or dtype, which costs no wait for the device."""
     if labels.ndim not in (1, 2):
         raise ValueError(f"Expected labels that are multi-hot (n, k) or class ids (n,), but got {tuple(labels.shape)}.")
     n, k = len(labels), labels.shape[1] if labels.ndim == 2 else num_classes
@@ -192,18 +163,16 @@ def check_logits(logits: Tensor, labels: Tensor, *, num_classes: int | None = No
 
 
 def check_not_nan(sums: Float64[Tensor, "2 q"]) -> None:
-    """Logits that are NaN show in `score_sums`, which costs less than to look at each of them.
-
-    Raises:
-        ValueError: If one is NaN.
-    """
+    """Refuse NaN logits: they show in `score_sums`, which costs less than to look at each of them."""
     if bool(sums.isnan().any()):
         raise ValueError("Expected logits without NaN or positive infinity, but got some.")
 
 
-def _checked_slots(logits: Tensor, labels: Tensor) -> Int64[Tensor, "n m"]:
-    """The class ids of the labels, -1 in slots without one: a slot for class ids, k of them for multi-hot labels."""
+def _checked_slots(logits: Tensor, labels: Tensor) -> tuple[Int64[Tensor, "n m"], Bool[Tensor, " n"]]:
+    """The class ids of the labels, -1 in slots without one (one slot for class ids, k else), and who has any."""
     check_logits(logits, labels)
     if labels.ndim == 1:
-        return labels.long().unsqueeze(1)
-    return torch.where(labels != 0, torch.arange(labels.shape[1], device=labels.device), -1)
+        slots = labels.long().unsqueeze(1)
+    else:
+        slots = torch.where(labels != 0, torch.arange(labels.shape[1], device=labels.device), -1)
+    return slots, (slots >= 0).any(dim=1)

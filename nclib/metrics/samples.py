@@ -5,10 +5,11 @@ any.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.deviations import deviation_blocks, mean_rounding, project, trace_of_rounding
@@ -25,19 +26,7 @@ def nc4(
 ) -> Float[Tensor, ""]:
     """Share of samples whose nearest class mean is **not** the classifier's argmax; in [0, 1], 0 at collapse.
 
-    Source: Papyan et al. 2020.
-
-    Args:
-        features: Last-layer features (n, d).
-        labels: Multi-hot (n, k) or class ids (n,).
-        weight: Classifier (k, d).
-        bias: Its bias (k,).
-
-    Returns:
-        The share, in the dtype of the features but at least float32.
-
-    Raises:
-        ValueError: As `collapse_statistics` does, or if the classifier does not fit.
+    Source: Papyan et al. 2020. Args, Returns, Raises: as `nc1`, and the classifier (k, d) and its bias (k,).
 
     >>> nc4(torch.eye(2), torch.arange(2), torch.eye(2)), nc4(torch.eye(2), torch.arange(2), -torch.eye(2))
     (tensor(0.), tensor(1.))
@@ -52,16 +41,14 @@ def cosine_margins(
     weight: Float[Tensor, "k d"],
     bias: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " u"]:
-    """Cosine margin of each sample with one label, in the order of the samples; `K/(K-1)` at exact collapse
-    of features with `mu_G = 0`.
+    """Cosine margin of each sample with one label, in their order; `K/(K-1)` at exact collapse if `mu_G = 0`.
 
     `c_y - max_{j != y} c_j` with `c_j = (z_j - b_j) / (|h - mu_G| |w_j - wbar|)`; below 0 where another is nearer.
     `h` in the logits is not centered, as in the released code, so values beyond 2 are possible.
 
-    Source: paper 2. Args, Raises: as `nc4`.
+    `.sort()` gives the curve of the paper.
 
-    Returns:
-        Margins (u,) of the samples with one label; `.sort()` gives the curve of the paper.
+    Source: paper 2. Args, Raises: as `nc4`.
 
     >>> cosine_margins(torch.tensor([[1.0], [-1.0]]), torch.arange(2), torch.tensor([[1.0], [-1.0]]))
     tensor([2., 2.])
@@ -79,62 +66,8 @@ def cosine_margin_mean(
     return cosine_margins(features, labels, weight, bias).mean()
 
 
-class SampleTables:
-    """Small tables, a row per class or label set, that turn deviations from set means into nc4 and margins."""
-
-    def __init__(
-        self,
-        statistics: CollapseStatistics,
-        weight: Float64[Tensor, "k d"],
-        bias: Float64[Tensor, " k"],
-        *,
-        dtype: torch.dtype,
-    ) -> None:
-        means = statistics.centered_class_means
-        products = means @ means.T
-        squares = products.diagonal()
-        self.class_squares = squares.to(dtype)
-        self.class_distances = (squares.unsqueeze(1) + squares - 2 * products).to(dtype)
-        self.set_logits = (statistics.set_means @ weight.T + bias).to(dtype)
-        self.weight_norms = torch.linalg.vector_norm(centered(weight), dim=1).to(dtype)
-        self.bias = bias.to(dtype)
-
-    def nc4(
-        self, logits: Float[Tensor, "b k"], mean_products: Float[Tensor, "b k"], classes: Int64[Tensor, " b"]
-    ) -> Bool[Tensor, " b"]:
-        """Whether the largest logit is not that of the nearest class mean.
-
-        `mean_products` are `(h - mu_y)ᵀ (mu_k - mu_G)`: the squared distances to the class means, up to a number that
-        is the same for all k, are `|mu_y - mu_k|²` minus twice that.
-        """
-        distances = self.class_distances[classes].sub_(mean_products, alpha=2)
-        return logits.argmax(dim=1) != distances.argmin(dim=1)
-
-    def cosine_margins(
-        self,
-        logits: Float[Tensor, "b k"],
-        mean_products: Float[Tensor, "b k"],
-        squares: Float[Tensor, " b"],
-        classes: Int64[Tensor, " b"],
-    ) -> Float[Tensor, " b"]:
-        """The margins; `squares` are `|h - mu_y|²`."""
-        column = classes.unsqueeze(1)
-        # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse
-        lengths = squares + 2 * mean_products.gather(1, column).squeeze(1) + self.class_squares[classes]
-        cosines = (logits - self.bias).div_(self.weight_norms)
-        own = cosines.gather(1, column).squeeze(1)
-        others = cosines.scatter_(1, column, -torch.inf).amax(dim=1)
-        return (own - others) / lengths.clamp(min=0).sqrt()
-
-
 class SampleMeasures(NamedTuple):
-    """What one read of the features gives.
-
-    Attributes:
-        values: Means over samples by the name of their metric: `nc4` and those of `nclib.metrics.prediction`.
-        class_variances: `var_k`, mean squared distance to the class mean.
-        margins: Cosine margin of each sample with one label, in the order of the samples.
-    """
+    """What one read of the features gives: means over samples by metric, `var_k` of each class, cosine margins."""
 
     values: dict[str, Float64[Tensor, ""]]
     class_variances: Float64[Tensor, " k"]
@@ -148,28 +81,18 @@ def measure_samples(
     bias: Float64[Tensor, " k"],
     *,
     logits: Float[Tensor, "n k"] | None = None,
-    whitenings: Mapping[str, Float64[Tensor, "_ d"]] | None = None,
+    whitenings: Mapping[str, Float64[Tensor, "_ d"]] = MappingProxyType({}),
 ) -> SampleMeasures:
-    """All of `SampleMeasures` in one read of the features.
-
-    Args:
-        features: Last-layer features (n, d).
-        statistics: Their `collapse_statistics`.
-        weight: Classifier (k, d).
-        bias: Its bias (k,).
-        logits: Logits of the model, where they are not `W h + b`.
-        whitenings: Matrices A by the name under which the mean of `|A (h - mu_k)|²` is returned.
-
-    Returns:
-        The means.
-
-    Raises:
-        ValueError: If given logits are NaN.
-    """
+    """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
     dtype, sets = working_dtype(features), statistics.sets
-    whitenings = whitenings or {}
-    tables = SampleTables(statistics, weight, bias, dtype=dtype)
-    parts = [*whitenings.values(), statistics.centered_class_means, weight]
+    means = statistics.centered_class_means
+    gram = means @ means.T
+    class_squares = gram.diagonal()
+    class_distances = (class_squares.unsqueeze(1) + class_squares - 2 * gram).to(dtype)
+    class_squares = class_squares.to(dtype)
+    set_logits = (statistics.set_means @ weight.T + bias).to(dtype)
+    weight_norms, bias = torch.linalg.vector_norm(centered(weight), dim=1).to(dtype), bias.to(dtype)
+    parts = [*whitenings.values(), means, weight]
     directions = torch.cat(parts).to(dtype)
     squares_of_sets = features.new_zeros(len(sets.counts), dtype=torch.float64)
     single_sums = features.new_zeros(len(whitenings) + 1, dtype=torch.float64)
@@ -183,11 +106,16 @@ def measure_samples(
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labeled, minlength=len(sets.counts))
         products = project(deviations, directions)
         *projections, mean_products, products = products.split([len(part) for part in parts], dim=1)
-        z = products + tables.set_logits[ids] if logits is None else logits[rows].to(dtype)
+        z = products + set_logits[ids] if logits is None else logits[rows].to(dtype)
+        # |h - mu_k|² up to a number that is the same for all k; mean_products are (h - mu_y)ᵀ (mu_k - mu_G)
+        distances = class_distances[classes].sub_(mean_products, alpha=2)
         traces = [projection.square().sum(dim=1) for projection in projections]
-        single_sums += masked_sums([*traces, tables.nc4(z, mean_products, classes)], single)
+        single_sums += masked_sums([*traces, z.argmax(dim=1) != distances.argmin(dim=1)], single)
         scores += score_sums(z, sets.slots[ids], labeled=labeled, single=single)
-        margins[rows] = tables.cosine_margins(z, mean_products, squares, classes)
+        # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse
+        column = classes.unsqueeze(1)
+        lengths = squares + 2 * mean_products.gather(1, column).squeeze(1) + class_squares[classes]
+        margins[rows] = _margins((z - bias).div_(weight_norms), column) / lengths.clamp(min=0).sqrt()
     check_not_nan(scores)
     *traces, nc4 = single_sums / statistics.class_counts.sum()
     rounding = mean_rounding(features, statistics)
@@ -199,3 +127,9 @@ def measure_samples(
         class_variances=variances.clamp(min=0),
         margins=margins[is_single],
     )
+
+
+def _margins(values: Float[Tensor, "b k"], column: Int64[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+    """The value in each row's column minus the largest other one, which is overwritten."""
+    own = values.gather(1, column).squeeze(1)
+    return own - values.scatter_(1, column, -torch.inf).amax(dim=1)

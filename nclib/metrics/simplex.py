@@ -113,12 +113,7 @@ def equiangle_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) 
 def simplex_gram(num_classes: int, *, like: Tensor) -> Float[Tensor, "k k"]:
     """`T = (I - 11ᵀ/K) / sqrt(K-1)`, the Gram matrix of the simplex ETF at unit Frobenius norm.
 
-    Args:
-        num_classes: K, at least 2.
-        like: Tensor whose dtype and device the result takes.
-
-    Returns:
-        The matrix (k, k).
+    K = `num_classes` is at least 2; dtype and device are those of `like`.
     """
     eye = torch.eye(num_classes, dtype=like.dtype, device=like.device)
     return (eye - 1 / num_classes) / math.sqrt(num_classes - 1)
@@ -133,11 +128,7 @@ def simplex_distance(gram: Float[Tensor, "k k"]) -> Float[Tensor, ""]:
 def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
     """Cosines between all pairs of rows, as given (not centered); off the diagonal `-1/(K-1)` for a simplex ETF.
 
-    Args:
-        rows: Class means, or a classifier's weight (k, d).
-
-    Returns:
-        Cosines (k, k); NaN for a row of zeros, which has no direction.
+    The rows are class means, or a classifier's weight; NaN for a row of zeros, which has no direction.
 
     >>> cosine_gram(torch.tensor([[2.0, 0.0], [-1.0, 0.0]]))
     tensor([[ 1., -1.],

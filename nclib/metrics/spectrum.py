@@ -18,17 +18,7 @@ def nuclear_over_frobenius(features: Float[Tensor, "n d"], labels: Shaped[Tensor
     have some. float64 features go through a singular value decomposition; narrower ones through the eigenvalues of the
     smaller Gram matrix in float64, exact to 1e-6 of the largest singular value of float32 data.
 
-    Source: paper 2.
-
-    Args:
-        features: Last-layer features (n, d).
-        labels: Multi-hot (n, k) or class ids (n,).
-
-    Returns:
-        The metric, in the dtype of the features but at least float32.
-
-    Raises:
-        ValueError: If shapes or labels are invalid, or features are not finite.
+    Source: paper 2. Args, Returns, Raises: as `nc1`; a class need not occur alone.
 
     >>> nuclear_over_frobenius(torch.eye(4), torch.tensor([0, 0, 1, 1]))
     tensor(1.4142)

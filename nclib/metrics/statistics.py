@@ -32,10 +32,6 @@ class CollapseStatistics:
     """Means of all label sets (float64): what the geometry of the collapse is computed from.
 
     Every class has at least one sample that carries it alone, so the first k sets are the single classes in order.
-
-    Attributes:
-        sets: The label sets and the set of each sample.
-        set_means: Mean feature of each set.
     """
 
     sets: LabelSets
@@ -77,9 +73,6 @@ def collapse_statistics(
         labels: Multi-hot (n, k) or class ids (n,); samples without labels are left out.
         num_classes: Number of classes, where class ids do not show it.
 
-    Returns:
-        The statistics.
-
     Raises:
         ValueError: If shapes or labels are invalid, a class has no sample that carries it alone, or features are not
             finite.
@@ -97,11 +90,7 @@ def collapse_statistics(
 def statistics_and_last_layer(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> tuple[CollapseStatistics, Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
-    """`collapse_statistics`, and the weight and bias that fit them, in float64.
-
-    Raises:
-        ValueError: As `collapse_statistics` and `check_last_layer` do.
-    """
+    """`collapse_statistics`, and the weight and bias that fit them, in float64."""
     check_features(features, labels)
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
     return collapse_statistics(features, labels, num_classes=len(weight)), weight, bias
@@ -110,11 +99,7 @@ def statistics_and_last_layer(
 def check_last_layer(
     weight: Tensor, bias: Tensor | None = None, *, feature_dim: int, num_classes: int | None = None
 ) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
-    """Weight and bias in float64, a bias of zeros where there is none.
-
-    Raises:
-        ValueError: If shapes do not fit or values are not finite.
-    """
+    """Weight and bias in float64, a bias of zeros where there is none."""
     fits = weight.ndim == 2 and weight.shape[1] == feature_dim and num_classes in (None, len(weight))
     if not fits or (bias is not None and bias.shape != weight.shape[:1]):
         k = "k" if num_classes is None else num_classes
@@ -129,11 +114,7 @@ def check_last_layer(
 
 
 def check_single_labels(sets: LabelSets) -> None:
-    """Every class must occur alone, since its mean is taken over the samples with one label.
-
-    Raises:
-        ValueError: If a class does not.
-    """
+    """Refuse classes that never occur alone: class means are taken over the samples with one label."""
     singles = sets.members[sets.multiplicity == 1]
     if len(singles) < sets.num_classes:
         missing = (~singles.any(dim=0)).nonzero().flatten().tolist()
@@ -146,12 +127,9 @@ def check_single_labels(sets: LabelSets) -> None:
 def class_means(
     features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
 ) -> Float[Tensor, "k d"]:
-    """Mean feature `mu_k` of each class over the samples that carry it alone.
+    """Mean feature `mu_k` of each class over the samples that carry it alone, at least float32.
 
     Args, Raises: as `collapse_statistics`.
-
-    Returns:
-        Class means (k, d), in the dtype of the features but at least float32.
 
     >>> class_means(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), torch.tensor([0, 0, 1]))
     tensor([[2., 0.],
@@ -165,9 +143,6 @@ def label_set_means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k
     """Mean feature `mu_S` of each observed label set S, with the sets (multi-hot) and their sample counts.
 
     Args, Raises: as `collapse_statistics`.
-
-    Returns:
-        The label sets (s, k), counts (s,) and means (s, d).
     """
     statistics = collapse_statistics(features, labels)
     means = statistics.set_means.to(working_dtype(features))
@@ -182,9 +157,7 @@ def working_dtype(features: Tensor) -> torch.dtype:
 def row_blocks(features: Float[Tensor, "n d"], *, columns: int = 0) -> list[slice]:
     """Consecutive rows, as many as a block should hold, at most a quarter of all unless these are few.
 
-    Args:
-        features: Last-layer features (n, d).
-        columns: Numbers computed for each row, where they may be more than d.
+    `columns` counts the numbers computed for each row, where they may be more than d.
     """
     row_bytes = max(features.shape[1], columns) * working_dtype(features).itemsize
     rows = BLOCK_BYTES.get(features.device.type, OTHER_BLOCK_BYTES) // row_bytes

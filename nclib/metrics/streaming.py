@@ -85,16 +85,7 @@ class CollapseMetrics(Metric):
         labels: Shaped[Tensor, "n *k"],
         logits: Float[Tensor, "n k"] | None = None,
     ) -> None:
-        """Takes in a batch.
-
-        Args:
-            features: Last-layer features (n, d).
-            labels: Multi-hot (n, k) or class ids (n,); samples without labels are left out.
-            logits: Logits (n, k); without them in any batch there are no accuracies.
-
-        Raises:
-            ValueError: If shapes do not fit, labels are invalid, or logits are NaN; nothing is taken in then.
-        """
+        """Takes in a batch, or nothing if it raises. Args: as `measure`; without logits there are no accuracies."""
         check_features(features, labels)
         if features.shape[1] != self.feature_dim:
             raise ValueError(f"Expected features of {self.feature_dim} columns, but got {features.shape[1]}.")
@@ -115,14 +106,7 @@ class CollapseMetrics(Metric):
     def compute(
         self, weight: Float[Tensor, "k d"] | None = None, bias: Float[Tensor, " k"] | None = None
     ) -> dict[str, Float64[Tensor, ""]]:
-        """The metrics of everything seen since the last reset, on all ranks.
-
-        Args:
-            weight: Classifier (k, d); without it there are no metrics of the classifier.
-            bias: Its bias (k,).
-
-        Returns:
-            Name to value, the names of `measure`.
+        """The metrics of everything seen since the last reset, on all ranks, by the names of `measure`.
 
         Raises:
             ValueError: If a class was never seen alone, features were not finite, or the classifier does not fit.

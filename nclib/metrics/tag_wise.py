@@ -59,10 +59,8 @@ def tag_wise_ratio(
     S' is any m-subset of the classes, S any observed set of m labels. In [0, inf), about 1 without structure, 0 at
     collapse.
 
-    Source: paper 1, NC_m, as released. Args, Returns: as `tag_wise_angles`, one value.
-
-    Raises:
-        ValueError: As `tag_wise_angles` does, or if there are more than `MAX_PAIRS` pairs.
+    Source: paper 1, NC_m, as released. Args, Returns, Raises: as `tag_wise_angles`, one value of at most `MAX_PAIRS`
+    pairs.
 
     >>> h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1.0, 0.0]])
     >>> y = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
@@ -138,18 +136,13 @@ def imbalance_ratio(
 
     The denominator stays over all. Shows whether rare pairs collapse less.
 
-    Source: paper 1, its imbalanced experiments.
+    Source: paper 1, its imbalanced experiments. Args, Raises: as `tag_wise_ratio`.
 
     Args:
-        features: Last-layer features (n, d).
-        labels: Multi-hot (n, k).
         counts: Sample counts of interest; without them every count that occurs among the pairs.
 
     Returns:
         Sample count to ratio, in the order of `counts`, or descending.
-
-    Raises:
-        ValueError: As `tag_wise_ratio` does, or if no pair has that many samples.
 
     >>> h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0], [1.0, 0.0]])
     >>> imbalance_ratio(h, torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]]))
@@ -177,14 +170,7 @@ def _imbalance_ratio(
 def angles_degrees(a: Float[Tensor, "*s d"], b: Float[Tensor, "*s d"]) -> Float[Tensor, "*s"]:
     """Angle between vectors, row by row, in degrees: `2 atan2(|u - v|, |u + v|)` of the unit vectors.
 
-    Exact to rounding at 0 and 180 degrees, where the arc cosine loses half of the digits.
-
-    Args:
-        a: Vectors (..., d).
-        b: Vectors (..., d).
-
-    Returns:
-        Angles (...,) in [0, 180].
+    In [0, 180], exact to rounding at both ends, where the arc cosine loses half of the digits.
 
     >>> angles_degrees(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0]))
     tensor(90.)

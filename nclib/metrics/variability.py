@@ -73,16 +73,9 @@ def _nc1(
 
 
 def between_whitening(deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, "r d"]:
-    """Rows `A` with `AᵀA = (1/K) Sigma_B^+`, so that `nc1` is the mean of `|A (h - mu_k)|²`.
+    """Rows `A` with `AᵀA = (1/K) Sigma_B^+`, so that `nc1` is the mean of `|A (h - mu_k)|²`; r is the numerical rank.
 
-    Args:
-        deviations: Class means minus the global mean (k, d); `Sigma_B = deviationsᵀ deviations / K`.
-
-    Returns:
-        A (r, d), r the numerical rank; the eigenproblem has the smaller of k and d rows.
-
-    Raises:
-        ValueError: If all deviations are 0.
+    `Sigma_B = deviationsᵀ deviations / K`; the eigenproblem has the smaller of k and d rows.
     """
     k, d = deviations.shape
     gram = deviations @ deviations.T if k <= d else deviations.T @ deviations

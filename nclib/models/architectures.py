@@ -11,25 +11,15 @@ STEMS = ("small", "imagenet")
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network of the papers, as far as it is known before it is built.
-
-    Args:
-        family: `resnet`, `vgg` or `mlp`.
-        width: channels of the first stage, or units of an mlp's hidden layers, where none are given.
-        features_per_width: natural width of the features, as a multiple of `width`.
-        stems: what stands before the first stage.
-        depths: depths to choose from; none where the name fixes the depth.
-        depth: the one where none is given.
-        smallest_image: least height and width of the images [pixels].
-    """
+    """One network of the papers, as far as it is known before it is built."""
 
     family: str
-    width: int
-    features_per_width: int
+    width: int  # default channels of the first stage, or units of an mlp's hidden layers
+    features_per_width: int  # natural width of the features, as a multiple of `width`
     stems: tuple[str, ...] = ("small",)
-    depths: range = range(0)
-    depth: int | None = None
-    smallest_image: int = 1
+    depths: range = range(0)  # to choose from; none where the name fixes the depth
+    depth: int | None = None  # the default
+    smallest_image: int = 1  # least height and width [pixels]
 
     def features(self, width: int | None = None) -> int:
         """Natural width d of the features."""

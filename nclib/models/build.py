@@ -27,10 +27,6 @@ class Classifier(nn.Module):
     Collapse means that differences between features become small against the features: bfloat16 with its 8 bits would
     hide it and add its own noise to the loss, while the last layer costs next to nothing. So only the backbone runs
     under autocast.
-
-    Args:
-        backbone: module from images (b c h w) to features (b d).
-        head: module from features (b d) to logits (b k): `torch.nn.Linear` or `nclib.heads.ETFHead`.
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
@@ -92,31 +88,38 @@ def build_model(
         A `Classifier` with `.backbone` and `.head`, in training mode. Under `torch.device("meta")` it has
         shapes only.
 
-    Raises:
-        ValueError: for a name, size or combination that does not make a network.
-
     >>> generator = torch.Generator().manual_seed(0)
     >>> model = build_model("resnet18", in_channels=1, num_classes=10, width=8, generator=generator)
     >>> logits, features = model(torch.zeros(2, 1, 16, 16))
     >>> logits.shape, features.shape
     (torch.Size([2, 10]), torch.Size([2, 64]))
     """
-    _check(arch, head=head, stem=stem, depth=depth, num_classes=num_classes)
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
+    if head not in HEADS:
+        raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, but got {head!r}.")
+    if num_classes < 2:
+        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
+    check_stem(arch, stem)
+    check_depth(arch, depth)
     for name, value in {"in_channels": in_channels, "feature_dim": feature_dim, "width": width}.items():
         if value is not None and value < 1:
             raise ValueError(f"Expected {name} to be at least 1, but got {value}.")
     known = ARCHITECTURES[arch]
     device = torch.get_default_device()
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None:
+        check_image_size(arch, *size)
+    options = {"feature_dim": feature_dim, "width": width or known.width}
     with torch.device("meta"):
-        backbone = _backbone(
-            arch,
-            in_channels=in_channels,
-            feature_dim=feature_dim,
-            width=width or known.width,
-            depth=depth or known.depth,
-            stem=stem,
-            image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
-        )
+        if known.family == "resnet":
+            backbone = resnet_backbone(arch, in_channels=in_channels, depth=depth or known.depth, stem=stem, **options)
+        elif known.family == "vgg":
+            backbone = VGGBackbone(arch, in_channels=in_channels, **options)
+        elif size is None:
+            raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
+        else:
+            backbone = MLPBackbone(in_channels * math.prod(size), depth=depth or known.depth, **options)
     check_feature_dim(head, backbone.feature_dim, num_classes)
     if device.type == "meta":
         return Classifier(backbone, _head(head, backbone.feature_dim, num_classes, bias=bias))
@@ -131,41 +134,6 @@ def build_model(
 def trainable_parameters(model: nn.Module) -> int:
     """Number of parameters that an optimizer may move (an ETF head's weight is not one of them)."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _check(arch: str, *, head: str, stem: str, depth: int | None, num_classes: int) -> None:
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"Expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}.")
-    if head not in HEADS:
-        raise ValueError(f"Expected head to be one of {', '.join(HEADS)}, but got {head!r}.")
-    if num_classes < 2:
-        raise ValueError(f"Expected num_classes to be at least 2, but got {num_classes}.")
-    check_stem(arch, stem)
-    check_depth(arch, depth)
-
-
-def _backbone(
-    arch: str,
-    *,
-    in_channels: int,
-    feature_dim: int | None,
-    width: int,
-    depth: int | None,
-    stem: str,
-    image_size: tuple[int, int] | None,
-) -> nn.Module:
-    family = ARCHITECTURES[arch].family
-    if image_size is not None:
-        check_image_size(arch, *image_size)
-    if family == "resnet":
-        return resnet_backbone(
-            arch, in_channels=in_channels, feature_dim=feature_dim, width=width, depth=depth, stem=stem
-        )
-    if family == "vgg":
-        return VGGBackbone(arch, in_channels=in_channels, feature_dim=feature_dim, width=width)
-    if image_size is None:
-        raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
-    return MLPBackbone(in_channels * math.prod(image_size), width=width, depth=depth, feature_dim=feature_dim)
 
 
 def _head(head: str, feature_dim: int, num_classes: int, *, bias: bool) -> nn.Module:

@@ -9,12 +9,6 @@ class MLPBackbone(nn.Module):
 
     Source: paper 2, section on the validity of the unconstrained-feature model; layers in the order of the
     released code of its predecessor (Zhu et al. 2021), whose parameter names are kept.
-
-    Args:
-        inputs: numbers per image, c h w.
-        width: units of each hidden layer.
-        depth: hidden layers before the last, linear one.
-        feature_dim: units of the last hidden layer, or None for `width`.
     """
 
     def __init__(self, inputs: int, *, width: int, depth: int, feature_dim: int | None):

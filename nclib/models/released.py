@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +33,8 @@ def load_released_state_dict(model: Classifier, path: str | PathLike[str]) -> No
     may start with `module.` (data parallel). The file is read with `weights_only=True`: besides tensors it may hold
     `argparse.Namespace`, a bag of values, and NumPy numbers, and nothing that runs.
 
-    Args:
-        model: from `build_model`, built like the saved one: same arch, channels, classes, width of the features,
-            and head "etf" where the last layer was fixed (its saved weight replaces ours, rotation and all).
-        path: the `.pth` file.
+    The model is built like the saved one: same arch, channels, classes, width of the features, and head "etf" where
+    the last layer was fixed (its saved weight replaces ours, rotation and all).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,13 +69,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(map(_is_entry, content.items())):
+    entries = list(content.items()) if isinstance(content, Mapping) else []
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise ValueError(f"Expected {path} to hold a state dict (names and tensors), but it holds something else.")
     return dict(content)
-
-
-def _is_entry(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def _renamed(saved: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,13 +95,9 @@ def _compare(saved: dict[str, Tensor], expected: dict[str, Tensor], path: str | 
         "unexpected": [name for name in saved if name not in expected],
         "of another shape": shapes,
     }
-    found = [f"{len(names)} {what}: {_shortened(names)}" for what, names in differences.items() if names]
+    found = [f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in differences.items() if names]
     if found:
         raise ValueError(f"Expected the weights in {path} to fit the model, but of its names {'; '.join(found)}.")
-
-
-def _shortened(names: list[str], *, most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _check_etf(weight: Tensor, path: str | PathLike[str]) -> None:

@@ -1,5 +1,7 @@
 """ResNets for small images, parameters named as in torchvision, with a last block as wide as asked for."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,12 +13,6 @@ class BasicBlock(nn.Module):
     The shortcut is a 1 x 1 convolution with batch norm where shapes differ.
 
     Source: He et al. 2016, as in torchvision; `out_channels` other than `width` is the released codes' `fixdim`.
-
-    Args:
-        channels: c.
-        width: channels between the convolutions.
-        out_channels: o.
-        stride: of the first convolution and the shortcut.
     """
 
     expansion = 1
@@ -79,17 +75,9 @@ class ResNetBackbone(nn.Module):
     1 x 1 convolution with batch norm, while the convolutions before keep their width. At the natural width the block
     is the usual one.
 
-    Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
+    The first stage is `width` channels wide (before expansion), each later one twice as wide as that before.
 
-    Args:
-        block: `BasicBlock` or `Bottleneck`.
-        blocks: number of blocks of each stage.
-        in_channels: channels of the images.
-        stem_width: channels after the stem.
-        width: channels (before expansion) of the first stage; each later stage has twice as many.
-        feature_dim: width d of the features, or None for the natural one,
-            `width * 2**(stages - 1) * block.expansion`.
-        stem: "small" is a 3 x 3 convolution of stride 1, "imagenet" a 7 x 7 one of stride 2 and a max-pool.
+    Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
     """
 
     def __init__(
@@ -138,9 +126,7 @@ def mean_over_positions(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
     return x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def resnet_backbone(
-    arch: str, *, in_channels: int, feature_dim: int | None, width: int, depth: int | None, stem: str
-) -> ResNetBackbone:
+def resnet_backbone(arch: str, *, width: int, depth: int | None, **options: Any) -> ResNetBackbone:
     """ResNet-18, -34 or -50, whose stem is `width` wide, or the Wide ResNet for small images.
 
     "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR,
@@ -151,12 +137,4 @@ def resnet_backbone(
         block, blocks, stem_width = BasicBlock, ((depth - 2) // 6,) * 3, 16
     else:
         (block, blocks), stem_width = _STAGES[arch], width
-    return ResNetBackbone(
-        block,
-        blocks,
-        in_channels=in_channels,
-        stem_width=stem_width,
-        width=width,
-        feature_dim=feature_dim,
-        stem=stem,
-    )
+    return ResNetBackbone(block, blocks, stem_width=stem_width, width=width, **options)

@@ -19,12 +19,6 @@ class VGGBackbone(nn.Module):
     With `feature_dim` the last convolution has that many outputs; the others keep their width.
 
     Source: the released code of paper 1, with parameters named as there (and in torchvision): `features.0.weight`, ...
-
-    Args:
-        arch: "vgg16" or "vgg19".
-        in_channels: channels of the images.
-        feature_dim: width d of the features, or None for the natural one, 8 times `width`.
-        width: channels of the first convolution; all others are in proportion.
     """
 
     def __init__(self, arch: str, *, in_channels: int, feature_dim: int | None, width: int):

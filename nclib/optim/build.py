@@ -30,18 +30,9 @@ def decay_groups(model: nn.Module, *, mode: str = "parameters") -> list[dict[str
     - "features": the backbone does not decay, the last layer does. The penalty on the features themselves
       belongs to the loss (`nclib.losses.feature_decay`).
 
+    The group that does not decay has a weight decay of 0; the other takes that of `build_optimizer`.
+
     Source: paper 2, decay on parameters against decay on features and last layer.
-
-    Args:
-        model: module with `.backbone` and `.head`.
-        mode: one of `DECAY_MODES`.
-
-    Returns:
-        Groups without empty ones. The one that is not to decay has a weight decay of 0; the other takes that of
-        `build_optimizer`.
-
-    Raises:
-        ValueError: for another mode.
     """
     if mode not in DECAY_MODES:
         raise ValueError(f"Expected decay mode to be one of {', '.join(DECAY_MODES)}, but got {mode!r}.")
@@ -70,16 +61,9 @@ def build_optimizer(
     Args:
         name: one of `OPTIMIZERS`.
         model_or_param_groups: a module, whose trainable parameters all decay, or groups such as `decay_groups` makes.
-        lr: learning rate; the training loop sets it in each group.
-        weight_decay: wd of groups without their own.
+        lr, weight_decay: of groups without their own.
         momentum: of "sgd", without Nesterov.
         history_size: pairs that "lbfgs" and "sdlbfgs" remember.
-
-    Returns:
-        An optimizer for `step`.
-
-    Raises:
-        ValueError: for another name, or a number outside its range.
 
     >>> optimizer = build_optimizer("sgd", nn.Linear(3, 2), lr=0.05, weight_decay=5e-4)
     >>> optimizer.param_groups[0]["momentum"]
@@ -110,14 +94,11 @@ def step(
 ) -> Float[Tensor, ""]:
     """One step of any optimizer on one batch; nothing is read back from the device unless the optimizer does (L-BFGS).
 
-    First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 1.25 `max_iter` times. Whatever the
+    First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 25 times. Whatever the
     number, the running statistics of batch norm see the batch once, at the parameters before the step.
 
-    Args:
-        optimizer: from `build_optimizer`.
-        closure: clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
-            give the same value when called again: same images, same augmentation.
-        model: the module whose batch-norm layers the closure runs.
+    The closure clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
+    give the same value when called again: same images, same augmentation. `model` has the batch-norm layers it runs.
 
     Returns:
         The closure's loss at the parameters before the step, without weight decay, detached.
@@ -139,8 +120,8 @@ def step(
 @contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norm in training mode normalizes by the batch as always, but leaves its running statistics as they are."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    tracked = [layer for layer in layers if layer.track_running_stats]
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracked = [layer for layer in layers if layer.training and layer.track_running_stats]
     for layer in tracked:
         layer.track_running_stats = False
     try:

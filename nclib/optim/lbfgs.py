@@ -17,15 +17,11 @@ class LBFGS(torch.optim.LBFGS):
     L-BFGS has none of its own. The closure computes the loss without it and its gradients, as for any other
     optimizer.
 
+    `lr` is the first step length that the line search tries; groups may have their own `weight_decay`. A step makes up
+    to 20 iterations on one batch.
+
     Source: paper 2, L-BFGS arm. Its gradients are laid out again where needed: those of channels_last convolutions,
     which PyTorch's L-BFGS refuses.
-
-    Args:
-        param_groups: groups with `params` and, if it differs, their own `weight_decay`.
-        lr: first step length that the line search tries.
-        weight_decay: wd of groups without their own.
-        history_size: pairs remembered.
-        max_iter: L-BFGS iterations per step, on one batch.
     """
 
     def __init__(
@@ -35,10 +31,9 @@ class LBFGS(torch.optim.LBFGS):
         lr: float,
         weight_decay: float = 0.0,
         history_size: int = HISTORY_SIZE,
-        max_iter: int = 20,
     ):
         parameters, decays = flatten_groups(param_groups, weight_decay)
-        super().__init__(parameters, lr=lr, history_size=history_size, max_iter=max_iter, line_search_fn="strong_wolfe")
+        super().__init__(parameters, lr=lr, history_size=history_size, line_search_fn="strong_wolfe")
         self.param_groups[0]["weight_decay"] = decays  # one per parameter: L-BFGS knows one group only
 
     def step(self, closure: Callable[[], Float[Tensor, ""]]) -> Float[Tensor, ""]:

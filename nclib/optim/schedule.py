@@ -40,20 +40,7 @@ def build_schedule(
     Source: released code; paper 1 uses "cosine" with min_lr = lr / 1000 (it would be reached at t = T, one past the
     last epoch), paper 2 "step" with a tenth every 40 epochs.
 
-    Args:
-        name: one of `SCHEDULES`.
-        lr: learning rate of the first epoch.
-        epochs: number of epochs T (only "cosine" depends on it).
-        milestones: increasing epochs at which "multistep" multiplies by `gamma`.
-        step_size: epochs between two multiplications of "step".
-        gamma: factor of "step" and "multistep".
-        min_lr: end of "cosine"; None for lr / 1000.
-
-    Returns:
-        Function from the epoch (0 .. epochs - 1) to its learning rate.
-
-    Raises:
-        ValueError: for an unknown name, or a number outside its range.
+    Without `min_lr` "cosine" ends at lr / 1000.
 
     >>> schedule = build_schedule("step", lr=0.05, epochs=200)
     >>> [round(schedule(epoch), 6) for epoch in (0, 39, 40, 199)]

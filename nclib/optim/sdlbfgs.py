@@ -26,14 +26,8 @@ class SdLBFGS(torch.optim.Optimizer):
     The first step takes gamma = delta. Everything stays on the device: a step waits for no result.
 
     Source: Wang, Ma, Goldfarb and Liu, Stochastic quasi-Newton methods for nonconvex stochastic optimization, SIAM J.
-    Optim. 27 (2017), section 3, SdLBFGS. A pair without curvature (s = 0) has no part in H.
-
-    Args:
-        param_groups: groups with `params` and, if it differs, their own `weight_decay`.
-        lr: step length.
-        weight_decay: wd of 1/2 wd |p|², for groups without their own.
-        history_size: pairs remembered.
-        delta: least gamma, so that the first guess H_0 is at most 1 / delta.
+    Optim. 27 (2017), section 3, SdLBFGS. A pair without curvature (s = 0) has no part in H. Groups may have their own
+    `weight_decay`.
     """
 
     def __init__(
@@ -74,31 +68,25 @@ class SdLBFGS(torch.optim.Optimizer):
         for parameter, part in zip(parameters, move.split([p.numel() for p in parameters]), strict=True):
             parameter.add_(part.view_as(parameter))
         _, new_gradient = evaluate()
-        self._remember(move, new_gradient - gradient)
+        ybar, rho, gamma = damped_pair(move, new_gradient - gradient, delta=group["delta"])
+        slot = history["pairs"] % group["history_size"]
+        history["s"][slot], history["y"][slot], history["rho"][slot] = move, ybar, rho
+        history["gamma"] = torch.where(rho > 0, gamma, history["gamma"])
+        history["pairs"] += 1
         return loss
 
     def _history(self, gradient: Float[Tensor, " n"]) -> dict[str, Any]:
         # Under the first parameter, as in PyTorch's L-BFGS, so that loading casts it to that one's dtype and device.
-        state = self.state[self.param_groups[0]["params"][0]]
+        group = self.param_groups[0]
+        state = self.state[group["params"][0]]
         if not state:
-            size = self.param_groups[0]["history_size"]
+            size = group["history_size"]
             state["s"] = gradient.new_zeros(size, gradient.numel())
             state["y"] = gradient.new_zeros(size, gradient.numel())
             state["rho"] = gradient.new_zeros(size)
-            state["gamma"] = gradient.new_full((), self.param_groups[0]["delta"])
+            state["gamma"] = gradient.new_full((), group["delta"])
             state["pairs"] = 0
         return state
-
-    def _remember(self, s: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> None:
-        group = self.param_groups[0]
-        state = self._history(s)
-        ybar, rho, gamma = damped_pair(s, y, delta=group["delta"])
-        slot = state["pairs"] % group["history_size"]
-        state["s"][slot] = s
-        state["y"][slot] = ybar
-        state["rho"][slot] = rho
-        state["gamma"] = torch.where(rho > 0, gamma, state["gamma"])
-        state["pairs"] += 1
 
 
 def damped_pair(

@@ -15,42 +15,23 @@ from nclib.study.files import StageError
 
 @dataclass(frozen=True)
 class Geometry:
-    """The last layer of one training run, stacked over its checkpoints.
-
-    Attributes:
-        class_names: K names.
-        epochs: finished epochs of each checkpoint, ascending.
-        label_sets: the label sets of the training data, multi-hot; by multiplicity, then in lexicographic order.
-        counts: training samples of each label set.
-        class_means: mean of the multiplicity-1 features of each class (not centered).
-        global_mean: unweighted mean of the class means.
-        set_means: mean feature of each label set (not centered).
-        weight, bias: last layer.
-        gram_features, gram_weight: cosines between the centered class means, and between the centered weight rows.
-        angles: of each label set's mean to the sum of its labels' class means, in degrees (0 for single labels).
-        scales: least-squares factor C_m of the tag-wise average for m = 1, 2, ...; C_1 = 1, NaN where no set has m
-            labels.
-        margins: cosine margins of the multiplicity-1 training samples, ascending at each epoch.
-        sample_index: positions in the training split of a sample of features, spread over the label sets.
-        sample_labels: their label sets.
-        sample_features: their features.
-    """
+    """The last layer of one training run, stacked over its checkpoints; no mean is centered."""
 
     class_names: tuple[str, ...]
-    epochs: Int64[Tensor, " e"]
-    label_sets: UInt8[Tensor, "s k"]
-    counts: Int64[Tensor, " s"]
-    class_means: Float[Tensor, "e k d"]
-    global_mean: Float[Tensor, "e d"]
+    epochs: Int64[Tensor, " e"]  # finished epochs of each checkpoint, ascending
+    label_sets: UInt8[Tensor, "s k"]  # of the training data, by multiplicity, then in lexicographic order
+    counts: Int64[Tensor, " s"]  # training samples of each label set
+    class_means: Float[Tensor, "e k d"]  # of the features with one label
+    global_mean: Float[Tensor, "e d"]  # unweighted mean of the class means
     set_means: Float[Tensor, "e s d"]
     weight: Float[Tensor, "e k d"]
     bias: Float[Tensor, "e k"]
-    gram_features: Float[Tensor, "e k k"]
-    gram_weight: Float[Tensor, "e k k"]
-    angles: Float[Tensor, "e s"]
-    scales: Float[Tensor, "e m"]
-    margins: Float[Tensor, "e n"]
-    sample_index: Int64[Tensor, " q"]
+    gram_features: Float[Tensor, "e k k"]  # cosines between the centered class means
+    gram_weight: Float[Tensor, "e k k"]  # cosines between the centered rows of the weight
+    angles: Float[Tensor, "e s"]  # of each set's mean to the sum of its labels' class means [degrees]
+    scales: Float[Tensor, "e m"]  # C_m of the tag-wise average, m = 1, 2, ...; NaN where no set has m labels
+    margins: Float[Tensor, "e n"]  # cosine margins of the samples with one label, ascending at each epoch
+    sample_index: Int64[Tensor, " q"]  # training samples whose features are kept, spread over the label sets
     sample_labels: UInt8[Tensor, "q k"]
     sample_features: Float[Tensor, "e q d"]
 
@@ -66,11 +47,7 @@ class Geometry:
 
     @classmethod
     def load(cls, path: str | Path) -> "Geometry":
-        """Read a file of `save`.
-
-        Raises:
-            StageError: the file is missing, damaged, or not of this form; the message names the stage to run.
-        """
+        """Read a file of `save`; an error names the stage to run."""
         tensors, metadata = load_tensors(path, stage="03_validate")
         try:
             return cls(class_names=tuple(metadata["class_names"]), **tensors)

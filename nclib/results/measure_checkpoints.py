@@ -32,17 +32,14 @@ from nclib.training.device import cudnn_flags, place
 class CheckpointMeasurements:
     """What `measure_checkpoints` found.
 
-    Attributes:
-        metrics: long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
-            checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data
-            the scores of the decoders.
-        geometry: the last layer at every checkpoint.
-        predicted: the most probable class of each training image at the last checkpoint; None where it was read back.
+    The metrics are long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
+    checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data the scores
+    of the decoders.
     """
 
     metrics: pd.DataFrame
     geometry: Geometry
-    predicted: Int64[Tensor, " n"] | None
+    predicted: Int64[Tensor, " n"] | None  # class of each training image at the last checkpoint; None where read back
 
 
 def checkpoints(step: Stage) -> dict[int, Path]:
@@ -59,16 +56,8 @@ def measure_stage(
     if step.done:
         metrics = read_metrics(step.output("metrics.csv"))
         return CheckpointMeasurements(metrics, Geometry.load(step.output("geometry.safetensors")), None)
-    settings = step.settings
-    return measure_checkpoints(
-        model,
-        checkpoints,
-        splits,
-        dataset=settings.dataset,
-        device=device,
-        batch_size=settings.validation.batch_size,
-        feature_sample=settings.validation.feature_sample,
-    )
+    options = step.settings.validation.model_dump(exclude={"device"})
+    return measure_checkpoints(model, checkpoints, splits, dataset=step.settings.dataset, device=device, **options)
 
 
 @cudnn_flags()
@@ -82,14 +71,12 @@ def measure_checkpoints(
     batch_size: int,
     feature_sample: int,
 ) -> CheckpointMeasurements:
-    """Load each checkpoint into `model` and measure it.
+    """Load each checkpoint (by epoch, ascending) into `model` and measure it.
 
     Args:
         model: the network of the run; it ends with the weights of the last checkpoint.
-        checkpoints: files by epoch, ascending.
         splits: the data set.
         dataset: its parameters; `pair_groups` asks for the imbalance ratios.
-        device: where to compute.
         batch_size: samples per forward pass.
         feature_sample: how many training features to keep at each checkpoint.
 
@@ -126,8 +113,13 @@ def measure_checkpoints(
             ratios = _imbalance_ratio(statistics, counts=dataset.pair_groups)
             values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
         if splits.is_multi_label:
-            prototypes = decode.averages_of_sets(statistics)
-            values["test"] += _decoded(prototypes, logits, labels["train"], *found["test"], labels["test"])
+            test_features, test_logits = found["test"]
+            threshold = decode.tune_threshold(logits, labels["train"])
+            predicted = {
+                "onn": decode.nearest_tag_average(test_features, decode.averages_of_sets(statistics)),
+                "threshold": decode.threshold_softmax(test_logits, threshold),
+            }
+            values["test"] += _scores(predicted, labels["test"])
         rows += [(epoch, split, *value) for split, found_there in values.items() for value in found_there]
         pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(
@@ -143,12 +135,7 @@ def measure_checkpoints(
 
 
 def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
-    """Positions of up to `size` samples, as many from each label set as there are, ascending.
-
-    Args:
-        labels: multi-hot label sets (n, k).
-        size: at most so many.
-    """
+    """Positions of up to `size` samples, as many from each label set (multi-hot) as there are, ascending."""
     _, group = torch.unique(labels, dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)
     starts = torch.searchsorted(group[order].contiguous(), torch.arange(int(group.max()) + 1))
@@ -158,11 +145,7 @@ def spread_sample(labels: Tensor, size: int) -> Int64[Tensor, " q"]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into `model`.
-
-    Raises:
-        StageError: the file is damaged, or of another network.
-    """
+    """Load a checkpoint into `model`."""
     weights, _ = load_tensors(path, stage="02_train")
     try:
         model.load_state_dict(weights)
@@ -174,23 +157,12 @@ def _bias(head: nn.Module) -> Float[Tensor, " k"]:
     return head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias.detach().clone()
 
 
-def _decoded(
-    prototypes: decode.TagAverages,
-    logits: Float[Tensor, "n k"],
-    labels: Tensor,
-    test_features: Float[Tensor, "q d"],
-    test_logits: Float[Tensor, "q k"],
-    test_labels: Tensor,
-) -> list[tuple[str, None, float]]:
-    """Scores on the test images of decoders that were fitted on the training images."""
-    predicted = {
-        "onn": decode.nearest_tag_average(test_features, prototypes),
-        "threshold": decode.threshold_softmax(test_logits, decode.tune_threshold(logits, labels)),
-    }
+def _scores(predicted: Mapping[str, Tensor], labels: Tensor) -> list[tuple[str, None, float]]:
+    """The scores of the label sets that each decoder predicted."""
     scores = {"jaccard": decode.set_jaccard, "subset_accuracy": decode.set_subset_accuracy}
     return [
-        (f"{decoder}_{name}", None, float(score(hot, test_labels)))
-        for decoder, hot in predicted.items()
+        (f"{decoder}_{name}", None, float(score(sets, labels)))
+        for decoder, sets in predicted.items()
         for name, score in scores.items()
     ]
 

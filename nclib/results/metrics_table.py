@@ -20,11 +20,7 @@ def long(rows: Iterable[tuple[int, str, str, int | None, float]]) -> pd.DataFram
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:
-    """Read `metrics.csv`.
-
-    Raises:
-        StageError: the file is missing, damaged, or not of this form; the message names the stage to run.
-    """
+    """Read `metrics.csv`; an error names the stage to run."""
     table = read_csv(path, stage="03_validate")
     if tuple(table.columns) != COLUMNS:
         raise damaged(Path(path), f"its columns are not {', '.join(COLUMNS)}", stage="03_validate")
@@ -49,12 +45,7 @@ def measured_labels(table: pd.DataFrame, metric: str) -> tuple[int, ...]:
 
 
 def wide(table: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:
-    """One column per metric, to be read by people: `nc1`, `tag_wise_ratio_2`.
-
-    Args:
-        table: rows of one split.
-        index: the columns that distinguish its rows, e.g. `["epoch"]`.
-    """
+    """One column per metric of one split: `nc1`, `tag_wise_ratio_2`; `index` are the columns that distinguish rows."""
     names = table["metric"] + ("_" + table["labels"].astype("string")).fillna("")
     found = table.assign(metric=names).set_index([*index, "metric"])["value"].unstack()
     order = table.set_index([*index]).index.unique()

@@ -8,7 +8,7 @@ from nclib.study.parameters import Run
 from nclib.theory import predict_training, settings_of_training
 
 LabelSet = tuple[int, ...]
-DECAYS = ("weight_decay", "feature_decay", "batch_size", "feature_decay_mean")
+SETTINGS = {"weight_decay", "feature_decay", "batch_size", "feature_decay_mean", "label_mean", "loss"}
 
 
 def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
@@ -31,36 +31,21 @@ def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, fea
     features have at least K - 1 dimensions. All networks here end in a ReLU; with an ETF head and d >= K the minimum
     over features that are not negative is known.
 
-    Args:
-        run: its parameters.
-        sets: training samples of each label set.
-        num_classes: K.
-        feature_dim: d.
-
-    Returns:
-        `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of
-        `λ |H_batch|_F²`) and `tag_wise_scale_2`, ...
+    Returns `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of
+    `λ |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
     """
     counts, K, d = balanced_counts(sets, num_classes), num_classes, feature_dim
     if counts is None or d < K - 1 or not fits_theory(run):
         return {}
     training, model = run.training, run.model
-    decays = {name: getattr(training, name) for name in DECAYS}
-    minimum = predict_training(
-        K,
-        counts,
-        **decays,
-        head=model.head,
-        bias=model.bias,
-        label_mean=training.label_mean,
-        loss=training.loss,
-        nonnegative=model.head == "etf" and d >= K,
-    )
+    settings = training.model_dump(include=SETTINGS) | {"bias": model.bias}
+    etf = model.head == "etf"
+    minimum = predict_training(K, counts, **settings, head=model.head, nonnegative=etf and d >= K)
     squared_norms = sum(n * math.comb(K, m) * minimum.feature_norms[m] ** 2 for m, n in counts.items())
     return {
         "train_loss": minimum.data_loss,
         "train_soft_iou": minimum.soft_iou,
-        "train_feature_decay": settings_of_training(K, counts, **decays)["feature_decay"] * squared_norms,
+        "train_feature_decay": settings_of_training(K, counts, **settings)["feature_decay"] * squared_norms,
         **{f"tag_wise_scale_{m}": scale for m, scale in minimum.scales.items() if m > 1},
     }
 

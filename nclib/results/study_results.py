@@ -27,8 +27,6 @@ class StudyResults:
     """Histories and metrics of all runs and seeds of a study, and access to its larger files.
 
     Args:
-        study: the study.
-        folder: its folder of results.
         history: one row per epoch, with columns `run` and `seed` before those of `history.csv`.
         metrics: one row per measured value, with columns `run` and `seed` before those of `metrics_table`.
         trainable_parameters: of each run.
@@ -44,15 +42,7 @@ class StudyResults:
 
     @classmethod
     def load(cls, study: Study, outputs: str | Path) -> "StudyResults":
-        """Read the results of every run and seed.
-
-        Args:
-            study: the study.
-            outputs: folder of all studies; relative to the project's root.
-
-        Raises:
-            StageError: a stage is not done, or a file is damaged; the message names it and the stage to run.
-        """
+        """Read the results of every run and seed in the folder of all studies; an error names the stage to run."""
         found = {stage.key: stage for stage in stages(study, outputs) if stage.name != "04_figures"}
         history, metrics, trainable = {}, {}, {}
         for run, seed in product(study.runs, study.seeds):
@@ -92,18 +82,9 @@ class StudyResults:
         return measured_labels(self.metrics, "imbalance_ratio")[::-1]
 
     def values(self, metric: str, *, split: str = "train", labels: int | None = None) -> pd.DataFrame:
-        """One metric at every checkpoint of every run and seed.
+        """One metric at every checkpoint of every run and seed: columns `run`, `seed`, `epoch` and `value`.
 
-        Args:
-            metric: its name, e.g. `nc1` or `tag_wise_ratio`.
-            split: `train` or `test`.
-            labels: the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
-
-        Returns:
-            Columns `run`, `seed`, `epoch` and `value`.
-
-        Raises:
-            ValueError: it was not measured.
+        `labels` is the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
         """
         found = of_metric(self.metrics, metric, split=split, labels=labels)
         if found.empty:
@@ -119,19 +100,11 @@ class StudyResults:
         return self.metrics[chosen].reset_index(drop=True)
 
     def geometry(self, run: str, seed: int) -> Geometry:
-        """The last layer of one run and seed over its checkpoints.
-
-        Raises:
-            StageError: the file is missing, or not what the manifest says.
-        """
+        """The last layer of one run and seed over its checkpoints."""
         return Geometry.load(self.stages[f"{run}/seed{seed}/03_validate"].output("geometry.safetensors"))
 
     def splits(self, name: str) -> Splits:
-        """The images of one data set of the study.
-
-        Raises:
-            StageError: the file is missing, or not what the manifest says.
-        """
+        """The images of one data set of the study."""
         return dataset.load(self.stages[f"datasets/{name}/01_dataset"].output(dataset.FILE))
 
     @property

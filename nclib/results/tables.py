@@ -1,18 +1,16 @@
 """Result tables of a study: every number as CSV, the ones to read as Markdown."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
 from nclib.results.metrics_table import wide
 from nclib.results.study_results import StudyResults
-from nclib.study.files import write_csv, write_text
 from nclib.study.parameters import Run
 
-Columns = dict[str, Callable[[pd.DataFrame], str]]  # title -> what the rows of one run show
-
+SHARES = ("iou", "jaccard", "accuracy", "top1")  # ends of the names of shares
 COLLAPSE = {
     "NC1": "train_nc1",
     "NC2 classifier": "train_nc2_w_centered",
@@ -36,15 +34,10 @@ DECODING = {
 
 
 def result_table(results: StudyResults) -> pd.DataFrame:
-    """Every metric of the last checkpoint, one row per run and seed.
+    """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
-    Args:
-        results: of the study.
-
-    Returns:
-        Columns `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained), `seconds` (of
-        training), `trainable_parameters`, `saved_percent` (against the run with a learned last layer and otherwise the
-        same network, NaN where there is none), then `train_...` and `test_...` of each metric.
+    The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
+    `seconds` (of training), `trainable_parameters` and `saved_percent`.
     """
     keys = ["run", "seed"]
     trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
@@ -73,30 +66,19 @@ def saved_percent(results: StudyResults, run: str) -> float:
 
     Where several learned runs would do (other feature dimensions), the largest counts.
     """
-    own = results.resolved[run]
-    learned = [
-        results.trainable_parameters[name]
-        for name, other in results.resolved.items()
-        if name != run and other.model.head == "learned" and _same_network(own, other)
-    ]
-    parameters = results.trainable_parameters[run]
-    if own.model.head == "learned" and not any(n > parameters for n in learned):
-        return math.nan
-    return 100 * (1 - parameters / max(learned)) if learned else math.nan
+    counts, network = results.trainable_parameters, _network(results.resolved[run])
+    learned = [name for name, other in results.resolved.items() if other.model.head == "learned"]
+    most = max([counts[name] for name in learned if _network(results.resolved[name]) == network], default=0)
+    return 100 * (1 - counts[run] / most) if most > counts[run] else math.nan
 
 
-def _same_network(one: Run, other: Run) -> bool:
-    fields = ("arch", "width", "depth", "stem", "bias")
-    same = all(getattr(one.model, field) == getattr(other.model, field) for field in fields)
-    return same and one.dataset.name == other.dataset.name
+def _network(run: Run) -> tuple[str, dict[str, Any]]:
+    """What a run shares with another one that differs in its last layer only."""
+    return run.dataset.name, run.model.model_dump(exclude={"head", "feature_dim"})
 
 
 def summary(results: StudyResults) -> str:
-    """The tables to read, as Markdown: one row per run, mean ± standard deviation over seeds where there are several.
-
-    Args:
-        results: of the study.
-    """
+    """The tables to read, as Markdown: one row per run, over several seeds mean ± standard deviation."""
     table = result_table(results)
     seeds = len(results.seeds)
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else f"seed {results.seeds[0]}"
@@ -113,10 +95,10 @@ def summary(results: StudyResults) -> str:
             "## Decoding the test set",
             "Label sets by the nearest tag-wise average (no threshold), by a threshold on the softmax tuned on the "
             "training set, and by the m most probable labels where the true number m is given.",
-            _markdown(table, _shares(DECODING)),
+            _markdown(table, DECODING),
             "## As the released code computes them",
             "NC1 and NC3 with the released global mean, NC2 and NC3 without centering, to compare with its curves.",
-            _markdown(table, _values(RELEASED)),
+            _markdown(table, RELEASED),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -127,41 +109,21 @@ def _of_two_classes(results: StudyResults) -> str:
     return ", and so 0 by construction where there are two classes" if binary else ""
 
 
-def write_tables(results: StudyResults, folder: str | Path) -> list[Path]:
-    """Write `table.csv` and `table.md`.
-
-    Args:
-        results: of the study.
-        folder: of the study's results.
-
-    Returns:
-        The two files.
-    """
-    paths = [Path(folder) / "table.csv", Path(folder) / "table.md"]
-    write_csv(paths[0], result_table(results))
-    write_text(paths[1], summary(results))
-    return paths
-
-
-def _main_columns(results: StudyResults) -> Columns:
+def _main_columns(results: StudyResults) -> dict[str, str]:
     score, name = ("soft_iou", "IoU") if results.is_multi_label else ("top1", "accuracy")
+    scores = {f"{split} {name}": f"{split}_{score}" for split in ("train", "test")}
     ratios = {f"tag-wise ratio, {m} labels": f"train_tag_wise_ratio_{m}" for m in results.multiplicities}
-    return {
-        **_shares({f"{split} {name}": f"{split}_{score}" for split in ("train", "test")}),
-        **_values(COLLAPSE | ratios),
-        "trainable parameters": lambda rows: f"{rows['trainable_parameters'].iloc[0]:,}",
-        "saved": lambda rows: "–" if rows["saved_percent"].isna().all() else f"{rows['saved_percent'].iloc[0]:.2f} %",
-    }
+    about = {"trainable parameters": "trainable_parameters", "saved": "saved_percent"}
+    return scores | COLLAPSE | ratios | about
 
 
-def _shares(columns: Mapping[str, str]) -> Columns:
-    """Shares in [0, 1], with four digits behind the point."""
-    return {title: lambda rows, name=name: _mean_and_deviation(rows[name], 4) for title, name in columns.items()}
-
-
-def _values(columns: Mapping[str, str]) -> Columns:
-    """Values that may be tiny, with three significant digits."""
-    return {title: lambda rows, name=name: _mean_and_deviation(rows[name]) for title, name in columns.items()}
+def _shown(values: pd.Series) -> str:
+    """A column of one run: shares in [0, 1] with four decimals, values that may be tiny with three digits."""
+    if values.name == "trainable_parameters":
+        return f"{values.iloc[0]:,}"
+    if values.name == "saved_percent":
+        return "–" if values.isna().all() else f"{values.iloc[0]:.2f} %"
+    return _mean_and_deviation(values, 4 if values.name.endswith(SHARES) else None)
 
 
 def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) -> str:
@@ -181,8 +143,9 @@ def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) ->
     return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if len(values) > 1 else "")
 
 
-def _markdown(table: pd.DataFrame, columns: Columns) -> str:
-    """A Markdown table with a row for each run."""
+def _markdown(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """A Markdown table with a row for each run; the columns by title."""
     rows = [["run", *columns], ["---", *["---:"] * len(columns)]]
-    rows += [[run, *(show(group) for show in columns.values())] for run, group in table.groupby("run", sort=False)]
+    for run, group in table.groupby("run", sort=False):
+        rows.append([run, *(_shown(group[name]) for name in columns.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

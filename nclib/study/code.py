@@ -1,7 +1,7 @@
 """Fingerprints of the code that made a result: a change that Python would execute makes its stage run again.
 
-Comments, docstrings and layout do not count, in modules and in notebooks alike. Nor do modules that only move or show
-results: `study` (but for parameters and registry), `explore`, and `figures` outside of `04_figures`.
+Comments, docstrings and layout do not count, in modules and in notebooks alike. Of the modules that a notebook has
+loaded those count that decide its results (`COUNTED`): a curve drawn beside a training does not make it another.
 """
 
 import ast
@@ -13,12 +13,20 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-COUNTED_OF_STUDY = ("nclib.study.parameters", "nclib.study.registry")
+_DATA = ("nclib.data", "nclib.study.parameters", "nclib.study.registry")
+_TRAINING = (*_DATA, "nclib.training", "nclib.losses", "nclib.heads", "nclib.models", "nclib.optim")
+COUNTED = {  # rooms and modules by stage
+    "01_dataset": _DATA,
+    "02_train": (*_TRAINING, "nclib.metrics.prediction"),
+    "03_validate": (*_TRAINING, "nclib.metrics", "nclib.features", "nclib.decode", "nclib.results"),
+    "04_figures": ("nclib.results", "nclib.theory", "nclib.figures"),
+}
 
 
 def loaded_code(stage: str) -> dict[str, str]:
     """The fingerprint of each loaded module of nclib that decides the results of `stage`."""
-    modules = sorted(name for name in list(sys.modules) if name.startswith("nclib.") and _counts(name, stage))
+    counted = COUNTED[stage]
+    modules = sorted(name for name in list(sys.modules) if any(f"{name}.".startswith(f"{room}.") for room in counted))
     found = {name: module_fingerprint(name) for name in modules}
     return {name: fingerprint for name, fingerprint in found.items() if fingerprint}
 
@@ -35,13 +43,6 @@ def changed_code(recorded: Mapping[str, str], notebooks: Path) -> list[str]:
 
 def _now(name: str, notebooks: Path) -> str | None:
     return notebook_fingerprint(notebooks / name) if name.endswith(".ipynb") else module_fingerprint(name)
-
-
-def _counts(module: str, stage: str) -> bool:
-    room = module.split(".")[1]
-    if room == "study":
-        return module in COUNTED_OF_STUDY
-    return room != "explore" and (room != "figures" or stage == "04_figures")
 
 
 def module_fingerprint(name: str) -> str | None:

@@ -45,12 +45,13 @@ def unwritable(path: Path, error: Exception) -> StageError:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; one that was killed, but not yet waited for, does not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

@@ -8,11 +8,13 @@ kill it: the same command goes on where it was.
 import argparse
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(folder / ".session", ignore_errors=True)
             study.to_file(folder / "study.yaml")  # what the notebooks read, whatever becomes of the study's own file
             for stage in stages(study, asked.outputs, runs=chosen.runs):
-                _say_why(stage)
+                _announce(stage)
             return _run(asked, study, folder, root, lock)
     except BlockingIOError as error:
         print(error, file=sys.stderr)
@@ -98,6 +100,9 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
         command += ["--resources", f"gpu={asked.gpu_runs}"]
     command += [*asked.snakemake, "--config", *config]
     started, own = time.time(), os.getpid()
+    scratch = scratch_folder(folder)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
     # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(
@@ -105,6 +110,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
             stdout=log,
             stderr=log,
             pass_fds=(lock,),
+            env=os.environ | {"TMPDIR": str(scratch)},
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, own),
         )
     watch = Watch(folder)
@@ -116,32 +122,42 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
         process.wait()  # the terminal has interrupted it, too: it keeps what is finished
     watch.look()
     watch.close()
+    shutil.rmtree(scratch, ignore_errors=True)
     _conclude(study, folder, process.returncode, started)
     return process.returncode
 
 
-def _say_why(stage: Stage) -> None:
-    """Say that a result is about to be replaced, or is kept although the code has changed."""
+def scratch_folder(folder: Path) -> Path:
+    """Where the processes of a study keep what is of no use later; short, since kernels have sockets there."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"nclib-{name}"
+
+
+def _announce(stage: Stage) -> None:
+    """Print that a result is about to be replaced, or is kept although the code has changed."""
     if stage.manifest and (why := stage.missing(code=False)):
         print(f"{stage.label} runs again: {why}", file=sys.stderr)
     elif stage.manifest and (changed := stage.changed_code()):
         fate = "is kept, although" if os.environ.get(KEEP_CODE) else "runs again:"
-        print(f"{stage.label} {fate} the code of {', '.join(changed)} has changed", file=sys.stderr)
+        print(f"{stage.label} {fate} {changed}", file=sys.stderr)
 
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
-    """Say where the results are, or what failed."""
+    """Print where the results are, or what failed."""
     log = folder / LOG
     if status:
-        told = report_failures(folder, since=started)
+        reported = report_failures(folder, since=started)
         if shutil.disk_usage(folder).free < ROOM:  # then the logs may say nothing
             print(unwritable(folder, OSError(errno.ENOSPC, "")), file=sys.stderr)
-        elif not told:
+        elif not reported:
             print("\n".join(log.read_text().splitlines()[-30:]), file=sys.stderr)
         print(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}", file=sys.stderr)
         return
-    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     table = folder / "table.md"
+    if not table.is_file():  # as after snakemake's own --until
+        print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
+        return
+    print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     print(f"\n{table.read_text().strip()}\n")
     for name, what in {"figures": "figures (PDF and PNG)", "table.md": "table", "04_figures.ipynb": "notebook"}.items():
         print(f"  {what:22} {os.path.relpath(folder / name)}")

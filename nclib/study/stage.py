@@ -105,16 +105,9 @@ class Stage:
 
     @cached_property
     def included(self) -> Study:
-        """The study with the runs that `04_figures` shows: those whose `03_validate` is done for every seed."""
-        finished = [
-            run
-            for run in self.study.runs
-            if all(
-                Stage("03_validate", self.study, run=run, seed=seed, outputs=self.outputs).manifest
-                for seed in self.study.seeds
-            )
-        ]
-        return self.study.only(finished)
+        """The study with the runs that `04_figures` shows: those that are done for every seed (all, if none is)."""
+        unfinished = {stage.run for stage in stages(self.study, self.outputs)[:-1] if stage.missing()}
+        return self.study.only([run for run in self.study.runs if run not in unfinished])
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -147,18 +140,26 @@ class Stage:
         for name, sha256 in inputs.items():
             if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
                 return f"{Path(name).name} is another"
-        if code and not os.environ.get(KEEP_CODE) and (changed := self.changed_code()):
-            return f"the code of {', '.join(changed)} has changed"
+        if code and not os.environ.get(KEEP_CODE):
+            return self.changed_code()
         return None
 
-    def changed_code(self) -> list[str]:
-        """Modules and notebooks that have changed since they made the result."""
-        return changed_code(self.manifest.get("code", {}), project_root() / "notebooks")
+    def changed_code(self) -> str | None:
+        """Which modules and notebooks have changed since they made the result, in words; None if none has."""
+        changed = changed_code(self.manifest.get("code", {}), project_root() / "notebooks")
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        return f"the code of {', '.join(changed[:3])}{more} has changed" if changed else None
 
     @cached_property
     def done(self) -> bool:
         """Whether the results are there; `save` then keeps them."""
         return self.missing() is None
+
+    def reread(self) -> "Stage":
+        """The stage itself, after another process may have finished it."""
+        self.manifest = json_or_empty(self.manifest_file)
+        self.done = self.missing() is None
+        return self
 
     def files(self) -> dict[Path, str]:
         """The SHA-256 of each result, by its path, as the manifest has it."""
@@ -268,7 +269,8 @@ class Stage:
         }
         write_json(self.manifest_file, self.manifest)
         self.done = True
-        print(f"wrote {', '.join(outputs)} to {os.path.relpath(self.folder, project_root())}")
+        more = f" and {len(outputs) - 5} more files" if len(outputs) > 5 else ""
+        print(f"wrote {', '.join(list(outputs)[-5:])}{more} to {os.path.relpath(self.folder, project_root())}")
 
     def announce(self) -> "Stage":
         """Print whether the stage is done, and if not why it runs; note the commit before anything is computed."""

@@ -31,7 +31,7 @@ class Watch:
             if self._done.get(path) != manifest:
                 self._done[path] = manifest
                 stage = path.relative_to(self.folder).with_suffix("").with_suffix("")
-                self._say(f"done  {stage}  ({manifest['seconds']:.0f} s)")
+                self._print(f"done  {stage}  ({manifest['seconds']:.0f} s)")
         found = {str(path): json_or_empty(path) for path in sorted(self.folder.glob(f"*/*/{PROGRESS_FILE}"))}
         states = {name: state for name, state in found.items() if state}
         bars = sys.stderr.isatty()
@@ -41,7 +41,7 @@ class Watch:
             lines = [] if bars else [_line(state) for state in states.values()]
             for line in lines + self._downloads():
                 self._printed = time.monotonic()
-                self._say(line)
+                self._print(line)
 
     def close(self) -> None:
         for bar in self._bars.values():
@@ -60,7 +60,7 @@ class Watch:
             bar.update(state["done"] - bar.n)
 
     def _downloads(self) -> list[str]:
-        """What the data sets say that have been busy with one cell for a while, as with a download."""
+        """The last log line of each data set that has been busy with one cell for a while, as with a download."""
         logs = []
         for path in self.folder.glob("datasets/*/*.running.ipynb"):
             with suppress(OSError):
@@ -69,11 +69,11 @@ class Watch:
         return [f"      {log.parent.name}: {_last_line(log)}" for log in logs]
 
     def _manifests(self) -> dict[Path, dict[str, Any]]:
-        """Manifests by path; a new one tells a new start (Snakemake touches the files, so their times tell nothing)."""
+        """The manifests that are there, by path."""
         found = {path: json_or_empty(path) for path in self.folder.rglob("*.manifest.json")}
         return {path: manifest for path, manifest in found.items() if manifest}
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 

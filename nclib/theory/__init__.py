@@ -17,7 +17,7 @@ from nclib.theory.saddles import (
     trivial_point,
     values_along,
 )
-from nclib.theory.training import TheorySettings, predict_training, settings_of_training
+from nclib.theory.training import predict_training, settings_of_training
 from nclib.theory.unconstrained import Minimization, descend, minimize, random_point
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Minimization",
     "Point",
     "Problem",
-    "TheorySettings",
     "descend",
     "fixed_head_minimum",
     "global_minimum",

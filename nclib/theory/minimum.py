@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from nclib.theory.problem import Loss, Problem
 from nclib.theory.reduced import GlobalMinimum, solve
@@ -28,20 +29,7 @@ def global_minimum(
     cross-entropy, Zhu et al. 2021) and arXiv 2203.01238 (MSE, there with `1/(2N)` and halved penalties). One argument
     for all of them is in docs/theory.md.
 
-    Args:
-        num_classes: K.
-        counts: multiplicity -> samples of each label set of that size.
-        weight_decay: λ_W in `λ_W |W|_F²`.
-        feature_decay: λ_H in `λ_H |H|_F²`, summed over all samples.
-        bias_decay: λ_b; `math.inf` for no bias.
-        label_mean: mean over a sample's labels instead of the sum.
-        loss: the single-label loss that is picked for each label.
-
-    Returns:
-        The minimum, its value and geometry.
-
-    Raises:
-        ValueError: see `Problem`.
+    Args, Raises: as `Problem`.
 
     >>> minimum = global_minimum(10, {1: 5, 2: 1, 3: 1}, weight_decay=5e-3, feature_decay=1.5e-4)
     >>> print(f"{minimum.value:.10f}")
@@ -63,12 +51,9 @@ def fixed_head_minimum(
     num_classes: int,
     counts: Mapping[int, int],
     *,
-    feature_decay: float,
-    bias_decay: float = 0.0,
     row_norm: float = 1.0,
     nonnegative: bool = False,
-    label_mean: bool = False,
-    loss: Loss = "cross_entropy",
+    **settings: Any,
 ) -> GlobalMinimum:
     """The global minimum over bias and free features when the classifier is a fixed simplex ETF.
 
@@ -83,16 +68,11 @@ def fixed_head_minimum(
     Source: the fixed-classifier arms of both papers; the derivation is in docs/theory.md.
 
     Args:
-        num_classes, counts, feature_decay, bias_decay, label_mean, loss: as for `global_minimum`.
+        num_classes, counts: as for `Problem`.
         row_norm: the norm of the classifier's rows.
         nonnegative: allow only features >= 0, for the classifier `row_norm sqrt(K/(K-1)) (I - 11ᵀ/K)`, with columns of
             zeros for d > K.
-
-    Returns:
-        The minimum, its value and geometry.
-
-    Raises:
-        ValueError: see `Problem`; also for a row norm that is not positive.
+        settings: `feature_decay` and the others of `Problem` but `weight_decay`.
 
     >>> minimum = fixed_head_minimum(3, {1: 4, 2: 2}, feature_decay=1e-3)
     >>> print(f"s² = {minimum.etf_scale**2:.3f}, a_1 = {minimum.logits[1]:.3f}, C_2 = {minimum.scales[2]:.3f}")
@@ -100,13 +80,6 @@ def fixed_head_minimum(
     """
     if not 0 < row_norm < math.inf:
         raise ValueError(f"Expected row_norm > 0, but got {row_norm}.")
-    problem = Problem(
-        num_classes=num_classes,
-        counts=counts,
-        weight_decay=1.0,  # not used: the classifier does not move
-        feature_decay=feature_decay,
-        bias_decay=bias_decay,
-        label_mean=label_mean,
-        loss=loss,
-    )
+    # the weight decay is not used: the classifier does not move
+    problem = Problem(num_classes=num_classes, counts=counts, weight_decay=1.0, **settings)
     return solve(problem, squared_scale=row_norm**2 * num_classes / (num_classes - 1), nonnegative=nonnegative)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, UInt8
@@ -40,7 +40,7 @@ class Problem:
         loss: the single-label loss: cross-entropy, or the mean over the K classes of `(z_j - [j = k])²`.
 
     Raises:
-        ValueError: for a K, multiplicity, count or decay out of range, or an unknown loss.
+        ValueError: for a K, multiplicity, count or decay out of range.
     """
 
     num_classes: int
@@ -70,7 +70,7 @@ class Problem:
                 )
         if not self.bias_decay >= 0:
             raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {self.bias_decay}.")
-        if self.loss not in ("cross_entropy", "mse"):
+        if self.loss not in get_args(Loss):
             raise ValueError(f"Expected loss 'cross_entropy' or 'mse', but got {self.loss!r}.")
 
     @property
@@ -89,16 +89,12 @@ class Problem:
 
     def labels(self) -> UInt8[Tensor, "n k"]:
         """All label sets as multi-hot rows, by rising multiplicity, each repeated `counts[m]` times in a row."""
-        rows = [
-            S
-            for m in self.multiplicities
-            for S in combinations(range(self.num_classes), m)
-            for _ in range(self.counts[m])
-        ]
-        labels = torch.zeros(len(rows), self.num_classes, dtype=torch.uint8)
-        for row, S in zip(labels, rows, strict=True):
-            row[list(S)] = 1
-        return labels
+        rows = []
+        for m in self.multiplicities:
+            ids = torch.tensor(list(combinations(range(self.num_classes), m)))
+            sets = torch.zeros(len(ids), self.num_classes, dtype=torch.uint8).scatter_(1, ids, 1)
+            rows.append(sets.repeat_interleave(self.counts[m], dim=0))
+        return torch.cat(rows)
 
     def logits(self, W: Float[Tensor, "k d"], H: Float[Tensor, "n d"], b: Float[Tensor, " k"]) -> Float[Tensor, "n k"]:
         """`z = H Wᵀ + b`; without bias (`bias_decay = inf`) `b` is ignored."""
@@ -124,14 +120,9 @@ class Point:
 
 
 def objective(problem: Problem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The function `f(W, H, b)` of a problem.
+    """The function `f(W, H, b)` of a problem, on float64 tensors `W` (k d), `H` (n d), `b` (k).
 
-    Args:
-        problem: the settings; its `labels()` fix the order of the rows of `H`.
-
-    Returns:
-        A callable on float64 tensors `W` (k d), `H` (n d), `b` (k) that returns the scalar objective and
-        that autograd and `torch.func` can differentiate.
+    The problem's `labels()` fix the order of the rows of `H`. Autograd and `torch.func` can differentiate it.
     """
     loss = _data_loss(problem)
     lw, lh, lb = problem.weight_decay, problem.feature_decay, problem.bias_decay

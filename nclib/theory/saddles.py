@@ -44,25 +44,16 @@ def rank_deficient_point(
     gradient with respect to a column of zeros is 0 when both its classifier and its feature entries are, so
     the point stays critical.
 
-    Args:
-        problem: the settings.
-        feature_dim: d of the returned point, above `rank`.
-        rank: 1 .. K - 2; K - 2 removes one direction.
-        generator: source of the random start.
-
-    Returns:
-        The point; its gradient is 0 to about 1e-8.
-
-    Raises:
-        ValueError: for a rank or feature dimension out of range.
+    `rank` is in 1 .. K - 2, where K - 2 removes one direction, and `feature_dim` above it. The gradient is 0 to about
+    1e-8.
     """
     if not 1 <= rank <= problem.num_classes - 2:
         raise ValueError(f"Expected rank in 1..{problem.num_classes - 2} = K - 2, but got {rank}.")
     if feature_dim <= rank:
         raise ValueError(f"Expected feature_dim > rank = {rank}, but got {feature_dim}.")
     point = descend(problem, random_point(problem, feature_dim=rank, generator=generator)).point
-    missing = (0, feature_dim - rank)
-    return Point(torch.nn.functional.pad(point.W, missing), torch.nn.functional.pad(point.H, missing), point.b)
+    W, H = (torch.nn.functional.pad(x, (0, feature_dim - rank)) for x in (point.W, point.H))
+    return Point(W, H, point.b)
 
 
 def gradient_norm(problem: Problem, point: Point) -> float:
@@ -78,14 +69,6 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
     (`scipy.sparse.linalg.eigsh`). No Hessian is formed.
 
     Source: the definition of a strict saddle in arXiv 2203.01238 and 2310.15903.
-
-    Args:
-        problem: the settings.
-        point: where to look.
-        generator: source of Lanczos' random start.
-
-    Returns:
-        Eigenvalue and unit direction.
     """
     # The Hessian is symmetric, so a vector times it (one backward pass through a stored gradient) is the product.
     _, pull_back = torch.func.vjp(torch.func.grad(objective(problem), argnums=(0, 1, 2)), *point.tensors)

@@ -2,21 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 from nclib.theory.minimum import fixed_head_minimum, global_minimum
 from nclib.theory.problem import Loss
 from nclib.theory.reduced import GlobalMinimum
-
-
-class TheorySettings(TypedDict):
-    """Keyword arguments of `global_minimum` and `minimize`."""
-
-    weight_decay: float
-    feature_decay: float
-    bias_decay: float
-    label_mean: bool
-    loss: Loss
 
 
 def settings_of_training(
@@ -30,7 +20,7 @@ def settings_of_training(
     bias: bool = True,
     label_mean: bool = True,
     loss: Loss = "cross_entropy",
-) -> TheorySettings:
+) -> dict[str, Any]:
     """Translate a run's settings into λ_W, λ_H, λ_b of the objective that its last layer and features see.
 
     An optimizer's `weight_decay` wd adds `wd W` to the gradient, so it is `(wd/2) |W|²`: `λ_W = λ_b =
@@ -38,33 +28,21 @@ def settings_of_training(
     batch_size)` steps and every sample is in one of them, so the mean step sees `λ_H = feature_decay /
     steps` (about `feature_decay · batch_size / N`); with `feature_decay_mean` it is `feature_decay / N`.
 
-    Where practice departs from this objective:
-
-    - Features are the output of a network. They cannot take every value, and after a ReLU they are not
-      negative, while the optimal features of a free classifier sum to 0 over the classes. So the predicted
-      value is a floor for the run.
-    - Weight decay acts on all layers. Its pull on the backbone makes large features cost more than λ_H says.
-    - The floor holds at any time for the network on the training set without augmentation; with a decaying
-      learning rate SGD ends near a stationary point of it, momentum and batch noise aside.
-    - Batch normalization sees other statistics in evaluation than in training.
-    - Adam divides its decay term by the gradient's scale, so that it is no penalty of this form.
+    The predicted value is a floor for the run on its training set without augmentation, since features are the output
+    of a network, often of a ReLU, and weight decay acts on all layers. Adam's scaled decay is no penalty of this form.
+    docs/theory.md lists where else practice departs from this objective.
 
     Args:
-        num_classes: K.
-        counts: multiplicity -> training samples of each label set of that size.
+        num_classes, counts, label_mean: as for `Problem`.
         weight_decay: wd as handed to the optimizer.
         feature_decay: λ of `λ |H_batch|_F²`.
         batch_size: samples per step.
         feature_decay_mean: the run divides its feature decay by the batch size.
         bias: the last layer has a bias, and it is decayed like its weight.
-        label_mean: mean over a sample's labels instead of the sum.
         loss: the single-label loss; "mse" is the mean over the classes, without rescaling (k = M = 1).
 
     Returns:
         Keyword arguments for `global_minimum` and `minimize`.
-
-    Raises:
-        ValueError: for a batch size below 1.
 
     >>> settings = settings_of_training(10, {1: 3100, 2: 200}, weight_decay=5e-4, feature_decay=1e-3, batch_size=128)
     >>> minimum = global_minimum(10, {1: 3100, 2: 200}, **settings)
@@ -75,43 +53,34 @@ def settings_of_training(
         raise ValueError(f"Expected batch_size >= 1, but got {batch_size}.")
     samples = sum(n * math.comb(num_classes, m) for m, n in counts.items())
     steps = math.ceil(samples / batch_size)
-    return TheorySettings(
-        weight_decay=weight_decay / 2,
-        feature_decay=feature_decay / (samples if feature_decay_mean else steps),
-        bias_decay=weight_decay / 2 if bias else math.inf,
-        label_mean=label_mean,
-        loss=loss,
-    )
+    return {
+        "weight_decay": weight_decay / 2,
+        "feature_decay": feature_decay / (samples if feature_decay_mean else steps),
+        "bias_decay": weight_decay / 2 if bias else math.inf,
+        "label_mean": label_mean,
+        "loss": loss,
+    }
 
 
 def predict_training(
     num_classes: int,
     counts: Mapping[int, int],
     *,
-    weight_decay: float,
-    feature_decay: float,
-    batch_size: int,
     head: Literal["learned", "etf"] = "learned",
-    feature_decay_mean: bool = False,
-    bias: bool = True,
-    label_mean: bool = True,
-    loss: Loss = "cross_entropy",
     nonnegative: bool = False,
+    **training: Any,
 ) -> GlobalMinimum:
     """What the theory predicts for a run: objective, training loss and IoU, `C_m`, ETF scale and feature norms.
 
     Compare `.data_loss` and `.soft_iou` with the training loss and IoU, `.scales[m]` with the measured tag-wise
     scale, and `.value` with loss + feature decay + `(wd/2)(|W|² + |b|²)` (an ETF head: without `|W|²`).
-    `settings_of_training` lists where practice departs.
+    docs/theory.md lists where practice departs.
 
     Args:
-        num_classes, counts, weight_decay, feature_decay, batch_size, feature_decay_mean, bias, label_mean, loss: as for
-            `settings_of_training`.
+        num_classes, counts: as for `settings_of_training`.
         head: a trained classifier, or the fixed ETF with unit rows.
         nonnegative: features end in a ReLU; only for `head="etf"` with d >= K and the unrotated frame.
-
-    Returns:
-        The predicted minimum.
+        training: `weight_decay`, `feature_decay`, `batch_size` and the others of `settings_of_training`.
 
     Raises:
         ValueError: where no prediction is possible: without feature decay or (learned head) weight decay, or for
@@ -122,17 +91,7 @@ def predict_training(
     >>> print(f"loss {prediction.data_loss:.4f}, IoU {prediction.soft_iou:.4f}, C_2 = {prediction.scales[2]:.4f}")
     loss 1.0685, IoU 0.4776, C_2 = 0.5462
     """
-    settings = settings_of_training(
-        num_classes,
-        counts,
-        weight_decay=weight_decay,
-        feature_decay=feature_decay,
-        batch_size=batch_size,
-        feature_decay_mean=feature_decay_mean,
-        bias=bias,
-        label_mean=label_mean,
-        loss=loss,
-    )
+    settings = settings_of_training(num_classes, counts, **training)
     if head == "learned":
         if nonnegative:
             raise ValueError(

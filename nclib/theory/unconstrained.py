@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nclib.metrics import measure
-from nclib.theory.problem import Loss, Point, Problem, objective
+from nclib.theory.problem import Point, Problem, objective
 from nclib.theory.reduced import GlobalMinimum, solve
 
 _ZERO_LOGIT = 1e-6  # where the optimum is 0, L-BFGS leaves logits of about 1e-9
@@ -79,17 +80,13 @@ def minimize(
     num_classes: int,
     counts: Mapping[int, int],
     *,
-    weight_decay: float,
-    feature_decay: float,
-    bias_decay: float = 0.0,
-    label_mean: bool = False,
-    loss: Loss = "cross_entropy",
     feature_dim: int | None = None,
     start: Point | None = None,
     generator: torch.Generator | None = None,
     max_iterations: int = 5000,
     record_every: int = 50,
     record_path: bool = False,
+    **settings: Any,
 ) -> Minimization:
     """Minimize over classifier, bias and one free feature vector per sample, by L-BFGS in float64.
 
@@ -97,29 +94,19 @@ def minimize(
     strict saddle, so a descent from a random start ends at a global minimum.
 
     Args:
-        num_classes, counts, weight_decay, feature_decay, bias_decay, label_mean, loss: as for `global_minimum`.
+        num_classes, counts: as for `Problem`.
         feature_dim: d, at least K - 1 (default: K).
         start: where to start instead of a random point.
         generator: source of the random start.
         max_iterations: stop after so many L-BFGS iterations at the latest.
         record_every: iterations per round; one value (and point) is recorded per round.
         record_path: keep the points on the way.
-
-    Returns:
-        The end point beside the predicted minimum.
+        settings: `weight_decay`, `feature_decay` and the others of `Problem`.
 
     Raises:
         ValueError: see `Problem`; also for a feature dimension too small to attain the minimum.
     """
-    problem = Problem(
-        num_classes=num_classes,
-        counts=counts,
-        weight_decay=weight_decay,
-        feature_decay=feature_decay,
-        bias_decay=bias_decay,
-        label_mean=label_mean,
-        loss=loss,
-    )
+    problem = Problem(num_classes=num_classes, counts=counts, **settings)
     d = num_classes if feature_dim is None else feature_dim
     smallest = solve(problem).min_feature_dim
     if d < smallest:
@@ -131,13 +118,7 @@ def minimize(
     expected = ((num_classes, d), (problem.num_samples, d), (num_classes,))
     if (got := tuple(tuple(x.shape) for x in start.tensors)) != expected:
         raise ValueError(f"Expected a start with W, H, b of shapes {expected}, but got {got}.")
-    return descend(
-        problem,
-        start,
-        max_iterations=max_iterations,
-        record_every=record_every,
-        record_path=record_path,
-    )
+    return descend(problem, start, max_iterations=max_iterations, record_every=record_every, record_path=record_path)
 
 
 def random_point(

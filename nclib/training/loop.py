@@ -223,24 +223,27 @@ def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
         return read_csv(step.output("history.csv"), stage=step.name)
     identity = {"parameters": step.parameters, "seed": step.seed, "inputs": step.inputs}
     identity |= {"device": trainer.device.type, "precision": str(trainer.dtype)}
-    unfinished = Unfinished(step.folder, identity, step.code)
     score = "soft_iou" if splits.is_multi_label else "accuracy"
     label = f"{step.run} seed {step.seed}"
-    progress = TrainingProgress(step.folder, label=label, epochs=trainer.settings.epochs, score=score)
     train, test = of_splits(splits, trainer.settings, trainer.device)
-    history = fit(trainer, train, test, unfinished, progress=progress)
-    step.clear()
-    unfinished.publish()
-    step.save(
-        {"history.csv": history},
-        made=unfinished.files,
-        device=describe(trainer.device),
-        precision=str(trainer.dtype),
-        compiled=trainer.compiled,
-        trainable_parameters=trainable_parameters(trainer.model),
-        sittings=unfinished.sittings,
-    )
-    unfinished.remove()
+    with Unfinished(step.folder, identity, step.code) as unfinished:
+        if step.reread().done:  # by the training that this one has waited for
+            return train_stage(step, trainer, splits)
+        progress = TrainingProgress(unfinished.lease, label=label, epochs=trainer.settings.epochs, score=score)
+        history = fit(trainer, train, test, unfinished, progress=progress)
+        unfinished.lease.check()
+        step.clear()
+        unfinished.publish()
+        step.save(
+            {"history.csv": history},
+            made=unfinished.files,
+            device=describe(trainer.device),
+            precision=str(trainer.dtype),
+            compiled=trainer.compiled,
+            trainable_parameters=trainable_parameters(trainer.model),
+            sittings=unfinished.sittings,
+        )
+        unfinished.remove()
     return history
 
 

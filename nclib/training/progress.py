@@ -2,25 +2,26 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from nclib.study.progress import PROGRESS_FILE, bar
+from nclib.training.lease import Lease
 
 
 class TrainingProgress:
     """Callbacks for `nclib.training.loop.fit`: steps, loss, IoU and time left.
 
     Args:
-        folder: the run's; about once a second the state goes to a file there that `nclib.study.watch` reads.
+        lease: the run's; while it is held, about once a second the state goes to a file beside it for
+            `nclib.study.watch`.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
         score: the column of the history to show, `soft_iou`, or `accuracy` for one label per image.
     """
 
-    def __init__(self, folder: Path, *, label: str, epochs: int, score: str = "soft_iou") -> None:
+    def __init__(self, lease: Lease, *, label: str, epochs: int, score: str = "soft_iou") -> None:
         self.score = score
-        self.file = folder / PROGRESS_FILE
+        self.lease, self.file = lease, lease.path.with_name(PROGRESS_FILE)
         self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
         self._written = 0.0
 
@@ -52,7 +53,8 @@ class TrainingProgress:
 
     def close(self) -> None:
         self.bar.close()
-        self.file.unlink(missing_ok=True)
+        if self.lease.holds():
+            self.file.unlink(missing_ok=True)
 
     def _write(self) -> None:
         """Not worth an fsync: nothing depends on it but the bars of a watcher, and it must never stop a training."""
@@ -61,6 +63,8 @@ class TrainingProgress:
         rate = (done["n"] - done["initial"]) / done["elapsed"] if done["elapsed"] else 0
         self.state["seconds_left"] = (done["total"] - done["n"]) / rate if rate else None
         temporary = self.file.with_suffix(".tmp")
+        if not self.lease.holds():
+            return
         try:
             temporary.write_text(json.dumps(self.state))
             temporary.replace(self.file)

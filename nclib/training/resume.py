@@ -6,6 +6,7 @@
 SHA-256 of every file. No random state needs saving: the order and augmentation of each epoch come from a generator that
 is seeded with (seed, epoch). KEY stands for all that decides the result, the code included: a training of other
 settings, on another device or by other code has a folder of its own, and is neither resumed nor lost.
+One process at a time writes there: it holds the run's lease (`nclib.training.lease`).
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError, describe_file, json_or_empty, write_json
 from nclib.study.folders import checkpoint_name
 from nclib.study.stage import KEEP_CODE
+from nclib.training.lease import Lease
 
 STAGE = "02_train"
 
@@ -41,10 +43,12 @@ class Unfinished:
         history: one row per finished epoch.
         sittings: when and by which code the training was begun and resumed.
         files: `describe_file` of each checkpoint, by its name from the run's folder.
+        lease: held within the context (`with unfinished:`), in which alone something can be saved.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], code: Mapping[str, str] | None = None) -> None:
         self.run_folder = folder
+        self.lease = Lease(folder)
         self.history: list[dict[str, Any]] = []
         self.sittings: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, Any]] = {}
@@ -54,6 +58,13 @@ class Unfinished:
         if os.environ.get(KEEP_CODE) and not self.folder.is_dir():
             begun = sorted(self.folder.parent.glob(f"{self._identity}-*"), key=lambda path: path.stat().st_mtime)
             self.folder = begun[-1] if begun else self.folder
+
+    def __enter__(self) -> "Unfinished":
+        self.lease.take()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lease.release()
 
     def resume(self, model: nn.Module, optimizer: Optimizer) -> bool:
         """Load the last state into `model` and `optimizer`, and what is known so far into the attributes.
@@ -86,12 +97,14 @@ class Unfinished:
 
     def add_checkpoint(self, model: nn.Module, epoch: int) -> None:
         """Keep the weights after `epoch` finished epochs."""
+        self.lease.check()
         name = checkpoint_name(epoch)
         save_tensors(self.folder / name, model.state_dict(), {"epoch": epoch})
         self.files[name] = describe_file(self.folder / name)
 
     def save(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Save what training needs to go on after the last row of `history`."""
+        self.lease.check()
         tensors: dict[str, Tensor] = {}
         packed = pack({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tensors)
         earlier, self._state = self._state, f"state_{len(self.history):04d}.safetensors"
