@@ -270,7 +270,7 @@ def test_hidden_entries_are_skipped_and_other_files_named(folder: Path, caplog) 
     assert "Skipped" not in caplog.text
     Image.new("RGB", (20, 20)).save(folder / "class001" / "a.gif")
     assert len(sources.load("image_folder", root=folder, train=True, test_fraction=0.5)) == 18
-    assert re.search(r"Skipped in .*images, since only \.png, .* are read: class001/a\.gif", caplog.text)
+    assert re.search(r"Skipped 1 files in .*images, since only \.png, .* are read: class001/a\.gif", caplog.text)
 
 
 def test_links_to_nothing_and_names_that_are_not_utf8_are_errors(folder: Path) -> None:

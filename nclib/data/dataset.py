@@ -15,7 +15,7 @@ from nclib.data.sources.base import SourceImages, stream
 from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
-from nclib.study.registry import PUBLISHED_MOMENTS, Moments
+from nclib.study.registry import PUBLISHED_MOMENTS, SOURCES, Moments
 from nclib.study.study import Study
 
 FILE = "data.safetensors"
@@ -129,19 +129,10 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     root = settings.root
     if settings.source == "image_folder" and root is None:
         root = sources.data_root() / settings.name
-    train, test = (
-        sources.load(
-            settings.source,
-            root=root,
-            train=train,
-            image_size=settings.image_size,
-            test_fraction=settings.test_fraction,
-            seed=settings.seed,
-            sample_size=settings.sample_size if train else None,
-            test_folder=settings.test_folder,
-        )
-        for train in (True, False)
-    )
+    options = {name: getattr(settings, name) for name in {"image_size", *SOURCES[settings.source].options}}
+    train = sources.load(settings.source, root=root, train=True, **options)
+    options.pop("sample_size", None)
+    test = sources.load(settings.source, root=root, train=False, **options)
     if train.class_names != test.class_names:
         raise ValueError(
             f"Expected the same classes in both splits of {settings.source}, but got {train.class_names} for training "

@@ -23,7 +23,6 @@ from nclib.study.progress import bar
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
-MAX_BROKEN = 100  # images that an error names
 CACHE_VERSION = 2  # of the decoding: a new number makes older caches stale
 
 Change = Callable[[Image.Image, int], Image.Image]
@@ -91,8 +90,7 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(bar(pool.map(keep, range(start, len(paths))), total=len(paths), initial=start, desc=what, unit=" images"))
     if broken:
-        more = [f"... ({len(broken)} images)"] if len(broken) > MAX_BROKEN else []
-        raise SourceError("\n".join([*sorted(broken)[:MAX_BROKEN], *more]))
+        raise SourceError("\n".join(sorted(broken)))
     return torch.from_numpy(images)
 
 

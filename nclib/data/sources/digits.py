@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from nclib.data.sources.base import SourceImages, split_by_class, stream
+from nclib.study.registry import TEST_FRACTION
 
 
-def load(*, root: Path, train: bool, test_fraction: float, seed: int) -> SourceImages:
+def load(*, root: Path, train: bool, test_fraction: float = TEST_FRACTION, seed: int = 0) -> SourceImages:
     """Read the digits; training and test split share no digit.
 
     The source has no split of its own: each class is split at random by `seed`. Its 17 gray levels 0..16 become
