@@ -540,7 +540,8 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 def test_an_archive_is_unpacked_as_its_top_folder(tmp_path: Path) -> None:
     archive = pack(tmp_path / "train.tar.gz", ["train/1.png", "train/deep/2.png"])
-    folder = download.unpack(archive, tmp_path / "svhn" / "train")
+    folder = tmp_path / "svhn" / "train"
+    download.unpack(archive, folder)
     assert (folder / "1.png").read_text() == "train/1.png" and (folder / "deep" / "2.png").is_file()
     assert [file.name for file in folder.parent.iterdir()] == ["train"]
 
@@ -555,7 +556,8 @@ def test_what_killed_unpackers_left_is_removed(tmp_path: Path) -> None:
     )
     for place in (left, own, busy):
         (place / "train").mkdir(parents=True)
-    folder = download.unpack(archive, tmp_path / "in" / "train")
+    folder = tmp_path / "in" / "train"
+    download.unpack(archive, folder)
     assert sorted(folder.parent.iterdir()) == [busy, folder]
 
 

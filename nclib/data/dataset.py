@@ -96,14 +96,9 @@ def build(**fields: Any) -> Splits:
         counts: dict[int, Any] = dict(settings.train_counts)
         if settings.pair_groups:
             counts[2] = pair_group_counts(train_source.num_classes, settings.pair_groups)
-        train = compose(
-            train_source, counts=counts, layout=settings.layout, generator=stream(settings.seed, "compose train")
-        )
-        test = compose(
-            test_source,
-            counts=settings.test_counts,
-            layout=settings.layout,
-            generator=stream(settings.seed, "compose test"),
+        train, test = (
+            compose(source, counts=counts, layout=settings.layout, generator=stream(settings.seed, f"compose {name}"))
+            for name, source, counts in (("train", train_source, counts), ("test", test_source, settings.test_counts))
         )
     mean, std = _moments(settings.normalization, train.images)
     meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})

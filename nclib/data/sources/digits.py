@@ -15,15 +15,6 @@ def load(*, root: Path, train: bool, test_fraction: float = TEST_FRACTION, seed:
     0..255.
 
     Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), test part, as in scikit-learn.
-
-    Args:
-        root: ignored, the digits come with scikit-learn.
-        train: the training split, or the test split.
-        test_fraction: share of each class that goes to the test split.
-        seed: of the split.
-
-    Returns:
-        1 x 8 x 8 images of the ten digits.
     """
     from sklearn.datasets import load_digits
 

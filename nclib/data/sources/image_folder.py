@@ -38,11 +38,7 @@ def load(
         test_folder: the folder in `root` that is the test split, where there are several, such as `val` and `test`.
 
     Returns:
-        3 x h x w images; `index` counts the files in alphabetical order.
-
-    Raises:
-        SourceError: the folder is missing or has no classes, a class folder holds folders, or images are damaged or
-            too large.
+        The images; `index` counts the files in alphabetical order.
     """
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: put one folder of images per class there, or set dataset.root.")

@@ -30,16 +30,13 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
     The smallest square around all digits is cut out and resized; `select` chooses the images.
 
     Args:
-        root: folder of the data; may be read-only if the files are there.
+        root: folder of the data.
         train: the training split (404 MB to fetch), or the test split (277 MB).
         image_size: side of the images [pixels]; 32 in the paper.
         sample_size: most images of a label set, the first ones; the others are not decoded. None: all.
 
     Returns:
-        RGB images with multi-hot labels of the digits 1..9; `index` counts the annotations from 0.
-
-    Raises:
-        SourceError: files cannot be fetched, are missing or damaged; the message names them.
+        Images with multi-hot labels of the digits 1..9; `index` counts the annotations.
     """
     split = "train" if train else "test"
     folder = root / "svhn" / split
