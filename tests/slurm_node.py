@@ -1,4 +1,4 @@
-"""A private Slurm of one node: everything in one folder, nothing in /etc, no service, stopped by its processes."""
+"""A private Slurm on this machine: everything in one folder, nothing in /etc, no service, stopped by its processes."""
 
 import os
 import pwd
@@ -8,29 +8,29 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+HOST = socket.gethostname().partition(".")[0]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo", "scontrol")
 CONFIGURATION = """\
 ClusterName=nclib
-SlurmctldHost={node}(127.0.0.1)
+SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
 AuthType=auth/munge
-AuthInfo=socket={base}/munge.socket
+AuthInfo=socket={base}/munge.socket,cred_expire={timeout}
 CryptoType=crypto/munge
 StateSaveLocation={base}/state
-SlurmdSpoolDir={base}/spool
+SlurmdSpoolDir={base}/spool.%n
 SlurmctldPidFile={base}/slurmctld.pid
-SlurmdPidFile={base}/slurmd.pid
+SlurmdPidFile={base}/slurmd.%n.pid
 SlurmctldLogFile={base}/slurmctld.log
-SlurmdLogFile={base}/slurmd.log
+SlurmdLogFile={base}/slurmd.%n.log
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -46,17 +46,26 @@ SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 MinJobAge=600
 KillWait=2
-NodeName={node} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
-PartitionName=main Nodes={node} Default=YES MaxTime=1-00:00:00 State=UP
+SlurmdTimeout={timeout}
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP
 """
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=64000 Gres=gpu:2 "
+    "State=UNKNOWN"
+)
 
 
 @contextmanager
-def slurm_node() -> Iterator[Path]:
-    """Start it, and point `SLURM_CONF` and `PATH` there; the node claims 4 processors, 64 GB and 2 (pretended) GPUs.
+def slurm_node(names: Sequence[str] = (HOST,), *, timeout: int = 300) -> Iterator[Path]:
+    """Start it, and point `SLURM_CONF` and `PATH` there; a node claims 4 processors, 64 GB and 2 (pretended) GPUs.
+
+    Args:
+        names: of the nodes, all of them this machine.
+        timeout: seconds until a node that does not answer is down, and its jobs start elsewhere.
 
     Yields:
-        Its folder, with the logs.
+        Its folder, with the logs and `slurmd.NAME.pid`.
     """
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if not shutil.which(program, path=path)]
@@ -68,8 +77,8 @@ def slurm_node() -> Iterator[Path]:
         patch.setenv("PATH", path)
         patch.setenv("SLURM_CONF", str(base / "slurm.conf"))
         try:
-            _configure(base)
-            for command in _daemons(base):
+            _configure(base, names, timeout)
+            for command in _daemons(base, names):
                 with (base / "daemons.log").open("a") as log:
                     started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=base))
                 if command[0] == "munged":
@@ -90,17 +99,18 @@ def slurm_node() -> Iterator[Path]:
             shutil.rmtree(base, ignore_errors=True)
 
 
-def _configure(base: Path) -> None:
+def _configure(base: Path, names: Sequence[str], timeout: int) -> None:
     base.chmod(0o711)  # munged wants its socket within everybody's reach
-    for folder in ("state", "spool"):
+    for folder in ("state", *(f"spool.{name}" for name in names)):
         (base / folder).mkdir()
     key = base / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
-    node = socket.gethostname().partition(".")[0]
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    (base / "slurm.conf").write_text(CONFIGURATION.format(base=base, node=node, user=user, ports=_free_ports(2)))
-    devices = "".join(f"NodeName={node} Name=gpu File={device}\n" for device in ("/dev/null", "/dev/zero"))
+    user, (port, *ports) = pwd.getpwuid(os.geteuid()).pw_name, _free_ports(1 + len(names))
+    nodes = "\n".join(NODE.format(name=name, host=HOST, port=port) for name, port in zip(names, ports, strict=True))
+    facts = {"base": base, "host": HOST, "user": user, "port": port, "timeout": timeout, "nodes": nodes}
+    (base / "slurm.conf").write_text(CONFIGURATION.format(**facts))
+    devices = "".join(f"NodeName={name} Name=gpu File=/dev/{device}\n" for name in names for device in ("null", "zero"))
     (base / "gres.conf").write_text(devices)  # two pretended GPUs
 
 
@@ -114,10 +124,10 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def _daemons(base: Path) -> list[list[str]]:
+def _daemons(base: Path, names: Sequence[str]) -> list[list[str]]:
     munge = ["munged", "--foreground", f"--key-file={base}/munge.key", f"--socket={base}/munge.socket"]
     munge += [f"--pid-file={base}/munged.pid", f"--log-file={base}/munged.log", f"--seed-file={base}/munged.seed"]
-    return [munge, ["slurmctld", "-D"], ["slurmd", "-D"]]
+    return [munge, ["slurmctld", "-D"], *(["slurmd", "-D", "-N", name] for name in names)]
 
 
 def _idle() -> bool:

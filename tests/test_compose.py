@@ -11,8 +11,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from nclib.compose import compose, pair_group_counts
 from nclib.data import sources
-from nclib.data.compose import compose, pair_group_counts, uncomposed
+from nclib.data.compose import uncomposed
 from nclib.data.sources import SourceImages
 
 CLASSES = 4

@@ -1,7 +1,11 @@
-"""A study on a real Slurm of one node: what its jobs ask for, and that neither a killed job nor a killed launcher costs
-a result."""
+"""A study on a real Slurm: what its jobs ask for, and that no killed job, launcher or node's daemon costs a result."""
 
+import json
+import os
+import platform
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +16,8 @@ import psutil
 import pytest
 
 from nclib.study import cluster
-from nclib.study.files import StageError
+from nclib.study.files import StageError, json_or_empty
+from nclib.training import lease
 from tests.slurm_node import slurm_node
 from tests.small_project import SMALL, Project, wait_for
 
@@ -78,6 +83,59 @@ def test_killed_jobs_and_a_killed_launcher_cost_nothing(node, tmp_path):
     logs = {path.name.rpartition("-")[0] for path in (project.outputs / "slurm").iterdir()}
     assert logs == {"datasets-digits-01_dataset", "learned-seed0-02_train", "learned-seed0-03_validate", "04_figures"}
     assert not cluster.jobs(project.outputs)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(900)
+def test_a_job_that_runs_on_two_nodes_trains_once(tmp_path):
+    """A node's daemon is killed, its training is not: Slurm takes the node for down and starts the job on another."""
+    project, alone = Project(tmp_path / "cluster"), Project(tmp_path / "alone")
+    run, logs = project.outputs / "learned/seed0", {name: tmp_path / f"{name}.log" for name in ("n1", "n2")}
+    owners: set[str | None] = set()
+
+    def notebook(stage: str, out: str) -> list[str]:
+        given = json.dumps({"study": "small.yaml", "run": "learned", "seed": 0})
+        return [sys.executable, "-m", "nclib", "notebook", f"notebooks/{stage}.ipynb", f"{out}.ipynb", given]
+
+    def unfinished() -> bool:
+        """Whether the first one trains; notes whose the lease is until then."""
+        owner = json_or_empty(run / lease.FILE).get("token")
+        if (run / "02_train.manifest.json").exists():
+            return False
+        owners.add(owner)
+        return True
+
+    for one in (project, alone):
+        one.write(training=TRAINING | {"epochs": 20})
+    dataset = subprocess.Popen(notebook("01_dataset", "data"), cwd=project.folder, stdout=subprocess.DEVNULL)
+    with slurm_node(tuple(logs), timeout=5) as base:
+        assert dataset.wait(timeout=300) == 0
+        shutil.copytree(project.outputs, alone.outputs)
+        script = f"exec {shlex.join(notebook('02_train', 'OUT'))} > {tmp_path}/OUT.log 2>&1"
+        submit = ["sbatch", "--parsable", "--requeue", f"--chdir={project.folder}", f"--output={tmp_path}/job.log"]
+        job = ask(*submit, "--wrap", script.replace("OUT", "$SLURMD_NODENAME")).strip()
+
+        def state() -> str:
+            return ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %N").strip()
+
+        wait_for(lambda: list(run.glob("unfinished/*/state_*.safetensors")))
+        first = psutil.Process(json_or_empty(run / lease.FILE)["process"])
+        first.suspend()  # so that it is in the midst of its training when the second one comes, however slow Slurm is
+        assert unfinished()
+        assert state() == "RUNNING n1"
+        os.kill(int((base / "slurmd.n1.pid").read_text()), signal.SIGKILL)
+        assert subprocess.run(notebook("02_train", "alone"), cwd=alone.folder, capture_output=True).returncode == 0
+        said = f"Process {first.pid} on {platform.node()}, Slurm job {job} (since "
+        wait_for(lambda: unfinished() and logs["n2"].exists() and said in logs["n2"].read_text())
+        assert state() == "RUNNING n2"
+        first.resume()
+        wait_for(lambda: not unfinished())
+        wait_for(lambda: state() == "COMPLETED n2")
+    assert len(owners) == 1
+    assert "going on after epoch" not in logs["n2"].read_text()
+    assert len(json_or_empty(run / "02_train.manifest.json")["sittings"]) == 1
+    assert not (run / lease.FILE).exists()
+    assert project.results() == alone.results()
 
 
 def test_only_the_studys_own_jobs_are_canceled(node, tmp_path):

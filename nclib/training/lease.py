@@ -1,9 +1,13 @@
 """One training per run: a lease in the run's folder says who trains, on any file system that machines share.
 
-The lease is a small file with a counter that its owner raises every few seconds. Another training waits as long as the
-counter moves; once it has stood still for `SILENCE` seconds, or its owner is a process of this machine that has ended,
-it takes over. An owner that was stopped meanwhile finds so before it writes anything, and stops. Clocks of machines are
-never compared, and no lock of the file system is relied on.
+The lease is a small file that its owner touches every few seconds. Another training waits as long as the file changes;
+once it has not for `SILENCE` seconds, or its owner is a process of this machine that has ended, it takes over. An owner
+that was stopped meanwhile finds so before it writes anything, and stops. Clocks of machines are never compared, and no
+lock of the file system is relied on.
+
+To take it, a process creates a claim, which only one can, and renames that to the lease if the lease is still as it was
+left. Who is named in the lease afterwards has it, however slowly or often others did the same. What a lease says never
+changes, so that an owner that wakes up cannot write over that of its successor.
 """
 
 import json
@@ -16,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nclib.study.files import StageError, is_alive, json_or_empty, write_json
+from nclib.study.files import StageError, is_alive, json_or_empty, unwritable
 
 FILE = "02_train.lease.json"
 SILENCE = 60.0  # seconds without a heartbeat until a lease is taken over
@@ -35,20 +39,29 @@ class Lease:
         self._own: dict[str, Any] = {
             "token": uuid.uuid4().hex,
             "host": platform.node(),
+            "machine": _machine(),
             "process": os.getpid(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "beats": 0,
         }
         self._released = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def take(self) -> None:
-        """Wait until nobody else holds the lease, then hold it until `release`."""
-        while not self._taken():
-            self._wait()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
+        """Wait until nobody else holds the lease, then hold it until `release`.
+
+        Raises:
+            StageError: the folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while not self._replace(self._wait(self.path)):
+                pass
+            threading.Thread(target=self._beat, daemon=True).start()
+        except BaseException as error:  # the user's interrupt included
+            self.release()
+            if isinstance(error, OSError):
+                raise unwritable(self.path, error) from error
+            raise
 
     def holds(self) -> bool:
         """Whether the lease is still this training's."""
@@ -69,49 +82,75 @@ class Lease:
     def release(self) -> None:
         """Give the lease back, if it is still held."""
         self._released.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self.holds():
-            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a lease that cannot be removed falls silent
+            if self.holds():
+                self.path.unlink()
 
-    def _taken(self) -> bool:
-        """Take the lease if nobody has it, in one step that only one process can make."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+    def _replace(self, left: dict[str, Any]) -> bool:
+        """Put the own lease in the place of what is `left` of another; False if that moves or another was quicker."""
+        claim = self.path.with_suffix(".claim")
         try:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            file = claim.open("x")
         except FileExistsError:
+            if self._wait(claim):
+                claim.unlink(missing_ok=True)
             return False
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(self._own, file)
-        return True
+        try:
+            with file:
+                json.dump(self._own, file)
+            if _read(self.path) == left:
+                with suppress(FileNotFoundError):  # this process was stopped, and its claim removed
+                    claim.replace(self.path)
+        finally:
+            claim.unlink(missing_ok=True)
+        return self.holds()
 
-    def _wait(self) -> None:
-        """Wait until the present owner has released its lease, has ended or is silent; remove what it left."""
-        seen, since = json_or_empty(self.path), time.monotonic()
-        if not self._has_ended(seen):
-            print(f"{_who(seen)} is training in {self.path.parent}: this one waits until it ends")
-        while self.path.exists() and not self._has_ended(seen) and time.monotonic() - since < SILENCE:
-            time.sleep(min(1.0, HEARTBEAT))
-            now = json_or_empty(self.path)
-            if now != seen:
-                seen, since = now, time.monotonic()
-        if json_or_empty(self.path).get("token") == seen.get("token"):
-            self.path.unlink(missing_ok=True)
+    def _wait(self, path: Path) -> dict[str, Any]:
+        """Wait until a lease (or claim) is given back, or its owner has ended or is silent.
+
+        Returns:
+            What is left of it.
+        """
+        left, silent, pause = _read(path), 0.0, min(1.0, HEARTBEAT)
+        if path == self.path and left and not self._has_ended(left):
+            print(f"{_who(left)} is training in {path.parent}: this one waits until it ends")
+        while left and not self._has_ended(left) and silent < SILENCE:
+            time.sleep(pause)
+            now = _read(path)
+            silent = silent + pause if now == left else 0.0  # a clock would count while this process is stopped
+            left = now
+        return left
 
     def _has_ended(self, lease: dict[str, Any]) -> bool:
         """Whether a lease is that of a process of this machine that is no more."""
-        return lease.get("host") == self._own["host"] and not is_alive(lease.get("process", 0))
+        return lease.get("machine") == self._own["machine"] and not is_alive(lease["process"])
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
-            if not self.holds():
-                return
-            self._own["beats"] += 1
-            with suppress(StageError):  # a full disk stops the training where it matters
-                write_json(self.path, self._own)
+            with suppress(OSError):
+                if self.holds():
+                    os.utime(self.path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A lease and when it was touched; empty only if there is none."""
+    lease = json_or_empty(path)
+    with suppress(FileNotFoundError):
+        lease["touched"] = path.stat().st_mtime_ns
+    return lease
+
+
+def _machine() -> str:
+    """Among which processes the number of one means that one: containers and machines can have one name."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{start} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux
+        return platform.node()
 
 
 def _who(lease: dict[str, Any]) -> str:
+    if not lease:
+        return "Another process"
     job = f", Slurm job {lease['slurm_job']}" if lease.get("slurm_job") else ""
     return f"Process {lease.get('process', '?')} on {lease.get('host', '?')}{job} (since {lease.get('since', '?')})"

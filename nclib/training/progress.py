@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from nclib.study.progress import PROGRESS_FILE, bar
@@ -53,8 +54,9 @@ class TrainingProgress:
 
     def close(self) -> None:
         self.bar.close()
-        if self.lease.holds():
-            self.file.unlink(missing_ok=True)
+        with suppress(OSError):
+            if self.lease.holds():
+                self.file.unlink()
 
     def _write(self) -> None:
         """Not worth an fsync: nothing depends on it but the bars of a watcher, and it must never stop a training."""
@@ -65,8 +67,9 @@ class TrainingProgress:
         temporary = self.file.with_suffix(".tmp")
         if not self.lease.holds():
             return
-        try:
-            temporary.write_text(json.dumps(self.state))
-            temporary.replace(self.file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            try:
+                temporary.write_text(json.dumps(self.state))
+                temporary.replace(self.file)
+            finally:
+                temporary.unlink(missing_ok=True)
