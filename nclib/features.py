@@ -1,6 +1,6 @@
 """Features and logits of any model over any images, for the metrics."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -21,8 +21,9 @@ def extract(
     """Last-layer features and logits of every image, in order, from a model in evaluation mode.
 
     The model returns `(logits, features)`, or only logits; then `head` names its last linear layer, whose input is
-    taken by a forward hook (`"fc"` in torchvision's ResNets). Dropout and batch normalization are in evaluation mode
-    while it runs; the mode of every submodule is put back after, also when the model fails.
+    taken by a forward hook (`"fc"` in torchvision's ResNets). Logits may also come first in a tuple, or in a mapping
+    under `logits`, as Hugging Face's models return them. Dropout and batch normalization are in evaluation mode while
+    it runs; the mode of every submodule is put back after, also when the model fails.
 
     Args:
         model: The network; it must be on `device` already.
@@ -65,7 +66,8 @@ def extract(
             if not isinstance(images, Tensor):
                 raise ValueError(
                     "Expected batches that are tensors, or tuples or lists with the images first, "
-                    f"but got a {type(images).__name__}."
+                    f"but got {_described(images)}: pass the images alone, as "
+                    "(batch['image'] for batch in loader) does for mappings."
                 )
             images = images.to(device, non_blocking=True)
             if transform is not None:
@@ -106,7 +108,11 @@ def _inputs_of(model: nn.Module, head: str | None) -> Iterator[list[Tensor]]:
             f"Expected head to name a submodule of {type(model).__name__} (its linear layers: {names}), "
             f"but got {head!r}."
         ) from error
-    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+
+    def collect(_: nn.Module, args: tuple, named: dict) -> None:
+        inputs.extend([*args, *named.values()][:1])  # a head may be called by keyword
+
+    handle = module.register_forward_pre_hook(collect, with_kwargs=True)
     try:
         yield inputs
     finally:
@@ -122,11 +128,22 @@ def _split_output(
             return logits, features.flatten(1)
         raise ValueError(
             "Expected a model that returns (logits, features), or head=... naming its last linear layer, "
-            f"but it returned a {type(output).__name__}."
+            f"but it returned {_described(output)}."
         )
     if len(head_inputs) != 1:
         raise ValueError(
             f"Expected the model to call head {head!r} once per batch, but it did {len(head_inputs)} times."
         )
-    logits = output[0] if isinstance(output, (tuple, list)) else output
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    logits = logits[0] if isinstance(logits, (tuple, list)) else logits
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            "Expected a model that returns logits, as a tensor, first in a tuple, or under 'logits' in a mapping, but "
+            f"it returned {_described(output)}."
+        )
     return logits, head_inputs.pop().flatten(1)
+
+
+def _described(found: object) -> str:
+    keys = f" with {', '.join(map(repr, found))}" if isinstance(found, Mapping) else ""
+    return f"a {type(found).__name__}{keys}"

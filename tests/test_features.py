@@ -66,7 +66,7 @@ def test_loaders_that_shuffle_and_batches_without_images_are_refused():
     data = TensorDataset(IMAGES, torch.arange(11))
     with pytest.raises(ValueError, match="keeps its order"):
         extract(TwoOutputs(), DataLoader(data, batch_size=4, shuffle=True))
-    with pytest.raises(ValueError, match="but got a dict"):
+    with pytest.raises(ValueError, match=r"but got a dict with 'image': pass the images alone, as \(batch"):
         extract(TwoOutputs(), [{"image": IMAGES}])
 
 
@@ -79,6 +79,28 @@ def test_a_hook_takes_the_input_of_the_head_and_goes_away():
     with pytest.raises(RuntimeError):
         extract(model, IMAGES[:, :2], head="2")
     assert not model[2]._forward_pre_hooks
+
+
+class Mappings(LogitsOnly):
+    """Calls its head by keyword and returns a mapping."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key = key
+
+    def forward(self, x):
+        return {self.key: self[2](input=self[1](self[0](x)))}
+
+
+def test_models_that_return_mappings_and_call_their_head_by_keyword():
+    model = Mappings("logits")
+    features, logits = extract(model, IMAGES, head="2", batch_size=4)
+    torch.testing.assert_close(features, IMAGES.mean(dim=(2, 3)))
+    torch.testing.assert_close(logits, model(IMAGES)["logits"].detach())
+    with pytest.raises(ValueError, match="under 'logits' in a mapping, but it returned a dict with 'scores'"):
+        extract(Mappings("scores"), IMAGES, head="2")
+    with pytest.raises(ValueError, match=r"returns \(logits, features\), .* but it returned a dict with 'logits'"):
+        extract(model, IMAGES)
 
 
 def test_transform_runs_on_every_batch():

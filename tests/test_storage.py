@@ -35,6 +35,13 @@ def test_tensors_and_metadata_come_back(tmp_path):
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
 
 
+def test_tensors_are_not_copied_to_be_written(tmp_path, monkeypatch):
+    written = {}
+    monkeypatch.setattr("nclib.data.tensors.save_file", lambda given, path, _: (written.update(given), path.touch()))
+    save_tensors(tmp_path / "x.safetensors", TENSORS)
+    assert all(written[name].data_ptr() == tensor.data_ptr() for name, tensor in TENSORS.items())
+
+
 @given(place=st.integers(min_value=0), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_found(tmp_path_factory, place, bit):
     path = tmp_path_factory.mktemp("flip") / "x.safetensors"

@@ -55,12 +55,6 @@ def test_the_papers_numbers_are_the_defaults() -> None:
     assert rows[:543].tolist() == list(range(543)) and rows[543] == 600
 
 
-@pytest.mark.parametrize("number", [[], [10], [-1, 2]])
-def test_digits_that_cannot_be_are_refused(number: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"one or more digits 0\.\.9 in image 1"):
-        svhn.select([[1], number])
-
-
 @pytest.mark.parametrize("split, counts", [("train", [0, 4887, 16329, 4869]), ("test", [0, 3213, 7019, 1041])])
 def test_selection_on_the_real_annotations(split: str, counts: list[int], request: pytest.FixtureRequest) -> None:
     path = REAL / "svhn" / split / "digitStruct.mat"

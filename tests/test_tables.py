@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -134,6 +135,13 @@ def test_single_label_table(load):
     text = tables.summary(load({**SINGLE_LABEL, "seeds": [0]}))
     assert text.count("\n| run") == 1  # no label sets to decode
     assert list(parse(text, 0)[0])[1:3] == ["train accuracy", "test accuracy"]
+
+
+def test_two_classes_are_pointed_out(load, monkeypatch):
+    results = load({**SINGLE_LABEL, "seeds": [0]})
+    assert "centered." in tables.summary(results)
+    monkeypatch.setattr(StudyResults, "geometry", lambda *_: SimpleNamespace(class_names=("cat", "dog")))
+    assert "NC2 and NC3 are centered, and so 0 by construction where there are two classes." in tables.summary(results)
 
 
 @pytest.mark.parametrize(

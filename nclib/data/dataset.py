@@ -15,7 +15,7 @@ from nclib.data.sources.base import SourceImages, stream
 from nclib.data.tensors import load_tensors, save_tensors
 from nclib.study.files import StageError
 from nclib.study.parameters import Dataset
-from nclib.study.registry import PUBLISHED_MOMENTS, Moments
+from nclib.study.registry import PUBLISHED_MOMENTS, SOURCES, Moments
 from nclib.study.study import Study
 
 FILE = "data.safetensors"
@@ -96,14 +96,9 @@ def build(**fields: Any) -> Splits:
         counts: dict[int, Any] = dict(settings.train_counts)
         if settings.pair_groups:
             counts[2] = pair_group_counts(train_source.num_classes, settings.pair_groups)
-        train = compose(
-            train_source, counts=counts, layout=settings.layout, generator=stream(settings.seed, "compose train")
-        )
-        test = compose(
-            test_source,
-            counts=settings.test_counts,
-            layout=settings.layout,
-            generator=stream(settings.seed, "compose test"),
+        train, test = (
+            compose(source, counts=counts, layout=settings.layout, generator=stream(settings.seed, f"compose {name}"))
+            for name, source, counts in (("train", train_source, counts), ("test", test_source, settings.test_counts))
         )
     mean, std = _moments(settings.normalization, train.images)
     meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})
@@ -129,19 +124,10 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     root = settings.root
     if settings.source == "image_folder" and root is None:
         root = sources.data_root() / settings.name
-    train, test = (
-        sources.load(
-            settings.source,
-            root=root,
-            train=train,
-            image_size=settings.image_size,
-            test_fraction=settings.test_fraction,
-            seed=settings.seed,
-            sample_size=settings.sample_size if train else None,
-            test_folder=settings.test_folder,
-        )
-        for train in (True, False)
-    )
+    options = {name: getattr(settings, name) for name in {"image_size", *SOURCES[settings.source].options}}
+    train = sources.load(settings.source, root=root, train=True, **options)
+    options.pop("sample_size", None)
+    test = sources.load(settings.source, root=root, train=False, **options)
     if train.class_names != test.class_names:
         raise ValueError(
             f"Expected the same classes in both splits of {settings.source}, but got {train.class_names} for training "

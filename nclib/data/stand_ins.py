@@ -71,11 +71,6 @@ def write_cifar10(root: Path, *, per_class: int = 60, seed: int = 0) -> None:
             (folder / name).write_bytes(records.tobytes())
 
 
-def write_mini_imagenet(root: Path) -> None:
-    """Write `ROOT/mini_imagenet/CLASS/*.png`, where studies of that data set look for them."""
-    write_image_folder(root / "mini_imagenet")
-
-
 def write_image_folder(root: Path, *, classes: int = 4, per_class: int = 12, side: int = 84, seed: int = 0) -> None:
     """Write `ROOT/CLASS/*.png`, `classes` folders of `per_class` color images."""
     rng = np.random.default_rng(seed)
@@ -155,7 +150,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "mnist": write_mnist,
     "cifar10": write_cifar10,
     "svhn": write_svhn,
-    "mini_imagenet": write_mini_imagenet,
+    "mini_imagenet": lambda root: write_image_folder(root / "mini_imagenet"),
 }
 
 

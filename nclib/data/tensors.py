@@ -75,7 +75,7 @@ def load_tensors(path: str | Path, *, stage: str, checksum: bool = False) -> tup
 def _digest(tensors: Mapping[str, Tensor], metadata: Any) -> str:
     digest = hashlib.sha256(json.dumps(metadata).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous().cpu()
+        tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,10 +1,12 @@
 """Weights that the released code of either paper saved, put into our networks."""
 
 import argparse
+import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,14 @@ from nclib.models.build import Classifier
 _LAST_LAYERS = ("fc", "classifier")  # ResNets and MLPs, VGGs
 # Largest entry by which a saved ETF may miss the frame's Gram matrix; float32 rounding leaves below 1e-6.
 _ETF_TOLERANCE = 1e-4
+# What a checkpoint may hold besides tensors: the command line's arguments and NumPy numbers, such as an accuracy.
+_scalar = np.float64(0).__reduce__()[0]
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("?", "i4", "i8", "f2", "f4", "f8")),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 def load_released_state_dict(model: Classifier, path: str | PathLike[str]) -> None:
@@ -21,7 +31,7 @@ def load_released_state_dict(model: Classifier, path: str | PathLike[str]) -> No
 
     Paper 2 saves a plain state dict, paper 1 a dict with `state_dict` beside the command line's arguments; names
     may start with `module.` (data parallel). The file is read with `weights_only=True`: besides tensors it may hold
-    `argparse.Namespace`, a bag of values, and nothing that runs.
+    `argparse.Namespace`, a bag of values, and NumPy numbers, and nothing that runs.
 
     The model is built like the saved one: same arch, channels, classes, width of the features, and head "etf" where
     the last layer was fixed (its saved weight replaces ours, rotation and all).
@@ -45,13 +55,17 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"Expected released weights at {path}, but there is no such file.")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raised 11 kinds, AssertionError and struct.error among them
-        reason = str(error).strip().splitlines()
+        if found := re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error)):
+            why = f"it holds {found.group(1)}, which could run code when it is read"
+        elif "weights_only" in str(error):  # torch's advice is to read it unsafely
+            why = "it holds more than tensors and plain values"
+        else:
+            why = f"{type(error).__name__}: {(str(error).strip() or 'the file ends too early').splitlines()[0]}"
         raise ValueError(
-            f"Expected {path} to be a checkpoint of tensors, but it cannot be read as one "
-            f"({type(error).__name__}: {reason[0] if reason else 'the file ends too early'})."
+            f"Expected {path} to be a checkpoint of tensors, but it cannot be read as one ({why})."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

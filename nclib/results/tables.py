@@ -87,7 +87,7 @@ def summary(results: StudyResults) -> str:
     parts = [
         f"# {results.study.study}",
         f"All values {when}, {over}. Collapse metrics are of the training set and 0 at exact collapse; NC2 and NC3 are "
-        "centered.",
+        f"centered{_of_two_classes(results)}.",
         _markdown(table, _main_columns(results)),
     ]
     if results.is_multi_label:
@@ -101,6 +101,12 @@ def summary(results: StudyResults) -> str:
             _markdown(table, RELEASED),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _of_two_classes(results: StudyResults) -> str:
+    """Two centered vectors are opposite to each other, as the two of the simplex ETF are, whatever was learned."""
+    binary = any(len(results.geometry(run, results.seeds[0]).class_names) == 2 for run in results.runs)
+    return ", and so 0 by construction where there are two classes" if binary else ""
 
 
 def _main_columns(results: StudyResults) -> dict[str, str]:

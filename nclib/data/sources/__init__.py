@@ -10,21 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nclib.data.sources.base import SourceError, SourceImages, data_root, resized
-from nclib.study.registry import SOURCES, TEST_FRACTION
+from nclib.study.registry import SOURCES
 
 __all__ = ["SourceError", "SourceImages", "data_root", "load"]
 
 
 def load(
-    source: str,
-    *,
-    root: str | Path | None = None,
-    train: bool,
-    image_size: int | None = None,
-    test_fraction: float = TEST_FRACTION,
-    seed: int = 0,
-    sample_size: int | None = None,
-    test_folder: str | None = None,
+    source: str, *, root: str | Path | None = None, train: bool, image_size: int | None = None, **options: Any
 ) -> SourceImages:
     """Read one split of a source.
 
@@ -33,10 +25,7 @@ def load(
         root: the folder of the data; None means `$NCLIB_DATA_ROOT`, else `data/`.
         train: the training split, or the test split.
         image_size: side the images are resized to [pixels]; None keeps their size (svhn: 32).
-        test_fraction: share of each class that goes to the test split, for sources without a split of their own.
-        seed: of that split.
-        sample_size: most images of a label set, the first ones, for multi-label sources; None keeps all.
-        test_folder: the folder of the test split, for an image folder that has several.
+        options: those of the source's own `load`, such as `test_fraction` and `seed` of one without a test split.
 
     Returns:
         The images of that split, uint8, with labels and class names.
@@ -48,13 +37,7 @@ def load(
     if source not in SOURCES:
         raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, but got {source!r}.")
     known = SOURCES[source]
-    given = {
-        "image_size": image_size or known.side,
-        "test_fraction": test_fraction,
-        "seed": seed,
-        "sample_size": sample_size,
-        "test_folder": test_folder,
-    }
-    options: dict[str, Any] = {name: given[name] for name in known.options}
+    if "image_size" in known.options:
+        options["image_size"] = image_size or known.side
     module = import_module(f"{__name__}.{source}")
     return resized(module.load(root=data_root(root), train=train, **options), image_size)

@@ -66,12 +66,7 @@ def cache_root() -> Path:
 
 
 def stream(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose of a data set, so that more test images, say, leave the training images as they are.
-
-    Args:
-        seed: the data set's seed.
-        purpose: what is drawn, e.g. `"compose train"`; each gets an independent stream.
-    """
+    """A generator for one purpose of a data set, such as `"compose train"`; other draws do not change it."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
@@ -82,19 +77,7 @@ def split_by_class(
     """Rows of one split, drawn at random within each class; the two splits of one generator state share no row.
 
     Each class of n images gives `round(n * test_fraction)` of them to the test split, but at least 1, and keeps at
-    least 1.
-
-    Args:
-        labels: class ids.
-        test_fraction: share of the test split, strictly between 0 and 1.
-        train: rows of the training split, or of the test split.
-        generator: where the draw comes from.
-
-    Returns:
-        Ascending rows.
-
-    Raises:
-        ValueError: a class has fewer than 2 images.
+    least 1. A class of fewer than 2 images is a `ValueError`.
     """
     kept = []
     for label in labels.unique().tolist():

@@ -18,17 +18,7 @@ RECORD = 1 + 3 * 32 * 32  # bytes of an image in the binary version: its label, 
 def load(*, root: Path, train: bool) -> SourceImages:
     """Read `ROOT/cifar-10-batches-bin` or `ROOT/cifar-10-batches-py`; fetch the latter if neither is there.
 
-    torchvision reads the Python version, after checking the MD5 of every file (they are pickles).
-
-    Args:
-        root: folder of the data; may be read-only if the files are there.
-        train: the 50,000 training images, or the 10,000 test images.
-
-    Returns:
-        3 x 32 x 32 images.
-
-    Raises:
-        SourceError: a file cannot be fetched or is damaged.
+    torchvision reads the latter, after checking the MD5 of every file (they are pickles).
     """
     binary = root / BINARY_FOLDER
     images, labels = _read_binary(binary, train) if binary.is_dir() else _read_python(root, train)

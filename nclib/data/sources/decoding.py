@@ -23,7 +23,6 @@ from nclib.study.progress import bar
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
-MAX_BROKEN = 100  # images that an error names
 CACHE_VERSION = 2  # of the decoding: a new number makes older caches stale
 
 Change = Callable[[Image.Image, int], Image.Image]
@@ -32,12 +31,7 @@ Change = Callable[[Image.Image, int], Image.Image]
 def decode(path: Path, change: Callable[[Image.Image], Image.Image]) -> UInt8[np.ndarray, "3 h w"]:
     """Read one image as 8-bit RGB: turned as its camera says (EXIF), 16 bits scaled, transparency over white.
 
-    Args:
-        path: the file.
-        change: crops and resizes, before the image becomes an array.
-
-    Raises:
-        SourceError: the file is no image, damaged, or larger than `MAX_PIXELS` (checked before anything is decoded).
+    `change` crops and resizes. Files larger than `MAX_PIXELS` are refused before anything is decoded.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -91,8 +85,7 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(bar(pool.map(keep, range(start, len(paths))), total=len(paths), initial=start, desc=what, unit=" images"))
     if broken:
-        more = [f"... ({len(broken)} images)"] if len(broken) > MAX_BROKEN else []
-        raise SourceError("\n".join([*sorted(broken)[:MAX_BROKEN], *more]))
+        raise SourceError("\n".join(sorted(broken)))
     return torch.from_numpy(images)
 
 
@@ -106,15 +99,10 @@ def cache_key(files: Iterable[Path], **settings: Any) -> str:
 
 
 def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImages:
-    """The decoded images from the cache, or freshly made and kept there.
+    """The decoded images from the cache, or as `make` decodes them, and then kept there.
 
-    The cache is `$NCLIB_CACHE_ROOT`, else `cache` in the data root. A damaged file in it is replaced; a folder that
-    cannot be written only costs the time to decode again.
-
-    Args:
-        name: what the images are.
-        key: `cache_key` of all they depend on.
-        make: decodes them.
+    `key` is the `cache_key` of all they depend on. A damaged file is replaced; a folder that cannot be written only
+    costs the time to decode again.
     """
     path = cache_root() / f"{name}-{key[:16]}.safetensors"
     if path.is_file():

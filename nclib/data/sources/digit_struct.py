@@ -29,17 +29,11 @@ MAX_PIXEL = 100_000  # of a box's place and size
 
 @dataclass(frozen=True)
 class Annotation:
-    """The digits of one image.
+    """The digits of one image."""
 
-    Args:
-        name: the image's file name.
-        digits: 0..9, in the order of the annotations.
-        boxes: left, top, width, height of each digit [pixels]; may reach over the image's edge.
-    """
-
-    name: str
-    digits: tuple[int, ...]
-    boxes: tuple[tuple[float, float, float, float], ...]
+    name: str  # of the file
+    digits: tuple[int, ...]  # 0..9
+    boxes: tuple[tuple[float, ...], ...]  # left, top, width, height of each digit [pixels]; may reach over the edge
 
 
 class _BadFile(ValueError):
@@ -49,12 +43,7 @@ class _BadFile(ValueError):
 class DigitStruct:
     """The annotations of one split. A split has half a million small arrays: what is not asked for is not read.
 
-    Args:
-        path: the file.
-
-    Raises:
-        SourceError: when anything is read: the file is missing or damaged, or holds names, digits or boxes that cannot
-            be.
+    A file that is missing or damaged, or holds names, digits or boxes that cannot be, is a `SourceError`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -5,24 +5,16 @@ from pathlib import Path
 import torch
 
 from nclib.data.sources.base import SourceImages, split_by_class, stream
+from nclib.study.registry import TEST_FRACTION
 
 
-def load(*, root: Path, train: bool, test_fraction: float, seed: int) -> SourceImages:
+def load(*, root: Path, train: bool, test_fraction: float = TEST_FRACTION, seed: int = 0) -> SourceImages:
     """Read the digits; training and test split share no digit.
 
     The source has no split of its own: each class is split at random by `seed`. Its 17 gray levels 0..16 become
     0..255.
 
     Source: UCI "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), test part, as in scikit-learn.
-
-    Args:
-        root: ignored, the digits come with scikit-learn.
-        train: the training split, or the test split.
-        test_fraction: share of each class that goes to the test split.
-        seed: of the split.
-
-    Returns:
-        1 x 8 x 8 images of the ten digits.
     """
     from sklearn.datasets import load_digits
 

@@ -78,20 +78,11 @@ def _download(url: str, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def unpack(archive: Path, folder: Path) -> Path:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar archive's single top folder as `folder`, whole or not at all.
 
-    What killed processes left of earlier tries is removed. Members that would leave the folder are refused.
-
-    Args:
-        archive: a `.tar.gz` that `fetch` returned.
-        folder: where its top folder goes; the archive must have one top folder, of the same name.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        SourceError: the archive is damaged, refused or does not hold that folder.
+    What killed processes left of earlier tries is removed. An archive that is damaged, whose members would leave the
+    folder, or that has no top folder of this name is a `SourceError`.
     """
     temporary = temporary_beside(folder, "unpacking")
     try:
@@ -109,11 +100,9 @@ def unpack(archive: Path, folder: Path) -> Path:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
-def gunzip(archive: Path, path: Path) -> Path:
+def gunzip(archive: Path, path: Path) -> None:
     """Unpack one gzip file that `fetch` returned as `path`, whole or not at all."""
     with atomic_path(path) as temporary, gzip.open(archive) as packed, temporary.open("wb") as file:
         shutil.copyfileobj(packed, file, CHUNK)
-    return path

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from PIL import Image
 
 from nclib.data.sources.base import SourceError, SourceImages, split_by_class, stream
 from nclib.data.sources.decoding import EXTENSIONS, cache_key, cached, decode_all
+from nclib.study.registry import TEST_FRACTION
 
 TRAINING_FOLDERS = ("train", "training")  # in any case, as are all of these
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
@@ -20,8 +20,8 @@ def load(
     root: Path,
     train: bool,
     image_size: int | None,
-    test_fraction: float,
-    seed: int,
+    test_fraction: float = TEST_FRACTION,
+    seed: int = 0,
     test_folder: str | None = None,
 ) -> SourceImages:
     """Read `ROOT/CLASS/*.jpg` and the like, as RGB; classes in alphabetical order, as torchvision's `ImageFolder`.
@@ -38,11 +38,7 @@ def load(
         test_folder: the folder in `root` that is the test split, where there are several, such as `val` and `test`.
 
     Returns:
-        3 x h x w images; `index` counts the files in alphabetical order.
-
-    Raises:
-        SourceError: the folder is missing or has no classes, a class folder holds folders, or images are damaged or
-            too large.
+        The images; `index` counts the files in alphabetical order.
     """
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: put one folder of images per class there, or set dataset.root.")
@@ -106,14 +102,18 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
                 "folders up, or set dataset.root to the folder that holds them."
             )
         images = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS]
-        skipped += [entry for entry in entries if entry.suffix.lower() not in EXTENSIONS]
+        skipped += [f"{each.name}/{entry.name}" for entry in entries if entry.suffix.lower() not in EXTENSIONS]
         if not images:
             raise SourceError(f"{each} has no image ({', '.join(EXTENSIONS)}): fill or remove it.")
         files += images
         labels += [label] * len(images)
     if skipped:
         logging.getLogger(__name__).warning(
-            "Skipped in %s, since only %s are read: %s", folder, ", ".join(EXTENSIONS), _shortened(skipped)
+            "Skipped %d files in %s, since only %s are read: %s ...",
+            len(skipped),
+            folder,
+            ", ".join(EXTENSIONS),
+            ", ".join(skipped[:5]),
         )
     return tuple(each.name for each in classes), files, torch.tensor(labels)
 
@@ -130,8 +130,3 @@ def _visible(folder: Path) -> list[Path]:
         if not entry.exists():
             raise SourceError(f"{entry} is a link to nothing: replace or remove it.")
     return entries
-
-
-def _shortened(files: Sequence[Path], *, most: int = 5) -> str:
-    names = ", ".join(f"{file.parent.name}/{file.name}" for file in files[:most])
-    return f"{names}, ... ({len(files)} files)" if len(files) > most else names

@@ -12,18 +12,7 @@ CLASS_NAMES = tuple("0123456789")
 
 
 def load(*, root: Path, train: bool) -> SourceImages:
-    """Read MNIST from `ROOT/MNIST/raw`, after fetching it into that folder if it is not there.
-
-    Args:
-        root: folder of the data; may be read-only if the files are there.
-        train: the 60,000 training images, or the 10,000 test images.
-
-    Returns:
-        1 x 28 x 28 images of the ten digits.
-
-    Raises:
-        SourceError: a file cannot be fetched or is damaged.
-    """
+    """Read `ROOT/MNIST/raw`, after fetching it into that folder if it is not there."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     part = "train" if train else "t10k"
