@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-LONGEST = ("test_faults", "test_slurm", "test_default_study", "test_reproduce", "test_studies", "test_explore_browser")
+LONGEST = (
+    *("test_faults", "test_slurm", "test_default_study", "test_studies", "test_reproduce", "test_train"),
+    *("test_lease", "test_figures", "test_explore_browser", "test_notebook_theory"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

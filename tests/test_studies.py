@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 SIBLINGS = {  # of a study that takes the same way through the code
     *("ce_etf", "ce_feature_dim", "ce_optimizers", "mse_feature_dim", "mse_rescaled_M"),
-    *("mlab_digits", "mlab_mnist_small", "mse_digits"),
+    *("mlab_digits", "mlab_mnist", "mlab_mnist_small", "mse_digits"),
 }
 SMOKE_RUNS = [pytest.param(name, marks=pytest.mark.stress) if name in SIBLINGS else name for name in STUDIES]
 
