@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -151,6 +152,11 @@ def test_a_failed_setup_shows_the_end_of_its_log_and_is_not_taken_for_done(fresh
     assert setup(fresh)[0].returncode == 0
 
 
+def listens(host: str, port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex((host, port)) == 0
+
+
 @pytest.mark.slow
 def test_make_lab_serves_this_machine_alone_and_asks_for_a_token(tmp_path):
     dry = make("--dry-run", "lab").stdout
@@ -164,6 +170,7 @@ def test_make_lab_serves_this_machine_alone_and_asks_for_a_token(tmp_path):
         facts = json.loads(next(tmp_path.glob("jpserver-*.json")).read_text())
         assert facts["hostname"] == "127.0.0.1"
         assert len(facts["token"]) >= 32
+        wait_for(lambda: listens(facts["hostname"], facts["port"]), 100)  # its file comes first
         contents = f"{facts['url']}api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(contents)
