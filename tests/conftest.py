@@ -30,3 +30,22 @@ def small_disk(tmp_path: Path):
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Made-up results of a study (`tests.synthetic_study`), written once in a module."""
+    from nclib.results.study_results import StudyResults
+    from nclib.study.study import Study
+    from tests.synthetic_study import write_study
+
+    outputs, known = tmp_path_factory.mktemp("outputs"), {}
+
+    def made(mapping):
+        study = Study.from_mapping(mapping)
+        if study.study not in known:
+            write_study(outputs, study)
+            known[study.study] = StudyResults.load(study, outputs)
+        return known[study.study]
+
+    return made

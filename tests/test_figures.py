@@ -23,7 +23,6 @@ from nclib.data.compose import MultiLabelData
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.layout import fit_texts
 from nclib.figures.style import group_names
-from nclib.results.study_results import StudyResults
 from nclib.study.files import StageError, sha256
 from nclib.study.runner import run_notebook
 from nclib.study.study import Study
@@ -33,7 +32,6 @@ from tests.synthetic_study import (
     MULTI_LABEL,
     SINGLE_LABEL,
     TRIPLES,
-    write_study,
 )
 
 SWEPT = {"training.lr": [0.05, 0.1], "training.weight_decay": [0.0005, 0.001]}
@@ -47,21 +45,6 @@ def closed():
     plt.switch_backend("agg")
     yield
     plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def load(tmp_path_factory):
-    """Made-up results of a study, written once."""
-    outputs, known = tmp_path_factory.mktemp("outputs"), {}
-
-    def made(mapping) -> StudyResults:
-        study = Study.from_mapping(mapping)
-        if study.study not in known:
-            write_study(outputs, study)
-            known[study.study] = StudyResults.load(study, outputs)
-        return known[study.study]
-
-    return made
 
 
 def lines_of(axes):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.library_packages import LIBRARY_PACKAGES, link_library_packages
+from tests.isolation import LIBRARY_PACKAGES, link_library_packages
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ import pytest
 
 import nclib
 from nclib.__main__ import COMMANDS, main
-from tests.library_packages import COMPANION_MODULES, LIBRARY_PACKAGES, link_library_packages
+from tests.isolation import COMPANION_MODULES, LIBRARY_PACKAGES, link_library_packages
 
 PACKAGE = Path(nclib.__file__).parent
 ROOMS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")}

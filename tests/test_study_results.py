@@ -17,20 +17,6 @@ from tests.synthetic_study import IMBALANCED, MULTI_LABEL, SINGLE_LABEL, TRIPLES
 ONE_SEED = {**MULTI_LABEL, "seeds": [0]}
 
 
-@pytest.fixture(scope="module")
-def load(tmp_path_factory):
-    outputs, known = tmp_path_factory.mktemp("outputs"), {}
-
-    def made(mapping) -> StudyResults:
-        study = Study.from_mapping(mapping)
-        if study.study not in known:
-            write_study(outputs, study)
-            known[study.study] = StudyResults.load(study, outputs)
-        return known[study.study]
-
-    return made
-
-
 def test_the_table_comes_back_from_its_file(tmp_path):
     rows = [
         (0, "train", "nc1", None, 1 / 3),

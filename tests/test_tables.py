@@ -13,22 +13,7 @@ from nclib.results.metrics_table import of_metric, read_metrics, wide
 from nclib.results.study_results import StudyResults
 from nclib.results.tables import _mean_and_deviation
 from nclib.study.files import read_csv
-from nclib.study.study import Study
-from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES, write_study
-
-
-@pytest.fixture(scope="module")
-def load(tmp_path_factory):
-    outputs, known = tmp_path_factory.mktemp("outputs"), {}
-
-    def made(mapping) -> StudyResults:
-        study = Study.from_mapping(mapping)
-        if study.study not in known:
-            write_study(outputs, study)
-            known[study.study] = StudyResults.load(study, outputs)
-        return known[study.study]
-
-    return made
+from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES
 
 
 def parse(markdown: str, place: int) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ _DATA = ("nclib.data", "nclib.study.parameters", "nclib.study.registry")
 _TRAINING = (*_DATA, "nclib.training", "nclib.losses", "nclib.heads", "nclib.models", "nclib.optim")
 COUNTED = {  # rooms and modules by stage
     "01_dataset": _DATA,
-    "02_train": (*_TRAINING, "nclib.metrics.prediction"),
+    "02_train": (*_TRAINING, "nclib.metrics.prediction", "nclib.metrics.label_sets"),
     "03_validate": (*_TRAINING, "nclib.metrics", "nclib.features", "nclib.decode", "nclib.results"),
     "04_figures": ("nclib.results", "nclib.theory", "nclib.figures"),
 }

@@ -102,7 +102,7 @@ def _run(asked: argparse.Namespace, study: Study, folder: Path, root: Path, lock
     started, own = time.time(), os.getpid()
     scratch = scratch_folder(folder)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     # Killed with this process; the notebooks' runners, its children, then end through die_with_parent, too.
     with (folder / LOG).open("w") as log:
         process = subprocess.Popen(
