@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.keep_code:
         os.environ[KEEP_CODE] = "1"
     try:
-        study = Study.from_file(asked.study, smoke=asked.smoke)
+        study = Study.from_file(asked.study, smoke=asked.smoke).seeded(asked.seeds)
         chosen = study.only(asked.runs)
         folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--smoke", action="store_true", help="use the study's 'smoke' overrides: the whole chain in a minute"
     )
     parser.add_argument("--runs", type=str.split, default=[], help="only these of the study's runs, e.g. 'learned etf'")
+    parser.add_argument("--seeds", help="other seeds than the study's, e.g. '0 1 2'")
     parser.add_argument("--keep-code", action="store_true", help="keep results that earlier code of nclib made")
     parser.add_argument("--cores", default="all", help="cores to use on this machine (default: all)")
     parser.add_argument("--gpu-runs", type=int, default=1, help="runs at once on this machine's GPU (default: 1)")
