@@ -2,8 +2,8 @@
 
     python -m nclib cifar10-small cifar-10-python.tar.gz data/cifar10_small
 
-It holds the first thousand images of each official file: 5,000 for training, 1,000 for the test. `train/bird/200548.png` is
-image 548 of `data_batch_2`; the test images come from file 0.
+It holds the first thousand images of each official file, 5,000 for training and 1,000 for the test:
+`train/bird/200548.png` is image 548 of `data_batch_2`, and the test images come from file 0.
 """
 
 import argparse
