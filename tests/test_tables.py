@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -145,9 +144,10 @@ def test_single_label_table(load):
 
 
 def test_two_classes_are_pointed_out(load, monkeypatch):
-    results = load({**SINGLE_LABEL, "seeds": [0], "training": {**SINGLE_LABEL["training"], "feature_decay": 0.0}})
+    results = load({**SINGLE_LABEL, "seeds": [0]})
     assert "centered." in tables.summary(results)
-    monkeypatch.setattr(StudyResults, "geometry", lambda *_: SimpleNamespace(class_names=("cat", "dog")))
+    binary = replace(results.geometry(results.runs[0], 0), class_names=("cat", "dog"))
+    monkeypatch.setattr(StudyResults, "geometry", lambda *_: binary)
     assert "NC2 and NC3 are centered, and so 0 by construction where there are two classes." in tables.summary(results)
 
 

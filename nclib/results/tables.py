@@ -104,8 +104,8 @@ def summary(results: StudyResults) -> str:
     if results.is_multi_label:
         parts += [
             "The ceiling is the training IoU at the minimum that theory predicts for a run's decays (docs/theory.md). "
-            "The IoU is a share of the softmax. Jaccard index and subset accuracy are of the m most probable labels, where "
-            "the true number m is given: no ceiling holds for them.",
+            "The IoU is a share of the softmax. Jaccard index and subset accuracy are of the m most probable labels, m "
+            "being given: no ceiling holds for them.",
             "## Decoding the test set",
             "Label sets by the nearest tag-wise average (no threshold), by a threshold on the softmax tuned on the "
             "training set, and by the m most probable labels where the true number m is given.",
