@@ -101,7 +101,7 @@ NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
-	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
+	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/*.png 04_figures.manifest.json $(abspath $(REFERENCE))
 
 reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
