@@ -81,6 +81,7 @@ def _as_text(value: Any) -> Any:
 
 Real = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Label = Annotated[str, Field(pattern=r"^\S.*$", max_length=100)]
 Counts = Annotated[dict[int, Annotated[int, Field(ge=1, le=10**7)]], BeforeValidator(_integer_keys)]
 Integers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
 
@@ -265,6 +266,7 @@ class Run(Section):
 
     study: Name
     run: Name
+    label: Label = Field(default_factory=lambda given: given["run"], description="its name in figures and tables")
     dataset: Dataset
     model: Model
     training: Training
