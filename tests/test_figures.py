@@ -156,7 +156,7 @@ def test_all_texts_are_made_smaller_for_a_long_word():
 
 def test_curves_are_means_over_seeds_and_bands_their_extremes(load):
     results = load(MULTI_LABEL)
-    display = figures.MetricCurves.from_results(results).plot()
+    display = figures.CollapseCurves.from_results(results).plot()
     shown = [("nc1", None), ("nc2_w_centered", None), ("nc2_h_centered", None), ("nc3_centered", None)]
     shown.append(("tag_wise_ratio", 2))
     assert [(panel.metric, panel.labels) for panel in display.panels] == shown

@@ -6,7 +6,14 @@ a marker of its own, so that the figures also read in gray print.
 """
 
 from nclib.figures.contact import ContactSheet
-from nclib.figures.curves import LossCurves, MetricCurves, ScoreCurves
+from nclib.figures.curves import (
+    CollapseCurves,
+    GeometryCurves,
+    LossCurves,
+    MetricCurves,
+    ReleasedCurves,
+    ScoreCurves,
+)
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
@@ -17,7 +24,9 @@ from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
 
 __all__ = [
+    "CollapseCurves",
     "ContactSheet",
+    "GeometryCurves",
     "GramMatrices",
     "ImbalanceCurves",
     "LabelHeatMap",
@@ -25,6 +34,7 @@ __all__ = [
     "MarginDistribution",
     "MetricCurves",
     "Panel",
+    "ReleasedCurves",
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
