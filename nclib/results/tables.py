@@ -37,10 +37,15 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
     The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
-    `seconds` (of training), `trainable_parameters` and `saved_percent`.
+    `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the highest one,
+    whose weights the first paper's code keeps as `model_best`), `trainable_parameters` and `saved_percent`.
     """
     keys = ["run", "seed"]
-    trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
+    score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
+    by_run = results.history.groupby(keys, sort=False)
+    best = results.history.loc[by_run[score].idxmax(), [*keys, "epoch", score]].set_index(keys)
+    trained = by_run.agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
+    trained = trained.join(best.set_axis(["best_epoch", "best_test_score"], axis=1))
     train, test = (wide(results.last(split), [*keys, "epoch"]).add_prefix(f"{split}_") for split in ("train", "test"))
     about = pd.DataFrame(
         [
@@ -56,7 +61,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
         ]
     )
     table = train.join(test).reset_index().join(trained, on=keys).merge(about, on="run")
-    first = ["run", "seed", "dataset", "arch", "head", "epoch", "epochs", "seconds"]
+    first = ["run", "seed", "dataset", "arch", "head", "epoch", *trained.columns]
     first += ["trainable_parameters", "saved_percent"]
     return table[[*first, *train.columns, *test.columns]]
 
