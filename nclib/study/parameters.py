@@ -197,7 +197,7 @@ class Model(Section):
     depth: int | None = Field(None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet; None: its own")
     head: Literal[HEADS] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
     feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="width d of the last-layer features; None: the architecture's own"
+        None, description="width d of the last-layer features, as the released --fixdim; None: the architecture's own"
     )
     stem: Literal[STEMS] = Field("small", description="3x3 stride 1, or 7x7 stride 2 with max-pool")
     bias: bool = Field(True, description="a bias in the last layer")
