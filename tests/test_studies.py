@@ -244,4 +244,5 @@ def test_study_runs_from_data_to_table(name, outputs):
     made = {path.name for path in (folder / "figures").iterdir()}
     assert {"collapse.pdf", "collapse.png", "gram.pdf", "scores.pdf"} <= made
     assert ("imbalance.pdf" in made) == (name == "mlab_imbalanced")
+    assert ("collapse_released.pdf" in made) == name.startswith("mlab")
     assert ("margins.pdf" in made) == name.startswith(("mse", "ce"))
