@@ -21,7 +21,7 @@ class LBFGS(torch.optim.LBFGS):
     to 20 iterations on one batch.
 
     Source: paper 2, L-BFGS arm. There each evaluation of the line search also moves batch norm's running statistics;
-    `nclib.optim.step` lets the first one alone do so. Its gradients are laid out again where needed: those of
+    `nclib.optim.step` lets the first one alone do so. Gradients are laid out again where needed: those of
     channels_last convolutions, which PyTorch's L-BFGS refuses.
     """
 
