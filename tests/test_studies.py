@@ -5,6 +5,7 @@ where `NCLIB_DATA_ROOT` has it, and else on small files in the sources' own form
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,11 +23,11 @@ from nclib.study.study import Study
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+SMALL = {name for name in STUDIES if re.search("digits|small", name)}  # of this project, for a laptop
 SIBLINGS = {  # of a study that takes the same way through the code
-    *("ce_etf", "ce_feature_dim", "ce_optimizers", "mse_feature_dim", "mse_mnist", "mse_rescaled_M"),
-    *("mlab_digits", "mlab_mnist", "mlab_mnist_small", "mse_digits"),
+    *("ce_etf", "ce_feature_dim", "ce_optimizers", "mse_feature_dim", "mse_mnist", "mse_rescaled_M", "mlab_mnist"),
+    *SMALL - {"mlab_cifar10_small"},
 }
-SMOKE_RUNS = [pytest.param(name, marks=pytest.mark.stress) if name in SIBLINGS else name for name in STUDIES]
 
 # What the two papers ran. Fields are unique to a section, so they stand without it; `d` is the width of the features.
 
@@ -166,7 +167,13 @@ def test_studies_have_the_settings_of_the_papers(study, run):
 
 
 def test_every_study_is_of_a_paper_or_a_small_one():
-    assert {*EXPERIMENTS, "mlab_digits", "mlab_mnist_small", "mse_digits"} == set(STUDIES)
+    assert {*EXPERIMENTS, *SMALL} == set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_can_be_made_small(name):
+    study = Study.from_file(ROOT / f"params/{name}.yaml", smoke=True)
+    assert all(study.resolve(run).training.epochs <= 4 for run in study.runs)
 
 
 def test_the_precision_study_is_the_default_one_but_for_its_precision():
@@ -206,6 +213,7 @@ def data_root(tmp_path_factory):
     stand_ins.write_cifar10(root)
     stand_ins.write_svhn(root, per_set=3)
     stand_ins.write_image_folder(root / "mini_imagenet", classes=5, per_class=12)
+    stand_ins.write_image_folder(root / "cifar10_small", classes=10, per_class=8, side=32)
     return root
 
 
@@ -220,7 +228,7 @@ def outputs(tmp_path, data_root, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMOKE_RUNS)
+@pytest.mark.parametrize("name", sorted(set(STUDIES) - SIBLINGS))
 def test_study_runs_from_data_to_table(name, outputs):
     study = Study.from_file(ROOT / f"params/{name}.yaml", smoke=True)
     study.to_file(outputs / "study.yaml")

@@ -70,8 +70,7 @@ def build(**fields: Any) -> Splits:
     leaves the others as they are.
 
     Args:
-        fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`). An
-            `image_folder` without `root` is looked for under the data set's name in the data root.
+        fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`).
 
     Returns:
         Both splits.
@@ -122,9 +121,7 @@ def check_runs(splits: Splits, study: Study) -> None:
 
 
 def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
-    root = settings.root
-    if settings.source == "image_folder" and root is None:
-        root = sources.data_root() / settings.name
+    root = settings.source_folder
     options = {name: getattr(settings, name) for name in {"image_size", *SOURCES[settings.source].options}}
     train = sources.load(settings.source, root=root, train=True, **options)
     options.pop("sample_size", None)

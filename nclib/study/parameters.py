@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -24,6 +25,7 @@ from nclib.models.architectures import (
 )
 from nclib.optim.names import DECAY_MODES, HISTORY_SIZE, MOMENTUM, OPTIMIZERS
 from nclib.optim.schedule import DROP, MIN_LR_RATIO, SCHEDULES, STEP_SIZE, check_milestones
+from nclib.study.folders import data_root
 from nclib.study.registry import (
     LAYOUTS,
     LOSSES,
@@ -110,7 +112,7 @@ class Dataset(Section):
     name: Name = Field("data", description="folder of the data set in the study's outputs")
     source: Literal[tuple(SOURCES)] = Field("digits", description="source")
     root: Annotated[str, BeforeValidator(_as_text)] | None = Field(
-        None, description="folder of the source's files; None: $NCLIB_DATA_ROOT or data/"
+        None, description="folder of the source's files, from the data root; None: the data root (image_folder: `name`)"
     )
     layout: Literal[tuple(LAYOUTS)] | None = Field(
         None,
@@ -141,6 +143,11 @@ class Dataset(Section):
         "unit", description="'unit': values in [0, 1]; else subtract each channel's mean, divide by its deviation"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the composition, one for all training seeds")
+
+    @property
+    def source_folder(self) -> Path:
+        """The folder of the source's files."""
+        return data_root(self.root or (self.name if self.source == "image_folder" else None))
 
     @property
     def side(self) -> int | None:

@@ -10,7 +10,7 @@ from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 
 from nclib.study.files import StageError
-from nclib.study.folders import project_root
+from nclib.study.folders import data_root, project_root
 
 
 class SourceError(StageError):
@@ -52,11 +52,6 @@ class SourceImages:
     def select(self, rows: Int64[Tensor, " m"]) -> "SourceImages":
         """The images at `rows`, in that order."""
         return SourceImages(self.images[rows], self.labels[rows], self.class_names, self.places()[rows])
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """The folder of the data: `root`, else `$NCLIB_DATA_ROOT`, else `data`; relative ones from the project's root."""
-    return project_root() / Path(root or os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
 
 
 def cache_root() -> Path:
