@@ -52,7 +52,9 @@ def mean_values(
 ) -> dict[str, Float64[Tensor, ""]]:
     """Metrics of the class means and variances alone."""
     pairs = pair_statistics(statistics.deviations, class_variances)
-    return {
+    kept = statistics.sets.kept
+    present = {} if kept is None else {"num_classes_present": torch.tensor(len(kept))}
+    return present | {
         "nc1_quotient": _nc1_quotient(statistics, class_variances),
         "nc1_cdnv": pairs.cdnv,
         "nc2_h": _nc2(Rows(statistics.class_means)),
@@ -99,11 +101,15 @@ def take_measurement(
     *,
     logits: Float[Tensor, "n k"] | None = None,
     nuclear_norm: bool = True,
+    classes: str = "all",
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
-    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
+    num_classes = len(weight)
+    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias, classes=classes)
     if logits is not None:
-        check_logits(logits, labels, num_classes=len(weight))
+        check_logits(logits, labels, num_classes=num_classes)
+        (columns,) = statistics.sets.rows_of_kept(logits.T)
+        logits = columns.T
     directions = whitenings(statistics)
     samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=directions)
     samples.values["class_mean_rank"] = torch.tensor(len(directions["nc1"]))
@@ -119,6 +125,7 @@ def measure(
     *,
     logits: Float[Tensor, "n k"] | None = None,
     nuclear_norm: bool = True,
+    classes: str = "all",
 ) -> dict[str, float]:
     """Every scalar metric of features, labels and a last layer, by plain keys.
 
@@ -135,6 +142,8 @@ def measure(
         logits: Logits (n, k) of the model, where they are not `W h + b`.
         nuclear_norm: Include `nuclear_over_frobenius`. All other keys together cost a few reads of the features; it
             needs the singular values of each class, n d min(d, n/k) multiply-adds: at d = 2048 a hundred times more.
+        classes: "all", or "present" to leave out those without samples: of the classifier and the logits, too. Then
+            `num_classes_present` says how many there are.
 
     Returns:
         Name to value.
@@ -147,4 +156,7 @@ def measure(
     >>> values["nc1"], round(values["nc2_h_centered"], 6), values["top1"]
     (0.0, 0.0, 1.0)
     """
-    return take_measurement(features, labels, weight, bias, logits=logits, nuclear_norm=nuclear_norm).scalars()
+    measurement = take_measurement(
+        features, labels, weight, bias, logits=logits, nuclear_norm=nuclear_norm, classes=classes
+    )
+    return measurement.scalars()

@@ -15,6 +15,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 BLOCK_NUMBERS = 1 << 22
+MAX_TABLE = 1 << 22
+"""Entries up to which a table of all pairs of something is kept."""
 TILE = 512
 """Pairs are taken in squares of so many rows: a square in float64 stays in the second-level cache of a CPU."""
 CLOSE = 1e-4

@@ -23,7 +23,7 @@ from nclib.metrics.prediction import (
     mean_scores,
     score_sums,
 )
-from nclib.metrics.rows import centered
+from nclib.metrics.rows import MAX_TABLE, centered
 from nclib.metrics.statistics import (
     CollapseStatistics,
     check_features,
@@ -33,9 +33,6 @@ from nclib.metrics.statistics import (
     statistics_and_last_layer,
     working_dtype,
 )
-
-MAX_TABLE = 1 << 22
-"""Entries up to which a table over all label sets and classes is kept; beyond, its rows are computed for each block."""
 
 
 def nc4(
@@ -59,8 +56,9 @@ def nc4(
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
     sets, nearest = _nearest_means(features, labels, class_means, num_classes=len(weight))
     dtype = working_dtype(features)
+    weight, bias = weight.to(dtype), bias.to(dtype)
     chosen = [
-        project(features[rows].detach().to(dtype), weight.to(dtype)).add_(bias.to(dtype)).argmax(dim=1)
+        project(features[rows].detach().to(dtype), weight).add_(bias).argmax(dim=1)
         for rows in row_blocks(features, columns=len(weight))
     ]
     return mean_of_labeled((nearest != torch.cat(chosen)).to(dtype), sets.is_single)

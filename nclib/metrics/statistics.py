@@ -71,7 +71,11 @@ class CollapseStatistics:
 
 
 def collapse_statistics(
-    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
+    features: Float[Tensor, "n d"],
+    labels: Shaped[Tensor, "n *k"],
+    *,
+    num_classes: int | None = None,
+    classes: str = "all",
 ) -> CollapseStatistics:
     """Means of every label set in one read of the features, accumulated in float64 about a row of the features.
 
@@ -79,13 +83,16 @@ def collapse_statistics(
         features: Last-layer features (n, d), float16 to float64.
         labels: Multi-hot (n, k) or class ids (n,); samples without labels are left out.
         num_classes: Number of classes, where class ids do not show it.
+        classes: "all", or "present" to leave out those without samples.
 
     Raises:
         ValueError: If shapes or labels are invalid, a class has no sample that carries it alone, or features are not
             finite.
     """
     check_features(features, labels)
+    check_classes(classes)
     sets = label_sets(labels, num_classes=num_classes)
+    sets = sets.present() if classes == "present" else sets
     check_single_labels(sets)
     means = set_means(features, sets)
     if not bool(means.isfinite().all()):
@@ -95,12 +102,13 @@ def collapse_statistics(
 
 
 def statistics_and_last_layer(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None, *, classes: str = "all"
 ) -> tuple[CollapseStatistics, Float[Tensor, "k d"], Float64[Tensor, " k"]]:
     """`collapse_statistics`, and the weight and bias that fit them."""
     check_features(features, labels)
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
-    return collapse_statistics(features, labels, num_classes=len(weight)), weight, bias
+    statistics = collapse_statistics(features, labels, num_classes=len(weight), classes=classes)
+    return statistics, *statistics.sets.rows_of_kept(weight, bias)
 
 
 def check_last_layer(
@@ -120,11 +128,17 @@ def check_last_layer(
     return weight.detach(), bias.detach().double()
 
 
+def check_classes(classes: str) -> None:
+    if classes not in ("all", "present"):
+        raise ValueError(f"Expected classes 'all' or 'present', but got {classes!r}.")
+
+
 def check_single_labels(sets: LabelSets) -> None:
     """Refuse classes that never occur alone: class means are taken over the samples with one label."""
-    singles = sets.members[sets.multiplicity == 1]
+    singles = sets.slots[sets.multiplicity == 1, 0]
     if len(singles) < sets.num_classes:
-        missing = (~singles.any(dim=0)).nonzero().flatten().tolist()
+        missing = (torch.bincount(singles, minlength=sets.num_classes) == 0).nonzero().flatten()
+        missing = (missing if sets.kept is None else sets.kept[missing]).tolist()
         raise ValueError(
             "Expected at least one sample with a single label for every class, "
             f"but classes {missing[:20]} of {sets.num_classes} have none."
