@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ class MetricCurves(Display):
     @classmethod
     def from_panels(
         cls, results: StudyResults, panels: Sequence[Panel], *, references: References | None = None
-    ) -> Self:
+    ) -> "MetricCurves":
         """Some metrics of a study at its checkpoints."""
         tables = [results.values(shown.metric, split=shown.split, labels=shown.labels) for shown in panels]
         return cls(_joined(tables), panels, references or {}, styles=RunStyles.from_runs(results.labels))
@@ -57,13 +57,13 @@ class MetricCurves(Display):
         *,
         references: References | None = None,
         styles: RunStyles | None = None,
-    ) -> Self:
+    ) -> "MetricCurves":
         """What training logged: one row per epoch, with columns `run`, `seed`, `epoch` and the panels' metrics."""
         keys = ["run", "seed", "epoch"]
         tables = [history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1) for shown in panels]
         return cls(_joined(tables), panels, references or {}, styles=styles)
 
-    def plot(self) -> Self:
+    def plot(self) -> "MetricCurves":
         """Draw; the result is the display itself."""
         styles, runs = self._styles, list(self.values["run"].unique())
         groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
@@ -167,7 +167,7 @@ class CollapseCurves(MetricCurves):
     )
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> Self:
+    def from_results(cls, results: StudyResults) -> "CollapseCurves":
         """From the metrics of a study at its checkpoints."""
         ratios = [panel("tag_wise_ratio", labels=m) for m in results.multiplicities]
         return cls.from_panels(results, [panel(name) for name in COLLAPSE] + ratios)
@@ -188,7 +188,7 @@ class ReleasedCurves(MetricCurves):
     )
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> Self:
+    def from_results(cls, results: StudyResults) -> "ReleasedCurves":
         """From the metrics of a study at its checkpoints."""
         return cls.from_panels(results, [panel(name) for name in (*COLLAPSE, *RELEASED)])
 
@@ -199,7 +199,7 @@ class GeometryCurves(MetricCurves):
     SEEN = "{study}, training images against epoch: {display.what}."
 
     @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> Self:
+    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "GeometryCurves":
         """From the metrics of a study at its checkpoints."""
         if results.is_multi_label:
             names = ("tag_wise_angle_mean", "tag_wise_scale")
@@ -234,7 +234,7 @@ class ScoreCurves(MetricCurves):
     )
 
     @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> Self:
+    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "ScoreCurves":
         """IoU for multi-label data, accuracy for single-label data, from the histories of all runs."""
         score = "soft_iou" if results.is_multi_label else "accuracy"
         panels = [panel(f"{split}_{score}") for split in ("train", "test")]
@@ -253,7 +253,7 @@ class LossCurves(MetricCurves):
     SEEN = "{study}: learning rate, losses and decay of the features (as trained with, beside the loss) of every epoch."
 
     @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> Self:
+    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "LossCurves":
         """From the histories of all runs."""
         names = ["lr", "train_loss", "train_feature_decay", "test_loss"]
         shown = [panel(name) for name in names if name in results.history and results.history[name].gt(0).any()]

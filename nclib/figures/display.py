@@ -1,7 +1,7 @@
 """What all displays have."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +27,7 @@ class Display:
     figure_: Figure = field(init=False, repr=False)
     axes_: np.ndarray = field(init=False, repr=False)
 
-    def plot(self) -> Self:
+    def plot(self) -> "Display":
         """Draw; the result is the display itself."""
         raise NotImplementedError
 
@@ -35,7 +35,7 @@ class Display:
         """What is drawn, of which study, and what to see."""
         return self.SEEN.format(study=study, display=self)
 
-    def show(self, study: str) -> Self:
+    def show(self, study: str) -> "Display":
         """Draw, and show figure and caption in a notebook; the result is the display itself."""
         from IPython.display import Markdown, display
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,13 +49,13 @@ class GramMatrices(Display):
     class_names: Sequence[str] = ()
 
     @classmethod
-    def from_geometries(cls, geometries: Mapping[str, Geometry], *, styles: RunStyles | None = None) -> Self:
+    def from_geometries(cls, geometries: Mapping[str, Geometry], *, styles: RunStyles | None = None) -> "GramMatrices":
         """The last checkpoint of each run."""
         grams = {run: (g.gram_features[-1], g.gram_weight[-1]) for run, g in geometries.items()}
         return cls(grams, next(iter(geometries.values())).class_names, styles=styles)
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> Self:
+    def from_results(cls, results: StudyResults) -> "GramMatrices":
         """The last checkpoint of every run, with the study's first seed."""
         shown = spread(results.runs, MOST)
         styles = RunStyles.from_runs(results.labels)
@@ -67,7 +66,7 @@ class GramMatrices(Display):
         of = len(self.styles.labels) if self.styles else len(self.grams)
         return super().caption(study) + (f" {len(self.grams)} of {of} runs." if of > len(self.grams) else "")
 
-    def plot(self) -> Self:
+    def plot(self) -> "GramMatrices":
         """Draw; the result is the display itself."""
         num_classes = len(next(iter(self.grams.values()))[0])
         ideal = simplex_cosines(num_classes)

@@ -1,7 +1,6 @@
 """Tag-wise averages of rare and of frequent pairs."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import pandas as pd
 
@@ -28,7 +27,7 @@ class ImbalanceCurves(Display):
     values: pd.DataFrame
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> Self:
+    def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
         """From the metrics of an imbalanced study, on its training images."""
         if not results.imbalance_groups:
             raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
@@ -36,7 +35,7 @@ class ImbalanceCurves(Display):
         tables = [results.values("imbalance_ratio", labels=n).assign(images=n) for n in groups]
         return cls(pd.concat(tables, ignore_index=True), styles=RunStyles.from_runs(results.labels))
 
-    def plot(self) -> Self:
+    def plot(self) -> "ImbalanceCurves":
         """Draw; the result is the display itself."""
         names = {n: f"{n} images per pair" for n in self.values["images"].unique()}
         lines = RunStyles.from_order(list(names.values()))

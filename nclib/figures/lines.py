@@ -1,12 +1,12 @@
 """Lines against epoch with bands over seeds, in a grid of axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
@@ -15,7 +15,7 @@ from nclib.figures.panels import Panel
 from nclib.figures.style import MARKERS_PER_LINE, MOST, NOTE, REFERENCE, RunStyles
 
 NEAR_ONE = 0.003  # the axis of a share is linear in -log(1 + NEAR_ONE - share)
-SHARE_TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.99, 1)
+SHARE_TICKS = np.array([0, 0.5, 0.8, 0.9, 0.95, 0.99, 1])
 TICK = 0.16  # inches: between two of them, at least
 EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that markers there are whole
 
@@ -106,7 +106,7 @@ def _widen_towards_one(axes: Axes, lowest: float) -> None:
     _set_ticks(axes, SHARE_TICKS)
 
 
-def _set_ticks(axes: Axes, ticks: Sequence[float]) -> None:
+def _set_ticks(axes: Axes, ticks: Float[np.ndarray, " t"]) -> None:
     """Ticks at some of these values, the last first, so far apart that their numbers have room."""
     height = axes.get_position().height * axes.figure.get_figheight()
     places = axes.transAxes.inverted().transform(axes.transData.transform([(0, tick) for tick in ticks]))[:, 1] * height
@@ -114,7 +114,7 @@ def _set_ticks(axes: Axes, ticks: Sequence[float]) -> None:
     for place in range(len(ticks) - 2, -1, -1):
         if places[kept[-1]] - places[place] > TICK:
             kept.append(place)
-    axes.yaxis.set_major_locator(FixedLocator([ticks[place] for place in kept]))
+    axes.yaxis.set_major_locator(FixedLocator(ticks[kept]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
 

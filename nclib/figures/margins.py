@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,14 +38,14 @@ class MarginDistribution(Display):
     smallest: int = 1000
 
     @classmethod
-    def from_results(cls, results: StudyResults) -> Self:
+    def from_results(cls, results: StudyResults) -> "MarginDistribution":
         """The last checkpoint of every run and seed."""
         found = {run: [results.geometry(run, seed) for seed in results.seeds] for run in results.runs}
         margins = {run: np.stack([one.margins[-1].numpy() for one in seeds]) for run, seeds in found.items()}
         K = len(found[results.runs[0]][0].class_names)
         return cls(margins, K, styles=RunStyles.from_runs(results.labels))
 
-    def plot(self) -> Self:
+    def plot(self) -> "MarginDistribution":
         """Draw; the result is the display itself."""
         styles = self.styles or RunStyles.from_runs(list(self.margins))
         most = max(rows.shape[1] for rows in self.margins.values())

@@ -1,7 +1,6 @@
 """Sample images with their labels."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,7 +44,7 @@ class SampleGrid(Display):
     note: str = ""
 
     @classmethod
-    def from_data(cls, data: MultiLabelData, *, number: int = 8, layout: str | None = None) -> Self:
+    def from_data(cls, data: MultiLabelData, *, number: int = 8, layout: str | None = None) -> "SampleGrid":
         """`number` images of each multiplicity of a split, their label sets spread over those that occur.
 
         `layout` is how they were composed: images that it shifts beyond an edge get a note.
@@ -67,7 +66,7 @@ class SampleGrid(Display):
     def of_note(self) -> str:
         return f", {self.note}" if self.note else ""
 
-    def plot(self) -> Self:
+    def plot(self) -> "SampleGrid":
         """Draw; the result is the display itself."""
         columns = max(map(len, self.rows))
         side = TEXT_WIDTH / columns
