@@ -18,6 +18,7 @@ import pytest
 import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from seaborn.utils import relative_luminance
 
 from nclib import figures, heads
@@ -292,7 +293,7 @@ def test_coincident_predictions_are_told_apart_and_a_departure_is_explained(load
     assert [line.get_color() for line in lines] == [styles.colors["learned"], styles.colors["etf"]]
     starts = {line._unscaled_dash_pattern[0] for line in lines}
     assert len(starts) == 2  # the dots of one are in the gaps of the other
-    drawn = [line.get_color() for line in display.figure_.legends[0].get_lines()[-2:]]
+    drawn = [line.get_color() for line in display.figure_.legends[0].findobj(Line2D)[-2:]]
     assert drawn == [line.get_color() for line in lines]
     assert "training loss of learned ends at 0.2" in display.caption("x") and "ReLU" in display.caption("x")
     near = figures.LossCurves.from_results(load(MULTI_LABEL), references={"train_loss": {"etf": 0.203}})
