@@ -45,8 +45,8 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
     The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
-    `seconds` (of training), `trainable_parameters`, `saved_percent` and `ceiling` (the training IoU at the minimum that
-    theory predicts for these settings; empty where it predicts none).
+    `seconds` (of training), `train_images`, `trainable_parameters`, `saved_percent` and `ceiling` (the training IoU at
+    the minimum that theory predicts for these settings; empty where it predicts none).
     """
     keys = ["run", "seed"]
     trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
@@ -59,6 +59,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
                 "dataset": resolved.dataset.name,
                 "arch": resolved.model.arch,
                 "head": resolved.model.head,
+                "train_images": int(results.geometry(run, results.seeds[0]).counts.sum()),
                 "trainable_parameters": results.trainable_parameters[run],
                 "saved_percent": saved_percent(results, run),
                 "ceiling": ceilings.get(run, math.nan),
@@ -68,7 +69,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     )
     table = measured.join(trained, on=keys).merge(about, on="run")
     first = ["run", "seed", "dataset", "arch", "head", "epoch", "epochs", "seconds"]
-    first += ["trainable_parameters", "saved_percent", "ceiling"]
+    first += ["train_images", "trainable_parameters", "saved_percent", "ceiling"]
     return table[[*first, *measured.columns[3:]]]
 
 
