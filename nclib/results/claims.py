@@ -219,11 +219,11 @@ def read_claims() -> list[Claims]:
         try:
             found.append(Claims.model_validate(read_yaml(path)))
         except ValidationError as error:
-            lines = [
-                f"{path}: {'.'.join(map(str, fault['loc']))}: "
-                + ("there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"])
-                for fault in error.errors()
-            ]
+            lines = []
+            for fault in error.errors():
+                why = "there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+                where = [str(path), ".".join(map(str, fault["loc"])), why.removeprefix("Value error, ")]
+                lines.append(": ".join(filter(None, where)))
             raise ParameterError("\n".join(lines)) from None
     return found
 
