@@ -272,7 +272,7 @@ def _last(results: Path, study: str, run: str, name: str) -> pd.Series | None:
     if name in FROM_SETTINGS:
         value = getattr(import_module("nclib.results.expected"), name)(_study(study).resolve(run))
         if value is not None:
-            return pd.Series([value])
+            return pd.Series([float(value)])
     return _of_run(results / study / "table.csv", run, name)
 
 
@@ -283,7 +283,7 @@ def _of_run(path: Path, run: str, name: str) -> pd.Series | None:
     table = _table(path)
     if name not in table:
         raise ParameterError(f"{path} has no column '{name}', which a claim asks for")
-    values = table[table["run"] == run].set_index("seed")[name].dropna()
+    values = table[table["run"] == run].set_index("seed")[name].dropna().astype(float)
     return None if values.empty else values
 
 
