@@ -14,7 +14,7 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -33,14 +33,29 @@ from nclib.study.study import ParameterError, Study, read_yaml
 THEORY = "theory"  # the study of claims that need no training
 REFERENCE = "outputs/reference"
 THEOREMS = ("pal_minimum", "pal_collapse", "pal_tag_wise", "pal_scales", "mse_minimum", "mse_collapse", "mse_saddles")
-FROM_SETTINGS = ("ceiling", "trainable_parameters", "train_images")  # columns of table.csv that need no results
+FROM_SETTINGS = ("ceiling", "trainable_parameters")  # columns of table.csv that need no results
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not measured here"
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Name, ...], BeforeValidator(as_tuple)]
 
 
-class Expected(Section):
+class OneOf(Section):
+    """A section of which exactly one field is given, besides those that go with it."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "OneOf":
+        if len(self.model_fields_set - {"tolerance", "over"}) != 1:
+            raise ValueError(f"expected one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The field that is given."""
+        return next(iter(self.model_fields_set - {"tolerance", "over"}))
+
+
+class Expected(OneOf):
     """A bound, or a value with a tolerance."""
 
     at_most: Real | None = None
@@ -48,55 +63,33 @@ class Expected(Section):
     near: Real | None = None
     tolerance: Annotated[Real, Field(ge=0)] = 0.0
 
-    @model_validator(mode="after")
-    def _one(self) -> "Expected":
-        if len(self.model_fields_set - {"tolerance"}) != 1:
-            raise ValueError("expected one of at_most, at_least, near")
-        return self
-
     def miss(self, value: float) -> float:
         """How far a value is from what is expected; at most 0 where it is as expected."""
-        if self.near is not None:
-            return abs(value - self.near) - self.tolerance
-        return value - self.at_most if self.at_most is not None else self.at_least - value
+        off = value - getattr(self, self.kind)
+        return {"at_most": off, "at_least": -off, "near": abs(off) - self.tolerance}[self.kind]
 
     def __str__(self) -> str:
-        if self.near is not None:
-            near = f"{self.near:,.0f}" if abs(self.near) >= 1e4 else f"{self.near:g}"
-            return near + (f" ± {self.tolerance:g}" if self.tolerance else "")
-        return f"≤ {self.at_most:g}" if self.at_most is not None else f"≥ {self.at_least:g}"
+        sign = {"at_most": "≤ ", "at_least": "≥ ", "near": ""}[self.kind]
+        return sign + _number(getattr(self, self.kind)) + (f" ± {self.tolerance:g}" if self.tolerance else "")
 
 
-class Quantity(Section):
-    """What is measured; a name is a column of `table.csv`, and `fall` one of `checkpoints.csv`."""
+class Quantity(OneOf):
+    """What is measured; a name is a column of `table.csv`, that of a `fall` one of `checkpoints.csv`."""
 
     value: str | None = Field(None, description="at the last checkpoint")
     fall: str | None = Field(None, description="at the last checkpoint over that of the first")
     difference: str | None = Field(None, description="of a test's run less that of the run it is `against`")
     ratio: str | None = Field(None, description="of a test's run over that of the run it is `against`")
-    over: str | None = Field(None, description="difference, ratio: with this metric of the same run instead")
     theorem: Literal[THEOREMS] | None = Field(None, description="a function of nclib.results.theorems")
-
-    @model_validator(mode="after")
-    def _one(self) -> "Quantity":
-        if len(self.model_fields_set - {"over"}) != 1:
-            raise ValueError("expected one of value, fall, difference, ratio, theorem")
-        return self
+    over: str | None = Field(None, description="difference, ratio: with this metric of the same run instead")
 
     @property
     def is_comparison(self) -> bool:
-        return bool(self.difference or self.ratio)
+        return self.kind in ("difference", "ratio")
 
     def __str__(self) -> str:
-        (name,) = self.model_fields_set - {"over"}
-        what = f"`{getattr(self, name)}`" + (f" and `{self.over}`" if self.over else "")
-        return {
-            "value": "{} at the last checkpoint",
-            "fall": "{}, last checkpoint over first",
-            "difference": "difference of {}",
-            "ratio": "ratio of {}",
-            "theorem": "{} of nclib.results.theorems",
-        }[name].format(what)
+        name = f"`{getattr(self, self.kind)}`" + (f" and `{self.over}`" if self.over else "")
+        return name if self.kind in ("value", "theorem") else f"{self.kind} of {name}"
 
 
 class Test(Section):
@@ -188,10 +181,10 @@ def main(arguments: list[str] | None = None) -> int:
     path = results / (study or "") / "claims.md"
     write_text(path, markdown(found))
     print(f"\nThe criteria and more: {os.path.relpath(path)}")
-    other = [each for each in found if differs(each, complete=asked.results == REFERENCE)]
+    other = [each for each in found if differs(each, complete=results == project_root() / REFERENCE)]
     for each in other:
-        recorded = f"on record: {each.test.verdict}"
-        print(f"{each.claim.id} on {each.test.study}: {each.verdict}, but {recorded}", file=sys.stderr)
+        where = f"{each.claim.id} on {each.test.study}"
+        print(f"{where}: {each.verdict}, but on record: {each.test.verdict}", file=sys.stderr)
     return 1 if other else 0
 
 
@@ -240,51 +233,53 @@ def _evaluate(file: Claims, claim: Claim, test: Test, results: Path) -> Finding:
     measured = {run: _measure(quantity, test, run, results) for run in test.runs or ("",)}
     if any(values is None for values in measured.values()):
         return Finding(file, claim, test, expected, "–", "", OPEN)
-    misses = {
-        run: max(map(expected.miss, [values.mean()] if quantity.is_comparison else values))
-        for run, values in measured.items()
-    }
+    compared = {run: [values.mean()] if quantity.is_comparison else values for run, values in measured.items()}
+    misses = {run: max(map(expected.miss, values)) for run, values in compared.items()}
     worst = max(misses, key=misses.__getitem__)
-    verdict = HOLDS if misses[worst] <= 0 else FAILS
-    return Finding(file, claim, test, expected, _shown(measured[worst]), worst if len(misses) > 1 else "", verdict)
+    values, verdict = measured[worst], HOLDS if misses[worst] <= 0 else FAILS
+    mean = values.mean()
+    found = _number(mean) + (f" ± {values.std():.1g}" if len(values) > 1 else "")
+    if 0 < abs(mean) < 1e-6:  # of the size of rounding, which differs between machines
+        found = f"< 1e{math.ceil(math.log10(abs(mean)))}"
+    return Finding(file, claim, test, expected, found, worst if len(misses) > 1 else "", verdict)
 
 
 def _measure(quantity: Quantity, test: Test, run: str, results: Path) -> pd.Series | None:
     """The quantity of a run by seed; None where it was not measured."""
-    if quantity.theorem:
-        return pd.Series([getattr(import_module("nclib.results.theorems"), quantity.theorem)()])
-    if quantity.fall:
-        checkpoints = _of_run(results / test.study / "checkpoints.csv", run, quantity.fall)
+    folder, name = results / test.study, getattr(quantity, quantity.kind)
+    if quantity.kind == "theorem":
+        return pd.Series([getattr(import_module("nclib.results.theorems"), name)()])
+    if quantity.kind == "fall":
+        checkpoints = _of_run(folder / "checkpoints.csv", run, name)
         by_seed = None if checkpoints is None else checkpoints.groupby(level="seed")
         return None if by_seed is None else by_seed.last() / by_seed.first()
-    name = quantity.value or quantity.difference or quantity.ratio
-    first = _last(results, test.study, run, name)
-    if not quantity.is_comparison or first is None:
-        return first
-    second = _last(results, test.study, test.against or run, quantity.over or name)
-    if second is None:
-        return None
-    return (first / second if quantity.ratio else first - second).dropna()
+    values = _last(folder, run, name)
+    if quantity.is_comparison:
+        other = _last(folder, test.against or run, quantity.over or name)
+        if values is None or other is None:
+            return None
+        values = (values / other if quantity.kind == "ratio" else values - other).dropna()
+    return None if values is None or values.empty else values
 
 
-def _last(results: Path, study: str, run: str, name: str) -> pd.Series | None:
-    """A column of `table.csv` by seed, or what the settings alone decide."""
+def _last(folder: Path, run: str, name: str) -> pd.Series | None:
+    """A column of a study's `table.csv` by seed, or what its settings alone decide."""
     if name in FROM_SETTINGS:
-        value = getattr(import_module("nclib.results.expected"), name)(_study(study).resolve(run))
+        value = getattr(import_module("nclib.results.expected"), name)(_study(folder.name).resolve(run))
         if value is not None:
             return pd.Series([float(value)])
-    return _of_run(results / study / "table.csv", run, name)
+    return _of_run(folder / "table.csv", run, name)
 
 
 def _of_run(path: Path, run: str, name: str) -> pd.Series | None:
-    """A column of a table of results for one run, by seed; None without the table or the run."""
+    """A column of a table of results for one run, by seed; None without the table, the run or a value."""
     if not path.is_file():
         return None
     table = _table(path)
     if name not in table:
         raise ParameterError(f"{path} has no column '{name}', which a claim asks for")
-    values = table[table["run"] == run].set_index("seed")[name].dropna().astype(float)
-    return None if values.empty else values
+    values = table[table["run"] == run].set_index("seed")[name].astype(float)
+    return None if values.empty or values.isna().any() else values
 
 
 @cache
@@ -297,12 +292,8 @@ def _study(name: str) -> Study:
     return Study.from_file(project_root() / "params" / f"{name}.yaml")
 
 
-def _shown(values: pd.Series) -> str:
-    mean = values.mean()
-    if 0 < abs(mean) < 1e-6:  # of rounding's size, which differs between machines
-        return f"< 1e{math.ceil(math.log10(abs(mean)))}"
-    text = f"{mean:,.0f}" if abs(mean) >= 1e4 else f"{mean:.4g}"
-    return f"{text} ± {values.std():.1g}" if len(values) > 1 else text
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def terminal_table(found: Sequence[Finding]) -> str:
@@ -311,23 +302,21 @@ def terminal_table(found: Sequence[Finding]) -> str:
     for paper, of_paper in groupby(found, key=lambda each: each.file.paper):
         lines += ["", *textwrap.wrap(paper, 80), f"{'study':26}{'expected':15}{'found':22}verdict", "-" * 80]
         for claim, tests in groupby(of_paper, key=lambda each: each.claim):
+            ours = list(tests)
+            unmeasured = dict.fromkeys(each.test.study for each in ours if each.verdict == OPEN)
             lines += textwrap.wrap(f"{claim.id}: {claim.claim}", 80)
-            unmeasured = []
-            for each in tests:
-                if each.verdict == OPEN:
-                    unmeasured.append(each.test.study)
-                else:
-                    lines.append(f"  {each.test.study:24}{each.expected!s:15}{each.found:22}{each.verdict}")
+            for x in ours:
+                if x.verdict != OPEN:
+                    lines.append(f"  {x.test.study:24}{x.expected!s:15}{x.found:22}{x.verdict}")
             if unmeasured:
-                studies = ", ".join(dict.fromkeys(unmeasured))
-                lines += textwrap.wrap(f"{OPEN}: {studies}", 80, initial_indent="  ", subsequent_indent="    ")
+                lines += textwrap.wrap(f"  {OPEN}: {', '.join(unmeasured)}", 80, subsequent_indent="    ")
     counts = Counter(each.verdict for each in found)
     return "\n".join([*lines, "-" * 80, ", ".join(f"{verdict}: {n}" for verdict, n in counts.items())])
 
 
 def markdown(found: Sequence[Finding]) -> str:
-    """The findings as Markdown: what each claim says, how it is measured, and a row for each test."""
-    parts = []
+    """The findings as Markdown: what each claim says, how it is measured, a row for each test, and the studies."""
+    parts, studies = [], {}
     for paper, of_paper in groupby(found, key=lambda each: each.file.paper):
         parts.append(f"# {paper}")
         for claim, tests in groupby(of_paper, key=lambda each: each.claim):
@@ -336,19 +325,14 @@ def markdown(found: Sequence[Finding]) -> str:
                 test, of_run = each.test, f" ({each.run})" if each.run else ""
                 runs = ", ".join(test.runs) + (f" against {test.against}" if test.against else "")
                 rows.append([test.study, runs, str(each.expected), each.found + of_run, each.verdict, test.note or ""])
-            parts += [
-                f"## {claim.claim}",
-                f"{claim.where}. Measured: {claim.quantity}. {claim.why}",
-                _table_of(["study", "runs", "expected", "found", "verdict", "note"], rows),
-            ]
-    costs = {each.test.study: each.file for each in found if each.test.study != THEORY}
-    rows = []
-    for name, file in costs.items():
-        cost = file.studies[name]
-        minutes = f"{cost.minutes:g}" if cost.minutes else "not measured"
-        rows.append([name, cost.scale, minutes, file.hardware[cost.scale]])
-    return "\n\n".join([*parts, "# The studies", _table_of(["study", "scale", "minutes", "on"], rows)]) + "\n"
+                if cost := each.file.studies.get(test.study):
+                    minutes = f"{cost.minutes:g}" if cost.minutes else "not measured"
+                    studies[test.study] = [test.study, cost.scale, minutes, each.file.hardware[cost.scale]]
+            parts += [f"## {claim.claim}", f"{claim.where}. Measured: {claim.quantity}. {claim.why}"]
+            parts.append(_table_of(["study", "runs", "expected", "found", "verdict", "note"], rows))
+    parts += ["# The studies", _table_of(["study", "scale", "minutes", "on"], studies.values())]
+    return "\n\n".join(parts) + "\n"
 
 
-def _table_of(head: list[str], rows: list[list[str]]) -> str:
+def _table_of(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])

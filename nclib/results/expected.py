@@ -11,8 +11,8 @@ import torch
 from nclib.data.compose import pair_group_counts
 from nclib.models import build_model
 from nclib.models.architectures import ARCHITECTURES
-from nclib.results.predictions import LabelSet, predict_run
-from nclib.study.parameters import Dataset, Run
+from nclib.results.predictions import predict_run
+from nclib.study.parameters import Run
 from nclib.study.registry import SOURCES
 from nclib.study.study import ParameterError, Study
 
@@ -41,20 +41,10 @@ def ceiling(run: Run) -> float | None:
     if run.dataset.layout is None or classes is None:
         return None
     feature_dim = run.model.feature_dim or ARCHITECTURES[run.model.arch].features(run.model.width)
-    sets = composed_sets(run.dataset, classes)
+    sets = {s: n for m, n in run.dataset.train_counts.items() for s in combinations(range(classes), m)}
+    if run.dataset.pair_groups:
+        sets |= pair_group_counts(classes, run.dataset.pair_groups)
     return predict_run(run, sets, num_classes=classes, feature_dim=feature_dim).get("train_soft_iou")
-
-
-def train_images(run: Run) -> int | None:
-    """The training images of a run; None where their number depends on files."""
-    classes = SOURCES[run.dataset.source].classes
-    return sum(composed_sets(run.dataset, classes).values()) if run.dataset.layout and classes else None
-
-
-def composed_sets(dataset: Dataset, classes: int) -> dict[LabelSet, int]:
-    """The training images of each label set of a composed data set."""
-    counts = {s: n for m, n in dataset.train_counts.items() for s in combinations(range(classes), m)}
-    return counts | (pair_group_counts(classes, dataset.pair_groups) if dataset.pair_groups else {})
 
 
 def trainable_parameters(run: Run) -> int | None:

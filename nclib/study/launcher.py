@@ -154,19 +154,12 @@ def absent_images(study: Study, outputs: str | Path) -> Path | None:
 @contextmanager
 def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
     """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
-    decayed = [
-        stage.run
-        for stage in ahead
-        if stage.name == "02_train"
-        and stage.settings.dataset.layout
-        and stage.settings.training.feature_decay
-        and stage.missing()
-    ]
-    if not decayed:
-        yield
-        return
-    command = [sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *dict.fromkeys(decayed)]
-    with subprocess.Popen(command, stdout=2):  # beside the progress
+    trainings = [stage for stage in ahead if stage.name == "02_train" and stage.missing()]
+    if any(each.settings.dataset.layout and each.settings.training.feature_decay for each in trainings):
+        runs = dict.fromkeys(each.run for each in trainings)
+        with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
+            yield
+    else:
         yield
 
 
