@@ -664,12 +664,8 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png", "txt"))
     assert all(path.read_text().startswith("made_imbalanced") for path in results.folder.figures.glob("*.txt"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
-    assert manifest["outputs"].keys() == {
-        "table.csv",
-        "table.md",
-        "table.txt",
-        *(f"figures/{name}" for name in written),
-    }
+    tables = {"table.csv", "table.md", "table.txt", "checkpoints.csv"}
+    assert manifest["outputs"].keys() == tables | {f"figures/{name}" for name in written}
     assert manifest["inputs"]["etf/seed0/geometry.safetensors"] == sha256(
         results.folder.run("etf", 0) / "geometry.safetensors"
     )
