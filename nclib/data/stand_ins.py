@@ -9,6 +9,7 @@ real sets.
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import h5py
@@ -120,15 +121,15 @@ def write_svhn_split(
 def write_digit_struct(path: Path, annotations: Sequence[tuple[str, list, list[tuple]]]) -> None:
     """Write SVHN's annotation file: name, digits and boxes (left, top, width, height) of each image."""
     with h5py.File(path, "w", userblock_size=512) as file:  # MATLAB keeps a text header in those 512 bytes
-        store = file.create_group("#refs#")
+        store, number = file.create_group("#refs#"), count()  # HDF5 counts a group's entries one by one
 
         def refer(value: np.ndarray) -> h5py.Reference:
-            return store.create_dataset(f"v{len(store)}", data=value).ref
+            return store.create_dataset(f"v{next(number)}", data=value).ref
 
         names, boxes = [], []
         for name, numbers, places in annotations:
             names.append(refer(np.array([[ord(letter)] for letter in name], np.uint16)))
-            group = store.create_group(f"g{len(store)}")
+            group = store.create_group(f"g{next(number)}")
             columns = zip(*places, strict=True)
             fields = dict(zip(("left", "top", "width", "height"), columns, strict=True))
             fields["label"] = tuple(10 if digit == 0 else digit for digit in numbers)

@@ -16,10 +16,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from safetensors import SafetensorError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class StageError(RuntimeError):
@@ -135,14 +137,16 @@ def json_or_empty(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
     """Write `table` as CSV (no index column; floats in their shortest exact form), whole or not at all."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
 
 
-def read_csv(path: str | Path, *, stage: str) -> pd.DataFrame:
+def read_csv(path: str | Path, *, stage: str) -> "pd.DataFrame":
     """Read a table written by `write_csv`; floats come back bit for bit (pandas from 3.1 on)."""
+    import pandas as pd  # half a second, which the launcher does not need
+
     path = require(path, stage=stage)
     try:
         return pd.read_csv(path)

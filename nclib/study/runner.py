@@ -2,8 +2,9 @@
 
 It is papermill with the gaps closed that matter to a chain of notebooks: an unknown parameter is an error; the run dies
 with the process that started it (`kill -9` of a scheduler leaves no kernel that goes on writing); a notebook with
-`ipywidgets.Output` cannot hang it; kernels talk through private sockets. While it runs the executed copy is
-`OUT.running.ipynb`, saved after every cell; it becomes `OUT.ipynb` at the end, or `OUT.failed.ipynb`.
+`ipywidgets.Output` cannot hang it; kernels talk through private sockets. While it runs the executed copy is a hidden
+file of this process beside `OUT.ipynb`, saved after every cell; it becomes `OUT.ipynb` at the end, or
+`OUT.failed.ipynb`.
 """
 
 import ast
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # jsonschema would build a grammar of internationalised addresses, 1.3 s of every start; notebooks are valid without.
 sys.modules.setdefault("rfc3987_syntax", None)
@@ -28,7 +29,7 @@ from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from nclib.study.files import StageError, write_json
+from nclib.study.files import StageError, temporary_beside, write_json
 from nclib.study.processes import die_with_parent
 
 
@@ -50,12 +51,10 @@ class _Client(PapermillNotebookClient):
 class _Engine(Engine):
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, *, config: Config, log_output: bool, **_: Any
+        cls, nb_man: Any, kernel_name: str, *, config: Config, stdout_file: TextIO, **_: Any
     ) -> None:
-        log = logging.getLogger("papermill")
-        client = _Client(
-            nb_man, kernel_name=kernel_name, config=config, log_output=log_output, log=log, startup_timeout=120
-        )
+        options = {"config": config, "stdout_file": stdout_file, "stderr_file": stdout_file, "startup_timeout": 120}
+        client = _Client(nb_man, kernel_name=kernel_name, log=logging.getLogger("papermill"), **options)
         try:
             client.execute()
         except DeadKernelError as error:
@@ -106,7 +105,7 @@ def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
 
 
 def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, Any]) -> None:
-    """Execute `notebook` with `parameters` in a fresh kernel of this Python; cell outputs go to stdout as they come.
+    """Execute `notebook` with `parameters` in a fresh kernel of this Python; what cells print goes to stdout.
 
     Args:
         notebook: the source; it is not changed.
@@ -117,11 +116,10 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
         NotebookError: a parameter is unknown, a cell raised, the kernel died, or the copy cannot be written.
     """
     out = Path(out)
-    running, failed = out.with_suffix(".running.ipynb"), out.with_suffix(".failed.ipynb")
+    running, failed = temporary_beside(out, "ipynb"), out.with_suffix(".failed.ipynb")
     check_parameters(notebook, parameters)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        failed.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix="nclib-") as sockets:
             papermill.execute_notebook(
                 str(notebook),
@@ -130,11 +128,12 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
                 engine_name="nclib",
                 kernel_name="python3",
                 progress_bar=False,
-                log_output=True,
+                stdout_file=sys.stdout,
                 config=Config({"ConnectionFileMixin": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
         _drop_widget_state(running)
         running.replace(out)
+        failed.unlink(missing_ok=True)
     except BaseException as error:
         if isinstance(error, OSError):
             running.unlink(missing_ok=True)  # written in part
@@ -185,7 +184,6 @@ def main(arguments: list[str] | None = None) -> int:
     notebook, out, parameters, *parent = sys.argv[1:] if arguments is None else arguments
     die_with_parent(signal.SIGTERM, int(parent[0]) if parent else os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     os.environ["NCLIB_BATCH"] = "1"
     report = Path(out).with_suffix(".failed.json")
     try:

@@ -9,7 +9,8 @@ A notebook opens its stage, reads inputs through it, and hands it the results:
 
 Where files lie, in which order they are written and when results are finished is decided here. A stage is done when
 its manifest is there and parameters, inputs and code are those it would run with now (`Stage.missing` says what
-differs). Times of files and Snakemake's memory decide nothing. What is done is kept: `save` leaves it alone.
+differs, `Stage.changed_source` whether images were replaced). Times of files and Snakemake's memory decide nothing.
+What is done is kept: `save` leaves it alone.
 """
 
 import itertools
@@ -40,6 +41,7 @@ from nclib.study.files import (
 )
 from nclib.study.folders import StudyFolder, project_root
 from nclib.study.parameters import Run
+from nclib.study.source_files import source_fingerprint
 from nclib.study.study import ParameterError, Study
 
 SECTIONS_OF = {  # the parameters that decide the result of each stage of a run
@@ -87,7 +89,7 @@ class Stage:
         self.manifest = json_or_empty(self.manifest_file)
         self.read: dict[Path, str] = {}
         self._started, self._clock = datetime.now(UTC), time.monotonic()
-        self._code, self._commit = loaded_code(name), None
+        self._code, self._commit, self._source = loaded_code(name), None, {}
 
     @property
     def label(self) -> str:
@@ -117,12 +119,8 @@ class Stage:
         sections = SECTIONS_OF[self.name]
         return {section: getattr(self.settings, section).model_dump(mode="json") for section in sections}
 
-    def missing(self, *, code: bool = True) -> str | None:
-        """Why the stage is not done, in words; None if it is.
-
-        Args:
-            code: whether results that other code made count as not done.
-        """
+    def missing(self) -> str | None:
+        """Why the stage is not done, in words; None if it is."""
         if not self.manifest:
             return "there is no result yet"
         outputs, inputs = self.manifest.get("outputs"), self.manifest.get("inputs")
@@ -137,12 +135,24 @@ class Stage:
             if path.stat().st_size != record.get("bytes"):
                 return f"{name} has another size than it had"
         known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
-        for name, sha256 in inputs.items():
+        for name, sha256 in inputs.items() if self.upstream else ():
             if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
                 return f"{Path(name).name} is another"
-        if code and not os.environ.get(KEEP_CODE):
-            return self.changed_code()
+        return None if os.environ.get(KEEP_CODE) else self.changed_code()
+
+    def changed_source(self) -> str | None:
+        """Whether 01_dataset would read other images now, in words; None too where they are not there any more."""
+        now = self._source or self.source()
+        if now and [*now.values()] != [*self.manifest["inputs"].values()]:
+            return f"the images in {self.settings.dataset.source_folder} are others"
         return None
+
+    def source(self) -> dict[str, str]:
+        """Of 01_dataset: the fingerprint of the files that it reads, by their folder; empty where there are none."""
+        if self.name != "01_dataset":
+            return {}
+        found = source_fingerprint(self.settings.dataset, self.folder / f"{self.name}.files.json")
+        return {os.path.relpath(self.settings.dataset.source_folder, self.folder): found} if found else {}
 
     def changed_code(self) -> str | None:
         """Which modules and notebooks have changed since they made the result, in words; None if none has."""
@@ -153,7 +163,7 @@ class Stage:
     @cached_property
     def done(self) -> bool:
         """Whether the results are there; `save` then keeps them."""
-        return self.missing() is None
+        return (self.missing() or self.changed_source()) is None
 
     def reread(self) -> "Stage":
         """The stage itself, after another process may have finished it."""
@@ -166,13 +176,13 @@ class Stage:
         outputs = self.manifest.get("outputs") or {}
         return {Path(os.path.normpath(self.folder / name)): record["sha256"] for name, record in outputs.items()}
 
-    def require(self, *, code: bool = True) -> "Stage":
+    def require(self) -> "Stage":
         """The stage itself.
 
         Raises:
             StageError: it is not done.
         """
-        if why := self.missing(code=code):
+        if why := self.missing():
             raise StageError(f"{self.folder}: run stage {self.name} first ({why}).")
         return self
 
@@ -204,6 +214,8 @@ class Stage:
     @property
     def inputs(self) -> dict[str, str]:
         """The SHA-256 of each input read so far, by its path from the stage's folder."""
+        if self.name == "01_dataset":
+            return self._source or self.source()  # which has been downloaded since
         return {os.path.relpath(path, self.folder): sha256 for path, sha256 in self.read.items()}
 
     @property
@@ -273,14 +285,14 @@ class Stage:
         print(f"wrote {', '.join(list(outputs)[-5:])}{more} to {os.path.relpath(self.folder, project_root())}")
 
     def announce(self) -> "Stage":
-        """Print whether the stage is done, and if not why it runs; note the commit before anything is computed."""
-        why = self.missing()
+        """Print whether the stage is done, and if not why it runs; note commit and images before anything is read."""
+        self._commit, self._source = _git_commit(), self.source()
+        why = self.missing() or self.changed_source()
         self.done = why is None
         if why is None:
             print(f"{self.label}: {self._age()}; the cells below show the results")
         else:
             print(f"{self.label}: to be run, since {why}")
-        self._commit = _git_commit()
         return self
 
     def _age(self) -> str:
@@ -385,6 +397,20 @@ def stages(study: Study, outputs: str | Path, *, runs: Iterable[str] | None = No
                 each = Stage(name, study, run=run, seed=seed, outputs=outputs)
                 found.setdefault(each.key, each)
     return [*found.values(), Stage("04_figures", study, outputs=outputs)]
+
+
+def to_do(found: Iterable[Stage]) -> dict[str, str | None]:
+    """Why each stage that is not done would run, by its key; None: only because one before it runs.
+
+    Args:
+        found: stages of a study, in the order of their dependence.
+    """
+    why: dict[str, str | None] = {}
+    for each in found:
+        reason = each.missing() or each.changed_source()
+        if reason or (each.name == "04_figures" and why) or any(before.key in why for before in each.upstream):
+            why[each.key] = reason
+    return why
 
 
 def _difference(made: Any, wanted: Mapping[str, Any]) -> str | None:
