@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,3 +223,12 @@ def test_outputs_that_cannot_be_written_are_named(project):
     assert refused.returncode == 2
     assert "Cannot write" in refused.stderr
     assert [path.name for path in (project.folder / "outputs").iterdir()] == ["small"]
+    (project.outputs / "table.csv").unlink()
+    shutil.rmtree(project.folder / ".snakemake")
+    (project.folder / ".snakemake").touch()
+    refused = project.run()
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        "error: Cannot write "
+        f"{project.folder}/.snakemake: File exists; move away what has that name and run the same command again.\n"
+    )

@@ -114,6 +114,16 @@ def test_what_is_done_is_kept_and_what_is_replaced_leaves_nothing_behind(made, c
     assert not (done.folder / "history.csv").exists()
 
 
+def test_a_folder_in_the_place_of_a_result_is_named(made):
+    study, outputs = made
+    stage = of_etf("02_train", study, outputs)
+    (stage.folder / "history.csv").unlink()
+    (stage.folder / "history.csv").mkdir()
+    assert stage.missing() == "history.csv is gone"
+    with pytest.raises(StageError, match=r"Cannot write .*history\.csv: Is a directory; move away what has that name"):
+        stage.save({"history.csv": pd.DataFrame({"a": [1]})})
+
+
 def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsys):
     study, outputs = made
     study.to_file(tmp_path / "study.yaml")
@@ -292,11 +302,13 @@ def test_what_runs_is_shown(made, tmp_path, capsys, monkeypatch):
         places[key].with_suffix(".log").write_text(text)
 
     log("04_figures", "of an earlier session")
+    places["etf/seed0/02_train"].with_suffix(".failed.json").write_text("{}")
     watch = Watch(found, session)
     assert look() == ""
     log("datasets/digits/01_dataset", " 10%|#  | 1/9\r 20%|## | 2/9\nand so on")
     log("etf/seed0/02_train")
     assert look() == "running  datasets/digits/01_dataset\nrunning  etf/seed0/02_train\n"
+    places["etf/seed0/02_train"].with_suffix(".failed.json").unlink()  # of an earlier session
     state = {"epoch": 30, "epochs": 80, "seconds_left": 25, "shown": {"loss": 0.25, "train IoU": 1, "test IoU": 0.5}}
     (places["etf/seed0/02_train"].parent / PROGRESS_FILE).write_text(json.dumps(state))
     assert look() == ""

@@ -34,6 +34,9 @@ _ADVICE = {
     errno.EROFS: "that disk is read-only: choose another folder with the parameter 'outputs'",
     errno.EACCES: "make that folder writable or choose another with the parameter 'outputs'",
     errno.EPERM: "make that folder writable or choose another with the parameter 'outputs'",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.EISDIR, errno.ENOTDIR), "move away what has that name and run the same command again"
+    ),
 }
 
 

@@ -231,7 +231,7 @@ class Stage:
             for path in self.files():
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise unwritable(self.folder, error) from error
+            raise unwritable(Path(error.filename or self.folder), error) from error
         self.manifest = {}
 
     def save(

@@ -64,7 +64,7 @@ class Watch:
                 if not sys.stderr.isatty():
                     _print(f"running  {key}")
             return
-        ended = "done" if (self.session / key).exists() else "failed" if times[1] != self._seen[key][1] else ""
+        ended = "done" if (self.session / key).exists() else "failed" if times[1] > self._seen[key][1] else ""
         if ended:
             if key in self._lines:
                 self._lines.pop(key).close()
