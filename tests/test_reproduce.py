@@ -139,7 +139,7 @@ def test_a_finished_notebook_run_by_hand_keeps_everything(project):
     command += ["-p", "study", "small.yaml", "-p", "run", "learned", "-p", "seed", "0"]
     done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "learned/seed0 02_train: already done" in (project.folder / "by_hand.ipynb").read_text()
+    assert "learned/seed0/02_train: already done" in (project.folder / "by_hand.ipynb").read_text()
     assert project.manifests() == before
 
 
@@ -169,7 +169,7 @@ def test_a_failed_step_costs_nothing(project):
     project.write(training=SMALL["training"] | {"lr": 1e3, "loss": "mse"})
     failed = project.run()
     assert failed.returncode == 1
-    assert "learned/seed0 02_train runs again: training.loss was 'cross_entropy' and is 'mse'" in failed.stderr
+    assert "learned/seed0/02_train runs again: training.loss was 'cross_entropy' and is 'mse'" in failed.stderr
     assert "02_train.failed.ipynb" in failed.stderr
     assert "lower training.lr (now 1000)" in failed.stderr
     assert project.results() == before

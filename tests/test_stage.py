@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,7 +106,7 @@ def test_what_is_done_is_kept_and_what_is_replaced_leaves_nothing_behind(made, c
     study, outputs = made
     done = of_etf("02_train", study, outputs).announce()
     before = done.manifest_file.read_bytes()
-    assert "already done, just now; the cells below show the results" in capsys.readouterr().out
+    assert re.search(r"already done, 0:00:\d\d ago; the cells below show the results", capsys.readouterr().out)
     done.save({"history.csv": pd.DataFrame({"a": [1]})})
     assert done.manifest_file.read_bytes() == before
     other = of_etf("02_train", changed(lr=0.7), outputs).announce()
@@ -132,8 +133,8 @@ def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsy
     of_etf("02_train", study, outputs).output("history.csv").write_text("")
     assert check.main([str(tmp_path / "study.yaml"), "--outputs", str(outputs)]) == 1
     said = capsys.readouterr().out
-    assert "learned/seed0 02_train: as it was made\n" in said
-    assert "etf/seed0 02_train: history.csv has another size than it had; " in said
+    assert "learned/seed0/02_train: as it was made\n" in said
+    assert "etf/seed0/02_train: history.csv has another size than it had; " in said
     assert "metrics.csv is damaged (it is not what 03_validate.manifest.json says)" in said
     assert "04_figures: there is no result yet\n" in said
     assert check.main([str(tmp_path / "none.yaml")]) == 2

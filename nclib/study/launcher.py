@@ -30,13 +30,12 @@ from nclib.study.registry import SOURCES
 from nclib.study.source_files import absent, answers
 from nclib.study.stage import KEEP_CODE, Stage, stages, to_do
 from nclib.study.study import ParameterError, Study
-from nclib.study.watch import Watch, report_failures
+from nclib.study.watch import WIDTH, Watch, report_failures, say
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
 NO_IMAGES = 66  # exit status: a study's images are not there (sysexits' EX_NOINPUT)
 INTERRUPTED = 130  # exit status: as of a program that SIGINT has ended
-WIDTH = 80  # columns of what people read
 ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
 
 
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
     if not (root / "Snakefile").is_file():
-        _say(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
+        say(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
         return 2
     if asked.keep_code:
         os.environ[KEEP_CODE] = "1"
@@ -60,12 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         found = stages(study, asked.outputs, runs=study.only(asked.runs).runs)
         todo = to_do(found)
         if why := _lacks_images([stage for stage in found if stage.key in todo], smoke=asked.smoke):
-            _say(f"skipped {study.study}: {why}")
+            say(f"skipped {study.study}: {why}")
             return NO_IMAGES
         with only_one(folder) as locks:
-            _say(f"{study.study}: {len(todo)} of {len(found)} stages to run, in {os.path.relpath(folder)}")
+            say(f"{study.study}: {len(todo)} of {len(found)} stages to run, in {os.path.relpath(folder)}")
             if canceled := cancel_left_jobs(folder):
-                _say(f"canceled what a killed run had left in Slurm's queue: {', '.join(canceled)}")
+                say(f"canceled what a killed run had left in Slurm's queue: {', '.join(canceled)}")
             for left in folder.glob(f"*/*/{PROGRESS_FILE}"):
                 left.unlink()  # of a run that was killed
             shutil.rmtree(folder / ".session", ignore_errors=True)
@@ -78,24 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
             _conclude(study, folder, 0, time.time())
             return 0
     except BlockingIOError as error:
-        _say(str(error))
+        say(str(error))
         return BUSY
     except (ParameterError, StageError) as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 2
     except OSError as error:
-        _say(f"error: {unwritable(Path(error.filename or asked.outputs), error)}")
+        say(f"error: {unwritable(Path(error.filename or asked.outputs), error)}")
         return 2
-
-
-def _say(text: str) -> None:
-    """Print for people: on a terminal wrapped, into a log line by line."""
-    lines = text.split("\n")
-    if sys.stderr.isatty():
-        width = min(WIDTH, shutil.get_terminal_size().columns)
-        wrap = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        lines = [wrap.fill(line) for line in lines]
-    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,7 +140,7 @@ def _run(asked: argparse.Namespace, study: Study, found: list[Stage], root: Path
         watch.look()
         process.kill()  # nothing is lost: files appear whole or not at all
         watch.close()
-        _say(f"\nInterrupted. The same command goes on {_resume_point(watch.epochs)}.")
+        say(f"\nInterrupted. The same command goes on {_resume_point(watch.epochs)}.")
         process.wait()
         cancel_left_jobs(folder)
         return INTERRUPTED
@@ -194,16 +183,16 @@ def _lacks_images(found: list[Stage], *, smoke: bool) -> str | None:
                 f"the images of {dataset.source} are not there, and {url} does not answer. Download from it, on "
                 f"another machine, and put here: {places} ({size}). {without}"
             )
-        _say(f"01_dataset downloads from {url}: {places} ({size}). {without}")
+        say(f"01_dataset downloads from {url}: {places} ({size}). {without}")
     return None
 
 
 def _announce(stage: Stage, why: str | None) -> None:
     """Print that a result is about to be replaced, or is kept although the code has changed."""
     if stage.manifest and why:
-        _say(f"{stage.label} runs again: {why}")
+        say(f"{stage.key} runs again: {why}")
     elif stage.manifest and (changed := stage.changed_code()):
-        _say(f"{stage.label} is kept, although {changed}")
+        say(f"{stage.key} is kept, although {changed}")
 
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
@@ -212,10 +201,10 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
     if status:
         reported = report_failures(folder, since=started)
         if shutil.disk_usage(folder).free < ROOM:  # then the logs may say nothing
-            _say(str(unwritable(folder, OSError(errno.ENOSPC, ""))))
+            say(str(unwritable(folder, OSError(errno.ENOSPC, ""))))
         elif not reported:
-            _say("\n".join(log.read_text().splitlines()[-30:]))
-        _say(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}")
+            say("\n".join(log.read_text().splitlines()[-30:]))
+        say(f"\n{study.study} is not complete; Snakemake's log is {os.path.relpath(log)}")
     elif not table.is_file():  # as after snakemake's own --until
         print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
     else:

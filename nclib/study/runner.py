@@ -7,7 +7,6 @@ file of this process beside `OUT.ipynb`, saved after every cell; it becomes `OUT
 `OUT.failed.ipynb`.
 """
 
-import ast
 import json
 import logging
 import os
@@ -65,43 +64,17 @@ papermill_engines.register("nclib", _Engine)
 
 
 class NotebookError(RuntimeError):
-    """A notebook did not run to its end; the message says which cell and where the executed copy is.
+    """A notebook did not run to its end.
 
     Args:
         notebook: the source.
         error: what went wrong, in a line.
-        cell: number of the cell that raised.
-        executed: the executed copy, if one was kept.
+        executed: the executed copy; empty if none was kept.
     """
 
-    def __init__(
-        self, notebook: str | Path, error: str, *, cell: int | None = None, executed: Path | None = None
-    ) -> None:
-        self.facts = {"notebook": str(notebook), "error": error, "cell": cell, "executed": str(executed or "")}
-        where = "".join(f"\n  {name:9} {value}" for name, value in self.facts.items() if value and name != "notebook")
-        super().__init__(f"{notebook} failed{where}")
-
-
-def assigned_names(cell: str) -> list[str]:
-    """Names that a cell of plain assignments gives values to."""
-    assignments = [statement for statement in ast.parse(cell).body if isinstance(statement, ast.Assign)]
-    targets = [target for assignment in assignments for target in assignment.targets]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def check_parameters(notebook: str | Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that are not assigned in the notebook's cell tagged `parameters`.
-
-    Raises:
-        NotebookError: the message names the unknown parameters and those there are.
-    """
-    cells = nbformat.read(notebook, as_version=4).cells
-    sources = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())]
-    known = [name for source in sources for name in assigned_names(source)]
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        has = ", ".join(known) or "none: it lacks a cell tagged 'parameters'"
-        raise NotebookError(notebook, f"no parameter {', '.join(unknown)} (it has {has})")
+    def __init__(self, notebook: str | Path, error: str, executed: str = "") -> None:
+        self.facts = {"error": error, "executed": executed}
+        super().__init__(f"{notebook} failed\n  {error}\n  {executed}".rstrip())
 
 
 def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, Any]) -> None:
@@ -117,11 +90,14 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
     """
     out = Path(out)
     running, failed = temporary_beside(out, "ipynb"), out.with_suffix(".failed.ipynb")
-    check_parameters(notebook, parameters)
+    known = papermill.inspect_notebook(str(notebook))
+    if unknown := sorted(set(parameters) - set(known)):
+        has = ", ".join(known) or "none: it lacks a cell tagged 'parameters'"
+        raise NotebookError(notebook, f"no parameter {', '.join(unknown)} (it has {has})")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="nclib-") as sockets:
-            papermill.execute_notebook(
+            executed = papermill.execute_notebook(
                 str(notebook),
                 str(running),
                 parameters=parameters,
@@ -131,7 +107,8 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
                 stdout_file=sys.stdout,
                 config=Config({"ConnectionFileMixin": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
-        _drop_widget_state(running)
+        if executed.metadata.pop("widgets", None):  # half-usable, it keeps viewers from showing a widget's image
+            nbformat.write(executed, running)
         running.replace(out)
         failed.unlink(missing_ok=True)
     except BaseException as error:
@@ -139,19 +116,18 @@ def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, An
             running.unlink(missing_ok=True)  # written in part
         elif running.exists():
             running.replace(failed)
-        raise _explained(error, notebook, failed) from error
+        if why := _explained(error):
+            raise NotebookError(notebook, why, str(failed) if failed.exists() else "") from error
+        raise
 
 
-def _explained(error: BaseException, notebook: str | Path, failed: Path) -> BaseException:
-    kept = failed if failed.exists() else None
+def _explained(error: BaseException) -> str | None:
+    """An error of the notebook, its kernel or the disk in a line; None for others."""
     if isinstance(error, PapermillExecutionError):
-        return NotebookError(notebook, f"{error.ename}: {error.evalue}", cell=error.exec_count, executed=kept)
-    if isinstance(error, DeadKernelError):
-        return NotebookError(notebook, str(error), executed=kept)
+        return f"{error.ename}: {error.evalue}"
     if isinstance(error, OSError):
-        where = error.filename or failed.parent
-        return NotebookError(notebook, f"cannot write {where}: {error.strerror or error}", executed=kept)
-    return error
+        return f"cannot write {error.filename or 'the executed copy'}: {error.strerror or error}"
+    return str(error) if isinstance(error, DeadKernelError) else None
 
 
 def _cause_of_death(status: int | None) -> str:
@@ -163,13 +139,6 @@ def _cause_of_death(status: int | None) -> str:
         )
     how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
     return f"its kernel ended {how}, which is no error of the notebook's own: run the same command again"
-
-
-def _drop_widget_state(path: Path) -> None:
-    """Viewers without a kernel show a widget's image only if the notebook holds no half-usable widget state."""
-    notebook = nbformat.read(path, as_version=4)
-    if notebook.metadata.pop("widgets", None) is not None:
-        nbformat.write(notebook, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

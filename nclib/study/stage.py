@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -90,11 +90,6 @@ class Stage:
         self.read: dict[Path, str] = {}
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._code, self._commit, self._source = loaded_code(name), None, {}
-
-    @property
-    def label(self) -> str:
-        """The stage in words, e.g. `02_train etf seed 0`."""
-        return self.key.removesuffix(f"/{self.name}") + f" {self.name}" if "/" in self.key else self.name
 
     @cached_property
     def upstream(self) -> list["Stage"]:
@@ -290,19 +285,14 @@ class Stage:
         why = self.missing() or self.changed_source()
         self.done = why is None
         if why is None:
-            print(f"{self.label}: {self._age()}; the cells below show the results")
+            print(f"{self.key}: {self._age()}; the cells below show the results")
         else:
-            print(f"{self.label}: to be run, since {why}")
+            print(f"{self.key}: to be run, since {why}")
         return self
 
     def _age(self) -> str:
         ended = datetime.fromisoformat(self.manifest["started"]).timestamp() + self.manifest["seconds"]
-        seconds = max(0, time.time() - ended)
-        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-            if seconds >= size:
-                number = int(seconds // size)
-                return f"already done, {number} {unit}{'s' if number > 1 else ''} ago"
-        return "already done, just now"
+        return f"already done, {timedelta(seconds=max(0, int(time.time() - ended)))} ago"
 
 
 def finished_result(folder: Path, name: str, *, stage: str) -> Path:

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +16,7 @@ from nclib.study.files import json_or_empty
 from nclib.study.progress import PROGRESS_FILE
 from nclib.study.stage import Stage
 
+WIDTH = 80  # columns of what people read
 LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
 
@@ -115,22 +118,26 @@ def _last_bar(log: Path) -> str:
     return ""
 
 
+def say(text: str) -> None:
+    """Print for people: on a terminal wrapped, into a log line by line."""
+    lines = text.split("\n")
+    if sys.stderr.isatty():
+        width = min(WIDTH, shutil.get_terminal_size().columns)
+        wrap = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        lines = [wrap.fill(line) for line in lines]
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
 def report_failures(folder: Path, *, since: float) -> bool:
     """Print each notebook below `folder` that failed after the time `since`, its error and where its executed copy is.
 
     Returns:
         Whether there is any.
     """
-    recent = {
-        path.with_name(path.name.partition(".")[0])
-        for path in folder.rglob("0*.failed.*")
-        if path.stat().st_mtime >= since
-    }
-    if recent:
-        print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for stage in sorted(recent):
-        log, copy = stage.with_suffix(".log"), stage.with_suffix(".failed.ipynb")
-        why = json_or_empty(stage.with_suffix(".failed.json")).get("error")
-        print(f"  {os.path.relpath(copy if copy.exists() else log)}", file=sys.stderr)
-        print(f"    {why or f'interrupted; see {os.path.relpath(log)}'}", file=sys.stderr)
-    return bool(recent)
+    reports = sorted(path for path in folder.rglob("0*.failed.json") if path.stat().st_mtime >= since)
+    if reports:
+        say("\nFailed notebooks (executed copies kept):")
+    for report in reports:
+        facts = json_or_empty(report)
+        say(f"  {os.path.relpath(facts.get('executed') or report)}\n    {facts.get('error')}")
+    return bool(reports)

@@ -163,7 +163,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `_pack`, but for tuples, which come back as lists; JSON turns the numbers of parameters to text."""
+    """The inverse of `_pack`; tuples come back as lists. JSON turned the numbers of the parameters to text."""
 
     def restored(value: dict[str, Any]) -> Any:
         if value.keys() == {"tensor"}:
