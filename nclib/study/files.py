@@ -94,21 +94,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)  # so that the rename lasts through a power cut
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except (OSError, SafetensorError) as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # not there after the rename, or its folder is no folder
             temporary.unlink()
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut (Linux and macOS need the folder synced, too)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -120,15 +115,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused, since JSON has neither."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def read_json(path: str | Path, *, stage: str) -> Any:
-    """Read JSON; a missing or broken file is an error that names the stage to run."""
-    path = require(path, stage=stage)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"it is no JSON: {error}", stage=stage) from error
 
 
 def json_or_empty(path: Path) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from nclib.study.files import (
     damaged,
     describe_file,
     json_or_empty,
-    read_json,
     unwritable,
     write_csv,
     write_json,
@@ -306,8 +305,8 @@ def finished_result(folder: Path, name: str, *, stage: str) -> Path:
     Raises:
         StageError: the file or the manifest is missing, or they do not agree.
     """
-    outputs = read_json(folder / f"{stage}.manifest.json", stage=stage).get("outputs", {})
-    _check(folder / name, outputs.get(name, {}).get("sha256"), stage=stage)
+    manifest = json_or_empty(folder / f"{stage}.manifest.json")
+    _check(folder / name, manifest.get("outputs", {}).get(name, {}).get("sha256"), stage=stage)
     return folder / name
 
 
