@@ -9,6 +9,8 @@
 #   PROFILE=slurm     on a cluster (docs/cluster.md)
 #   OUTPUTS=outputs   the folder of all results
 # make check          every result of the study compared with its manifest
+# make verify         every claim of the papers on the reference results
+#   STUDY=params/mlab_digits.yaml   of this study, on its own results in OUTPUTS
 # make theory         the theory notebook, executed, in OUTPUTS/theory
 # make lab            JupyterLab with the notebooks
 # make test           the test suite
@@ -69,7 +71,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -117,6 +119,14 @@ reference-gpu: reference
 
 check: $(READY)
 	@$(INTERRUPTIBLE) $(NCLIB) check $(STUDY) --outputs $(OUTPUTS)
+
+ifeq ($(origin STUDY),command line)
+verify: reproduce
+	@$(INTERRUPTIBLE) $(NCLIB) verify $(STUDY) --from $(OUTPUTS)
+else
+verify: $(READY)
+	@$(INTERRUPTIBLE) $(NCLIB) verify
+endif
 
 theory: $(READY)
 	@$(INTERRUPTIBLE) $(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb

@@ -43,6 +43,8 @@ def test_the_table_holds_every_metric_of_the_last_checkpoint(load):
     history = read_csv(results.folder.run("etf", 1) / "history.csv", stage="02_train")
     assert row["epochs"] == 60
     assert row["seconds"] == pytest.approx(history["seconds"].sum())
+    assert row["best_test_score"] == history["test_soft_iou"].max()
+    assert history["epoch"][history["test_soft_iou"] == row["best_test_score"]].iloc[0] == row["best_epoch"]
     assert (row["arch"], row["head"], row["dataset"]) == ("resnet18", "etf", "digits")
     assert "train_onn_jaccard" not in table.columns
 

@@ -45,11 +45,17 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
     The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
-    `seconds` (of training), `trainable_parameters`, `saved_percent` and `ceiling` (the training IoU at the minimum that
-    theory predicts for these settings; empty where it predicts none).
+    `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the highest one,
+    whose weights the first paper's code keeps as `model_best`), `train_images`, `trainable_parameters`, `saved_percent`
+    and `ceiling` (the training IoU at the minimum that theory predicts for these settings; empty where it predicts
+    none).
     """
     keys = ["run", "seed"]
-    trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
+    score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
+    by_run = results.history.groupby(keys, sort=False)
+    best = results.history.loc[by_run[score].idxmax(), [*keys, "epoch", score]].set_index(keys)
+    trained = by_run.agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
+    trained = trained.join(best.set_axis(["best_epoch", "best_test_score"], axis=1))
     measured = checkpoint_table(results).groupby(keys, sort=False).tail(1)
     ceilings = predictions(results).get("train_soft_iou", {})
     about = pd.DataFrame(
@@ -59,6 +65,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
                 "dataset": resolved.dataset.name,
                 "arch": resolved.model.arch,
                 "head": resolved.model.head,
+                "train_images": int(results.geometry(run, results.seeds[0]).counts.sum()),
                 "trainable_parameters": results.trainable_parameters[run],
                 "saved_percent": saved_percent(results, run),
                 "ceiling": ceilings.get(run, math.nan),
@@ -67,8 +74,8 @@ def result_table(results: StudyResults) -> pd.DataFrame:
         ]
     )
     table = measured.join(trained, on=keys).merge(about, on="run")
-    first = ["run", "seed", "dataset", "arch", "head", "epoch", "epochs", "seconds"]
-    first += ["trainable_parameters", "saved_percent", "ceiling"]
+    first = ["run", "seed", "dataset", "arch", "head", "epoch", *trained.columns]
+    first += ["train_images", "trainable_parameters", "saved_percent", "ceiling"]
     return table[[*first, *measured.columns[3:]]]
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,10 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
             study.to_file(folder / "study.yaml")  # what the notebooks read, whatever becomes of the study's own file
             for stage in found:
                 _announce(stage, todo.get(stage.key))
-            if todo or asked.snakemake:
+            if not todo and not asked.snakemake:
+                _conclude(study, folder, 0, time.time())
+                return 0
+            with _ceilings(folder, [stage for stage in found if stage.key in todo]):
                 return _run(asked, study, found, root, locks)
-            _conclude(study, folder, 0, time.time())
-            return 0
     except BlockingIOError as error:
         say(str(error))
         return BUSY
@@ -187,6 +188,18 @@ def _lacks_images(found: list[Stage], *, smoke: bool) -> str | None:
     return None
 
 
+@contextmanager
+def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
+    """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
+    trainings = [stage for stage in ahead if stage.name == "02_train"]
+    if any(each.settings.dataset.layout and each.settings.training.feature_decay for each in trainings):
+        runs = dict.fromkeys(each.run for each in trainings)
+        with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
+            yield
+    else:
+        yield
+
+
 def _announce(stage: Stage, why: str | None) -> None:
     """Print that a result is about to be replaced, or is kept although the code has changed."""
     if stage.manifest and why:
@@ -209,9 +222,10 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
         print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
     else:
         print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:\n\n{_first_table(table)}\n")
-        results = {"figures": "figures (PDF and PNG)", "table.md": "all tables", "04_figures.ipynb": "notebook"}
-        for name, what in results.items():
-            print(f"  {what:22} {os.path.relpath(folder / name)}")
+        results = {"figures": "figures (PDF and PNG)", "table.md": "all tables", "claims.md": "the papers' claims"}
+        for name, what in (results | {"04_figures.ipynb": "notebook"}).items():
+            if (folder / name).exists():
+                print(f"  {what:22} {os.path.relpath(folder / name)}")
 
 
 def _first_table(path: Path) -> str:

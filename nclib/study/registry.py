@@ -61,7 +61,11 @@ SOURCES = {
         url="http://ufldl.stanford.edu/housenumbers/",
     ),
     "image_folder": Source(
-        None, 3, None, options=("image_size", "test_fraction", "seed", "test_folder"), archives={"**/*": None}
+        None,
+        3,
+        None,
+        options=("image_size", "test_fraction", "split", "seed", "test_folder"),
+        archives={"**/*": None},
     ),
 }
 TEST_FRACTION = 0.2  # of each class, where a source has no split

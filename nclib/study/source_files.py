@@ -16,7 +16,7 @@ from nclib.study.registry import IMAGE_ENDINGS, SOURCES
 PATIENCE = 2.0  # seconds
 
 
-def source_fingerprint(dataset: Dataset, memory: Path) -> str | None:
+def files_fingerprint(dataset: Dataset, memory: Path) -> str | None:
     """A SHA-256 of the names and contents of all files that a data set reads; None if it needs none or none are there.
 
     It is that of the lines `SHA-256  NAME`, by name, as `sha256sum` prints them. A file whose size and time of change

@@ -40,7 +40,7 @@ from nclib.study.files import (
 )
 from nclib.study.folders import StudyFolder, project_root
 from nclib.study.parameters import Run
-from nclib.study.source_files import source_fingerprint
+from nclib.study.source_files import files_fingerprint
 from nclib.study.study import ParameterError, Study
 
 SECTIONS_OF = {  # the parameters that decide the result of each stage of a run
@@ -145,7 +145,7 @@ class Stage:
         """Of 01_dataset: the fingerprint of the files that it reads, by their folder; empty where there are none."""
         if self.name != "01_dataset":
             return {}
-        found = source_fingerprint(self.settings.dataset, self.folder / f"{self.name}.files.json")
+        found = files_fingerprint(self.settings.dataset, self.folder / f"{self.name}.files.json")
         return {os.path.relpath(self.settings.dataset.source_folder, self.folder): found} if found else {}
 
     def changed_code(self) -> str | None:
