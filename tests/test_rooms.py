@@ -1,6 +1,7 @@
 """The rooms of the house: who imports whom, and that the library stands without the companion."""
 
 import ast
+import json
 import os
 import pkgutil
 import subprocess
@@ -142,7 +143,8 @@ def test_commands_hand_their_arguments_to_their_module(name, monkeypatch):
     seen = []
     monkeypatch.setitem(sys.modules, COMMANDS[name][0], Module)
     assert main([name, "out.ipynb"]) == 7
-    assert seen == (["notebooks/00_theory.ipynb", "out.ipynb", "{}"] if name == "theory" else ["out.ipynb"])
+    outputs = json.dumps({"outputs": str(Path.cwd().parent)})
+    assert seen == (["notebooks/00_theory.ipynb", "out.ipynb", outputs] if name == "theory" else ["out.ipynb"])
 
 
 def test_the_door_lists_its_commands(capsys):

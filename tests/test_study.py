@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torchvision.datasets import CIFAR10, MNIST
 
 from nclib.data import sources, stand_ins
 from nclib.models import ARCHITECTURES, build_model
 from nclib.study.cluster import JOBS
-from nclib.study.parameters import Training
+from nclib.study.parameters import Dataset, Training
 from nclib.study.registry import SOURCES
+from nclib.study.source_files import absent
 from nclib.study.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
@@ -193,6 +195,12 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
             read = sources.load(name, root=tmp_path, train=False)
             assert (known.classes, known.channels, known.side) == (read.num_classes, *read.images.shape[1:3])
             assert known.is_multi_label == read.is_multi_label
+            assert not absent(Dataset(source=name, root=str(tmp_path)))
+            assert set(absent(Dataset(source=name, root="/nowhere"))) == {
+                Path("/nowhere", archive) for archive, _ in known.archives.values()
+            }
+    assert SOURCES["mnist"].url in MNIST.mirrors
+    assert [SOURCES["cifar10"].url + archive for archive, _ in SOURCES["cifar10"].archives.values()] == [CIFAR10.url]
     with torch.device("meta"):
         for arch, known in ARCHITECTURES.items():
             for width in (None, 16):

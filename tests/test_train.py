@@ -18,13 +18,14 @@ from nclib.study.files import StageError
 from nclib.study.parameters import Model, Training
 from nclib.training import loop as train
 from nclib.training.device import choose_precision, place
+from nclib.training.progress import TrainingProgress
 from nclib.training.resume import Unfinished
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "checkpoint_every": 2, "feature_decay": 1e-6, "lr": 0.05}
 SMALL = Model(arch="resnet18", width=2)
 
 
-class Quiet:
+class Quiet(TrainingProgress):
     """A progress that says nothing, but may stop the training as an interrupt would."""
 
     def __init__(self, stop_after: int | None = None) -> None:
