@@ -214,7 +214,7 @@ def test_curves_follow_what_was_measured(load):
     expected = results.values("cosine_margin_mean").query("run == 'adam'").groupby("epoch")["value"].mean()
     np.testing.assert_allclose(lines_of(single.plot().axes_[1])[1].get_ydata(), expected)
     with pytest.raises(ValueError, match="nc9"):
-        figures.MetricCurves.from_panels(results, [figures.panel("nc9")])
+        figures.MetricCurves.from_results(results, panels=[figures.panel("nc9")])
 
 
 @pytest.mark.parametrize("number", [1, 5, 8, 100])
@@ -239,8 +239,9 @@ def test_released_values_stand_below_the_corrected_ones(load):
 def test_runs_are_called_by_their_labels_and_an_early_end_is_named(load):
     history = load(MULTI_LABEL).history
     short = history[(history["run"] != "etf") | (history["epoch"] <= 12)]
-    styles = figures.RunStyles.from_runs({"learned": "learned", "etf": "ETF"})
-    display = figures.MetricCurves.from_history(short, [figures.panel("train_loss")], styles=styles).plot()
+    display = figures.MetricCurves.from_history(short, [figures.panel("train_loss")])
+    display.styles = figures.RunStyles.from_runs({"learned": "learned", "etf": "ETF"})
+    display.plot()
     assert names_in(display.figure_.legends[0]) == ["learned", "ETF (to epoch 12)"]
     assert display.caption("x").endswith("ETF ends at epoch 12.")
 
@@ -297,7 +298,7 @@ def test_coincident_predictions_are_told_apart_and_a_departure_is_explained(load
     assert drawn == [line.get_color() for line in lines]
     assert "training loss of learned ends at 0.2" in display.caption("x") and "ReLU" in display.caption("x")
     near = figures.LossCurves.from_results(load(MULTI_LABEL), references={"train_loss": {"etf": 0.203}})
-    assert near.caption("x").endswith("Dotted: the minimum that theory predicts for each run.")
+    assert near.caption("x").endswith("Dotted: the value at the minimum that theory predicts for each run.")
 
 
 def test_scores_near_one_can_be_told_apart_and_markers_are_whole():
@@ -346,12 +347,11 @@ def test_samples_show_images_under_their_own_labels(load):
 
 
 def test_images_that_were_shifted_beyond_an_edge_say_so(load):
-    display = figures.SampleGrid.from_data(load(MULTI_LABEL).splits("digits").train, layout="mnist").plot()
+    results = load(MULTI_LABEL)
+    settings = results.study.datasets()["digits"]
+    display = figures.SampleGrid.from_data(results.splits("digits").train, settings=settings).plot()
     assert display.figure_.get_supxlabel() == "shifted cyclically, as in the paper's data"
-    assert display.caption("x") == (
-        "x: training images with their labels, shifted cyclically, as in the paper's data; every label should be "
-        "visible in its image."
-    )
+    assert display.caption("x") == "x: training images with their labels, shifted cyclically, as in the paper's data."
 
 
 def test_samples_of_few_classes_show_several_of_each():

@@ -27,7 +27,8 @@ References = Mapping[str, Mapping[str, float]]
 class MetricCurves(Display):
     """Panels of quantities against epoch; the line is the mean over seeds, the band goes from smallest to largest.
 
-    Where there are many runs called like `VGG-16, learned`, `VGG-16, ETF`, ..., each group gets a column of panels.
+    Its subclasses choose the panels. Where there are many runs called like `VGG-16, learned`, `VGG-16, ETF`, ..., each
+    group gets a column of panels.
 
     Args:
         values: long: columns `run`, `seed`, `epoch`, `panel` (its place in `panels`) and `value`.
@@ -42,26 +43,23 @@ class MetricCurves(Display):
     references: References = field(default_factory=dict)
 
     @classmethod
-    def from_panels(
-        cls, results: StudyResults, panels: Sequence[Panel], *, references: References | None = None
+    def from_results(
+        cls, results: StudyResults, *, panels: Sequence[Panel] | None = None, references: References | None = None
     ) -> "MetricCurves":
-        """Some metrics of a study at its checkpoints."""
-        tables = [results.values(shown.metric, split=shown.split, labels=shown.labels) for shown in panels]
+        """Some quantities of a study: at every epoch what training logged, at its checkpoints what was measured."""
+        panels = panels or cls._panels_of(results)
+        tables = [
+            _logged(results.history, shown)
+            if shown.metric in results.history
+            else results.values(shown.metric, labels=shown.labels)
+            for shown in panels
+        ]
         return cls(_joined(tables), panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
     @classmethod
-    def from_history(
-        cls,
-        history: pd.DataFrame,
-        panels: Sequence[Panel],
-        *,
-        references: References | None = None,
-        styles: RunStyles | None = None,
-    ) -> "MetricCurves":
+    def from_history(cls, history: pd.DataFrame, panels: Sequence[Panel]) -> "MetricCurves":
         """What training logged: one row per epoch, with columns `run`, `seed`, `epoch` and the panels' metrics."""
-        keys = ["run", "seed", "epoch"]
-        tables = [history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1) for shown in panels]
-        return cls(_joined(tables), panels, references or {}, styles=styles)
+        return cls(_joined([_logged(history, shown) for shown in panels]), panels)
 
     def plot(self) -> "MetricCurves":
         """Draw; the result is the display itself."""
@@ -76,7 +74,7 @@ class MetricCurves(Display):
             entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
             compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
             if compared and faceted:
-                title = "; ".join([*([title] if title else []), "dotted: theory"])
+                title = f"{title}; dotted: theory" if title else "dotted: theory"
             elif compared:
                 entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
             add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
@@ -94,25 +92,23 @@ class MetricCurves(Display):
         return last[last < last.max()].to_dict()
 
     def _against_theory(self) -> list[str]:
-        """What the dotted lines are, and the value that ends farthest from its line."""
-        ends = self.values[self.values["epoch"] == self.values.groupby("run")["epoch"].transform("max")]
-        ends = ends.groupby(["panel", "run"])["value"].mean()
-        off = [
-            (abs(found - value) / max(abs(value), 1e-9), shown.title, self._styles.labels[run], found, value)
+        """What the dotted lines are, and which value ends farthest from its line."""
+        last = self.values.groupby("run")["epoch"].transform("max")
+        ends = self.values[self.values["epoch"] == last].groupby(["panel", "run"])["value"].mean()
+        pairs = [
+            (shown.title, self._styles.labels[run], ends[place, run], value)
             for place, shown in enumerate(self.panels)
             for run, value in self._compared(shown).items()
-            for found in [ends[place, run]]
         ]
-        if not off:
+        if not pairs:
             return []
-        share, title, label, found, value = max(off)
-        told = ["Dotted: the minimum that theory predicts for each run."]
-        if share > 0.1:
-            told.append(
-                "It is that of free features; a network's come out of a ReLU, and cost decay on all its layers: "
-                f"{title} of {label} ends at {found:.2g} instead of {value:.2g}."
-            )
-        return told
+        off = [abs(found - value) / max(abs(value), 1e-9) for *_, found, value in pairs]
+        title, label, found, value = pairs[off.index(max(off))]
+        why = (
+            " Its features are free, a network's come out of a ReLU and cost decay on all layers: "
+            f"{title} of {label} ends at {found:.2g} instead of {value:.2g}."
+        )
+        return ["Dotted: the value at the minimum that theory predicts for each run." + why * bool(max(off) > 0.1)]
 
     def _compared(self, shown: Panel) -> Mapping[str, float]:
         """The values to compare with, by run; none where there are too many runs."""
@@ -166,15 +162,14 @@ class CollapseCurves(MetricCurves):
         "class means from a simplex ETF (NC2) and from each other (NC3){display.tags}; at exact collapse all are 0."
     )
 
-    @classmethod
-    def from_results(cls, results: StudyResults) -> "CollapseCurves":
-        """From the metrics of a study at its checkpoints."""
-        ratios = [panel("tag_wise_ratio", labels=m) for m in results.multiplicities]
-        return cls.from_panels(results, [panel(name) for name in COLLAPSE] + ratios)
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [*map(panel, COLLAPSE), *(panel("tag_wise_ratio", labels=m) for m in results.multiplicities)]
 
     @property
     def tags(self) -> str:
-        return ", and the angle of a set's mean to the sum of its labels' means" if len(self.panels) > 4 else ""
+        several = ", and the angle of a set's mean to the sum of its labels' means (tag-wise ratio)"
+        return several if len(self.panels) > len(COLLAPSE) else ""
 
 
 class ReleasedCurves(MetricCurves):
@@ -187,10 +182,9 @@ class ReleasedCurves(MetricCurves):
         "that the class means share looks far from an ETF there."
     )
 
-    @classmethod
-    def from_results(cls, results: StudyResults) -> "ReleasedCurves":
-        """From the metrics of a study at its checkpoints."""
-        return cls.from_panels(results, [panel(name) for name in (*COLLAPSE, *RELEASED)])
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [*map(panel, COLLAPSE), *map(panel, RELEASED)]
 
 
 class GeometryCurves(MetricCurves):
@@ -198,27 +192,20 @@ class GeometryCurves(MetricCurves):
 
     SEEN = "{study}, training images against epoch: {display.what}."
 
-    @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "GeometryCurves":
-        """From the metrics of a study at its checkpoints."""
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
         if results.is_multi_label:
             names = ("tag_wise_angle_mean", "tag_wise_scale")
-            panels = [panel(name, labels=m) for name in names for m in results.multiplicities]
-        else:
-            panels = [panel(name) for name in ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius")]
-        return cls.from_panels(results, panels, references=references)
+            return [panel(name, labels=m) for name in names for m in results.multiplicities]
+        return [panel(name) for name in ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius")]
 
     @property
     def what(self) -> str:
         if self.panels[0].labels:
-            return (
-                "the angle of a set's mean to the sum of its labels' means, 0 at exact collapse, and the scale $C_m$ "
-                "by which it is that sum"
-            )
-        return (
-            "the logits at the features' mean (0 at exact collapse, $1/\\sqrt{K}$ with squared error), the mean cosine "
-            "margin (K/(K-1)) and how many directions a class's features take (1)"
-        )
+            angle = "the angle of a set's mean to the sum of its labels' means, 0 at exact collapse"
+            return f"{angle}, and the scale $C_m$ of the mean along that sum"
+        bias = "the logits at the features' mean (0 at exact collapse, $1/\\sqrt{K}$ with squared error)"
+        return f"{bias}, the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)"
 
 
 class ScoreCurves(MetricCurves):
@@ -230,16 +217,12 @@ class ScoreCurves(MetricCurves):
     SHARE_SCALE = True
     SEEN = (
         "{study}: training {display.score}, a mean over the epoch while the network changed, and test {display.score} "
-        "at its end; a fixed ETF should cost no test score, and the axis widens towards 1 to show it."
+        "at its end, on an axis that widens towards 1 so that runs can be compared there."
     )
 
-    @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "ScoreCurves":
-        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs."""
-        score = "soft_iou" if results.is_multi_label else "accuracy"
-        panels = [panel(f"{split}_{score}") for split in ("train", "test")]
-        styles = RunStyles.from_runs(results.labels)
-        return cls.from_history(results.history, panels, references=references, styles=styles)
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [panel(f"{split}_{'soft_iou' if results.is_multi_label else 'accuracy'}") for split in ("train", "test")]
 
     @property
     def score(self) -> str:
@@ -252,13 +235,15 @@ class LossCurves(MetricCurves):
     COLUMNS = 2
     SEEN = "{study}: learning rate, losses and decay of the features (as trained with, beside the loss) of every epoch."
 
-    @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "LossCurves":
-        """From the histories of all runs."""
-        names = ["lr", "train_loss", "train_feature_decay", "test_loss"]
-        shown = [panel(name) for name in names if name in results.history and results.history[name].gt(0).any()]
-        styles = RunStyles.from_runs(results.labels)
-        return cls.from_history(results.history, shown, references=references, styles=styles)
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        names, history = ("lr", "train_loss", "train_feature_decay", "test_loss"), results.history
+        return [panel(name) for name in names if name in history and history[name].gt(0).any()]
+
+
+def _logged(history: pd.DataFrame, shown: Panel) -> pd.DataFrame:
+    keys = ["run", "seed", "epoch"]
+    return history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -25,7 +25,7 @@ DARK = 0.18  # the luminance at which white and black have the same contrast
 class LabelHeatMap(Display):
     """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels."""
 
-    SEEN = "{study}: how many training images have a label alone (diagonal) and each pair of labels; gaps: none has."
+    SEEN = "{study}: how many training images have a label alone (diagonal) and each pair of labels; gaps are 0."
     counts: Int64[Tensor, "k k"]
     class_names: Sequence[str]
 

@@ -15,8 +15,8 @@ from nclib.figures.panels import Panel
 from nclib.figures.style import MARKERS_PER_LINE, MOST, NOTE, REFERENCE, RunStyles
 
 NEAR_ONE = 0.003  # the axis of a share is linear in -log(1 + NEAR_ONE - share)
-SHARE_TICKS = np.array([0, 0.5, 0.8, 0.9, 0.95, 0.99, 1])
-TICK = 0.16  # inches: between two of them, at least
+SHARE_TICKS = np.array([0, 0.5, 0.9, 0.97, 0.99, 1])
+TICK = 0.2  # inches: from tick to tick
 EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that markers there are whole
 
 
@@ -76,17 +76,18 @@ def scale_axis(axes: Axes, shown: Panel) -> None:
     """Set the y-axis, after everything is drawn on it."""
     epochs, values = _points(axes)
     later = values[epochs > 0] if (epochs > 0).any() else values
-    positive = later[later > 0]
+    positive = values[values > 0]
     span = positive.max() / positive.min() if len(positive) else 1.0
     if shown.log and span > 10:  # below, a log axis would have next to no numbers
         axes.set_yscale("log")
-        if span < 100:  # two powers of ten need not fall into it
-            exponents = np.arange(np.floor(np.log10(positive.min())), np.log10(positive.max()) + 1)
-            _set_ticks(axes, np.outer(10**exponents, (1, 3)).ravel())
         if (start := values[epochs == 0].max(initial=0)) > 10 * later.max():  # else it would squeeze all that follows
             axes.set_ylim(top=4 * later.max())
             note = f"↑ {start:{',.0f' if start > 10 else '.2g'}} at epoch 0"
             axes.annotate(note, (0.97, 0.96), xycoords="axes fraction", ha="right", va="top", **NOTE)
+        low, high = axes.get_ylim()
+        if high < 300 * low:  # two powers of ten need not fall into it
+            ticks = np.outer(10 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1), (1, 3)).ravel()
+            _set_ticks(axes, ticks[(ticks >= low) & (ticks <= high)])
     elif shown.ceiling and later.max(initial=0) > 0.9:
         _widen_towards_one(axes, values.min())
     else:
@@ -107,14 +108,9 @@ def _widen_towards_one(axes: Axes, lowest: float) -> None:
 
 
 def _set_ticks(axes: Axes, ticks: Float[np.ndarray, " t"]) -> None:
-    """Ticks at some of these values, the last first, so far apart that their numbers have room."""
+    """Ticks at these values, or where there is no room at some of them."""
     height = axes.get_position().height * axes.figure.get_figheight()
-    places = axes.transAxes.inverted().transform(axes.transData.transform([(0, tick) for tick in ticks]))[:, 1] * height
-    kept = [len(ticks) - 1]
-    for place in range(len(ticks) - 2, -1, -1):
-        if places[kept[-1]] - places[place] > TICK:
-            kept.append(place)
-    axes.yaxis.set_major_locator(FixedLocator(ticks[kept]))
+    axes.yaxis.set_major_locator(FixedLocator(ticks, nbins=max(2, int(height / TICK))))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
 

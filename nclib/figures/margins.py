@@ -79,7 +79,7 @@ class MarginDistribution(Display):
         high = axes.get_ylim()[1]
         if low - least > 0.25 * (high - low):
             axes.set_ylim(bottom=low - 0.08 * (high - low))
-            axes.annotate(f"↓ smallest {least:.4g}", (0.03, 0.03), xycoords="axes fraction", **NOTE)
+            axes.annotate(f"↓ smallest {least:.3g}", (0.03, 0.03), xycoords="axes fraction", **NOTE)
 
 
 def draw_margins(axes: Axes, line: Line2D, rows: Float[np.ndarray, "s n"], *, shift: float) -> None:

@@ -12,10 +12,12 @@ from nclib.data.compose import MultiLabelData
 from nclib.figures.display import Display
 from nclib.figures.layout import LINE, drawable, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
+from nclib.study.parameters import Dataset
 
 GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
-SHIFTED = {"mnist": "shifted cyclically, as in the paper's data"}  # by layout: strokes leave at an edge, and come back
+SHIFTED = "shifted cyclically, as in the paper's data"  # layout mnist: strokes leave at an edge and come back
+PERMUTED = "labels permuted at random"
 
 
 def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
@@ -36,7 +38,7 @@ class SampleGrid(Display):
     `note` stands below them.
     """
 
-    SEEN = "{study}: training images with their labels{display.of_note}; every label should be visible in its image."
+    SEEN = "{study}: training images with their labels{display.of_note}."
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
     class_names: tuple[str, ...]
@@ -44,10 +46,10 @@ class SampleGrid(Display):
     note: str = ""
 
     @classmethod
-    def from_data(cls, data: MultiLabelData, *, number: int = 8, layout: str | None = None) -> "SampleGrid":
+    def from_data(cls, data: MultiLabelData, *, number: int = 8, settings: Dataset | None = None) -> "SampleGrid":
         """`number` images of each multiplicity of a split, their label sets spread over those that occur.
 
-        `layout` is how they were composed: images that it shifts beyond an edge get a note.
+        `settings` are those of the data set: what they do to its images is noted.
         """
         rows = []
         for m in data.multiplicity.unique().tolist():
@@ -60,7 +62,9 @@ class SampleGrid(Display):
             wanted = sets[np.linspace(0, len(sets) - 1, min(number, len(sets))).round().astype(int)]
             match = (data.labels[places][:, None] == wanted).all(2)
             rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
-        return cls(data.images, data.labels, data.class_names, rows, SHIFTED.get(layout, ""))
+        note = SHIFTED if settings and settings.layout == "mnist" else ""
+        note = PERMUTED if settings and settings.random_labels else note
+        return cls(data.images, data.labels, data.class_names, rows, note)
 
     @property
     def of_note(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -34,20 +34,20 @@ COLLAPSE = (
     Column("train_nc3_centered", "NC3", "NC3"),
 )
 SIZE = (Column("trainable_parameters", "trainable parameters"), Column("saved_percent", "saved", "saved"))
-DECODING = (
-    Column("test_onn_jaccard", "Jaccard, nearest average"),
-    Column("test_threshold_jaccard", "Jaccard, threshold"),
-    Column("test_jaccard", "Jaccard, true m"),
-    Column("test_onn_subset_accuracy", "subset accuracy, nearest average"),
-    Column("test_threshold_subset_accuracy", "subset accuracy, threshold"),
-    Column("test_subset_accuracy", "subset accuracy, true m"),
-)
-RELEASED = (
-    Column("train_released_nc1", "NC1"),
-    Column("train_nc2_w", "NC2 classifier"),
-    Column("train_nc2_h", "NC2 means"),
-    Column("train_released_nc3", "NC3"),
-)
+DECODING = {
+    "Jaccard, nearest average": "test_onn_jaccard",
+    "Jaccard, threshold": "test_threshold_jaccard",
+    "Jaccard, true m": "test_jaccard",
+    "subset accuracy, nearest average": "test_onn_subset_accuracy",
+    "subset accuracy, threshold": "test_threshold_subset_accuracy",
+    "subset accuracy, true m": "test_subset_accuracy",
+}
+RELEASED = {
+    "NC1": "train_released_nc1",
+    "NC2 classifier": "train_nc2_w",
+    "NC2 means": "train_nc2_h",
+    "NC3": "train_released_nc3",
+}
 
 
 def main_columns(results: StudyResults) -> list[Column]:
@@ -139,7 +139,8 @@ def _network(run: Run) -> tuple[str, dict[str, Any]]:
 def summary(results: StudyResults) -> str:
     """The tables to read, as Markdown: one row per run, over several seeds mean ± standard deviation."""
     table = result_table(results)
-    parts = [f"# {results.study.study}", _about(results, table), _markdown(table, main_columns(results))]
+    main = {column.title: column.name for column in main_columns(results)}
+    parts = [f"# {results.study.study}", _about(results, table), _markdown(table, main)]
     if results.is_multi_label:
         parts += [
             "The ceiling is the training IoU at the minimum that theory predicts for a run's decays (docs/theory.md). "
@@ -157,20 +158,14 @@ def summary(results: StudyResults) -> str:
 
 
 def terminal_text(results: StudyResults) -> str:
-    """The first table in lines of at most 80 letters, cut into blocks of columns."""
+    """The first table in lines of at most 80 letters, in blocks of columns."""
     table = result_table(results)
-    cells = _cells(table, [column for column in main_columns(results) if column.head], heads=True).set_index("run")
+    cells = _cells(table, {column.head: column.name for column in main_columns(results) if column.head})
     cells.index = [label if len(label) <= LONGEST else f"{label[:20]}…{label[-19:]}" for label in cells.index]
-    notes = "NC2 W is of the classifier, NC2 H of the class means" + "; tags m: tag-wise ratio of m labels" * bool(
-        results.multiplicities
-    )
-    blocks, start = [], 0
-    for end in range(1, len(cells.columns) + 1):
-        following = cells.iloc[:, start : end + 1].to_string()
-        if end == len(cells.columns) or max(map(len, following.splitlines())) > WIDTH:
-            blocks.append(cells.iloc[:, start:end].to_string())
-            start = end
-    return "\n\n".join([textwrap.fill(f"{_about(results, table)} {notes}.", WIDTH), *blocks]) + "\n"
+    notes = "NC2 W is of the classifier, NC2 H of the class means"
+    notes += "; tags m: tag-wise ratio of m labels" if results.multiplicities else ""
+    about = textwrap.fill(f"{_about(results, table)} {notes}.", WIDTH)
+    return f"{about}\n\n{cells.to_string(line_width=WIDTH)}\n"
 
 
 def _about(results: StudyResults, table: pd.DataFrame) -> str:
@@ -228,16 +223,16 @@ def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) ->
     return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if len(values) > 1 else "")
 
 
-def _cells(table: pd.DataFrame, columns: Sequence[Column], *, heads: bool = False) -> pd.DataFrame:
-    """The texts of a table to read, with a row for each run and its label in the column `run`."""
-    rows = [
-        {"run": label} | {(column.head if heads else column.title): _shown(of_run, column.name) for column in columns}
+def _cells(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The texts of a table to read, by the runs' labels; `columns` has names in `result_table` by head."""
+    rows = {
+        label: {head: _shown(of_run, name) for head, name in columns.items()}
         for label, of_run in table.groupby("label", sort=False)
-    ]
-    return pd.DataFrame(rows)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _markdown(table: pd.DataFrame, columns: Sequence[Column]) -> str:
-    cells = _cells(table, columns)
+def _markdown(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    cells = _cells(table, columns).reset_index(names="run")
     rows = [[*cells.columns], ["---", *["---:"] * len(columns)], *cells.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
