@@ -266,9 +266,9 @@ def test_choices_from_the_browser(outputs):
 
 
 def test_what_there_is_not(outputs, tmp_path):
-    with pytest.raises(ParameterError, match="no run 'none'; it has learned, etf"):
+    with pytest.raises(ParameterError, match="no run 'none' with seed None, but learned, seeds 0, 1; etf, seeds 0, 1"):
         Explorer(outputs / "made_multi", run="none")
-    with pytest.raises(ParameterError, match="no seed 7; it has 0, 1"):
+    with pytest.raises(ParameterError, match="no run '' with seed 7"):
         Explorer(outputs / "made_multi", seed=7)
     other = Explorer(outputs / "coming", run="learned")  # only other studies were run
     assert other.shown["study"] == "made_multi"

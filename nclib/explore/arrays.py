@@ -1,12 +1,10 @@
-"""One run as arrays for the browser: coordinates in the few dimensions that its planes can show, and what hovering tells.
+"""One run as arrays for the browser: coordinates in the few dimensions that it can show, and what hovering tells.
 
-At each checkpoint, all vectors are given from the mean of the class means, in an orthonormal basis of the span of the
-class means (its leading axes first; where that has fewer than three dimensions, principal axes of the features beside
-it). Every plane of class means lies in this span, so features and classifier rows are shown in it exactly. The basis
-follows the next checkpoint's, so that nothing flips.
+At each checkpoint all vectors start at the mean of the class means, in an orthonormal basis of these means' span (its
+leading axes first; below three dimensions, with principal axes of the features beside it). Every plane that the browser
+offers lies in it, so nothing is lost. The basis follows the next checkpoint's, so that nothing flips.
 
-A feature is its label set's mean plus a rest of one byte a coordinate: the error shrinks as the classes collapse, so
-that it is too small to see at any magnification.
+A feature is its label set's mean plus a rest, of one byte a coordinate: as the classes collapse, the error shrinks too.
 """
 
 from collections.abc import Mapping
@@ -36,7 +34,7 @@ FACTS = (
 
 
 def geometry_arrays(g: Geometry, theory: Mapping[str, float]) -> Arrays:
-    """What the browser draws of the geometry; every array but those of samples and label sets has the checkpoints first.
+    """What the browser draws of the geometry; all but what does not change has the checkpoints first.
 
     Lengths are in units of the class means' distance from their center, those of classifier rows in units of theirs.
     """
@@ -51,7 +49,7 @@ def geometry_arrays(g: Geometry, theory: Mapping[str, float]) -> Arrays:
         found["step"] = np.abs(rest).max(initial=1e-30) / LARGEST
         found["rest"] = np.round(rest / found["step"]).astype(np.int8)
         found["predicted"], found["margin"] = _of_points(g, e, sets[set_of])
-        found["margins"] = quantiles(np.sort(found["margin"][np.isfinite(found["margin"])]))
+        found["margins"] = quantiles(found["margin"][np.isfinite(found["margin"])])
         found["released_margins"] = quantiles(g.margins[e].numpy())
         found["angles"] = collapse_angles(g, e)
         found["facts"] = _facts(g, e, sets, found["angles"].diagonal(), theory)
@@ -62,9 +60,9 @@ def geometry_arrays(g: Geometry, theory: Mapping[str, float]) -> Arrays:
     return {name: array.astype(small.get(array.dtype, array.dtype)) for name, array in arrays.items()}
 
 
-def quantiles(ascending: np.ndarray) -> np.ndarray:
-    """At most `QUANTILES` evenly spaced ones of sorted values."""
-    return ascending[np.linspace(0, max(len(ascending) - 1, 0), min(QUANTILES, len(ascending))).round().astype(int)]
+def quantiles(values: np.ndarray) -> np.ndarray:
+    """`QUANTILES` evenly spaced ones, ascending; none of no values."""
+    return np.quantile(values, np.linspace(0, 1, QUANTILES), method="nearest") if len(values) else values
 
 
 def _reduced(g: Geometry, e: int) -> Arrays:
@@ -77,9 +75,11 @@ def _reduced(g: Geometry, e: int) -> Arrays:
     basis = np.zeros((max(K - 1, 3), d))
     span = np.linalg.svd(means, full_matrices=False)[2][: K - 1]
     basis[: len(span)] = span
-    if K < 4 and len(points):
-        beside = np.linalg.svd(points - points @ span.T @ span, full_matrices=False)[2][: 4 - K]
-        basis[K - 1 : K - 1 + len(beside)] = beside
+    if K < 4:
+        beside = np.linalg.svd(means)[2][K - 1 :]
+        rest = points @ beside.T
+        leading = np.linalg.eigh(rest.T @ rest)[1].T[::-1][: 4 - K]
+        basis[K - 1 : K - 1 + len(leading)] = leading @ beside
     sets = g.label_sets.double().numpy()
     scales = np.nan_to_num(g.scales[e].double().numpy())[sets.sum(1).astype(int) - 1]
     averages = (scales[:, None] * (sets @ (means + center)) - center)[sets.sum(1) == 2]
@@ -109,13 +109,10 @@ def _circle(means: Float[np.ndarray, "k r"]) -> Float[np.ndarray, "3 r"]:
     K, r = means.shape
     if K == 2:  # upright, the first class above
         return np.eye(3)[[1, 0, 2]] * np.sign([[1], means[0, :1] or 1, [1]])
-    axes = list(plane_axes(means, "circle").T)
     wave = means.T @ np.cos(2 * (np.pi / 2 - 2 * np.pi * np.arange(K) / K))
-    for vector in (wave, *np.eye(r)[::-1]):
-        rest = vector - sum((vector @ axis) * axis for axis in axes)
-        if len(axes) < 3 and np.linalg.norm(rest) > 1e-6:
-            axes.append(rest / np.linalg.norm(rest))
-    return np.stack(axes)
+    out = wave + 1e-3 * np.eye(r)[-1]  # the wave of three classes lies in the plane
+    axes, signs = np.linalg.qr(np.column_stack([plane_axes(means, "circle"), out]))
+    return (axes * np.sign(np.diag(signs))).T
 
 
 def _of_points(g: Geometry, e: int, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

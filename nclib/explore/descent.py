@@ -13,26 +13,19 @@ from matplotlib.figure import Figure
 
 from nclib.figures.descent import draw_prediction
 from nclib.figures.style import TEXT_WIDTH, style
-from nclib.theory import GlobalMinimum, Problem, global_minimum, minimize
+from nclib.theory import Problem, global_minimum, minimize
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
 MOST_SAMPLES = 2000  # of a descent that should end within seconds
-PATH = np.logspace(-6, 0, 25)  # feature decays that the curves run over
-LOOK = {"style": {"description_width": "105px"}, "layout": widgets.Layout(width="330px")}
-
-
-def _decay(value: float, name: str) -> widgets.SelectionSlider:
-    """A slider of numbers would round the given one to its nearest step."""
-    options = [(f"{x:.3g}", x) for x in sorted({value, *np.logspace(-6, 0, 49).tolist()})]
-    return widgets.SelectionSlider(options=options, value=value, description=name, **LOOK)
+DECAYS = np.logspace(-6, 0, 49).tolist()
+LOOK = {"style": {"description_width": "105px"}, "layout": {"width": "330px"}}
 
 
 class TheoryExplorer:
     """Controls over the settings of an unconstrained-feature problem, and a picture of its global minimum.
 
-    The picture is a `widgets.Image`; `draw` makes its bytes from the controls' values. An error is shown in `error`,
-    since an exception in a widget's callback would otherwise be seen nowhere. "check" minimizes the full problem from
-    a random start and reports how far from the prediction it ends.
+    An error is shown in `error`, since an exception in a widget's callback would otherwise be seen nowhere. "check"
+    minimizes the full problem from a random start and reports how far from the prediction it ends.
 
     Args:
         num_classes: K at the start.
@@ -48,9 +41,11 @@ class TheoryExplorer:
         names = zip(counts, ("one label", "two labels", "three labels"), strict=True)
         self.counts = [widgets.IntSlider(n, min=0, max=50, description=name, **LOOK) for n, name in names]
         self.weight_decay, self.feature_decay = (
-            _decay(weight_decay, "weight decay"),
-            _decay(feature_decay, "feature decay"),
+            # a slider of numbers would round the given one to its nearest step
+            widgets.SelectionSlider(options=[(f"{x:.3g}", x) for x in sorted({value, *DECAYS})], value=value, **LOOK)
+            for value in (weight_decay, feature_decay)
         )
+        self.weight_decay.description, self.feature_decay.description = "weight decay", "feature decay"
         self.loss = widgets.Dropdown(options=LOSSES, description="loss", **LOOK)
         self.label_mean = widgets.Checkbox(description="mean over labels", indent=False)
         self.check = widgets.Button(description="check by a descent", tooltip="Minimize from a random start")
@@ -77,18 +72,6 @@ class TheoryExplorer:
             "loss": self.loss.value,
         }
 
-    def draw(self, settings: dict[str, Any]) -> tuple[GlobalMinimum, bytes]:
-        """The minimum for some settings, and its picture as PNG."""
-        minimum = global_minimum(**settings)
-        path = {decay: global_minimum(**{**settings, "feature_decay": decay}) for decay in PATH.tolist()}
-        with style():
-            self._figure.clear()
-            axes = self._figure.subplots(1, 2, width_ratios=(1, 1.2))
-            draw_prediction(list(axes), minimum, path, settings["feature_decay"])
-            file = io.BytesIO()
-            self._figure.savefig(file, format="png")
-        return minimum, file.getvalue()
-
     def _update(self, act: Callable[[], None]) -> None:
         """Do what a control asks for; an exception is shown instead of lost."""
         self.error.value = ""
@@ -101,7 +84,15 @@ class TheoryExplorer:
     def _redraw(self) -> None:
         for m, slider in enumerate(self.counts, start=1):
             slider.disabled = m >= self.num_classes.value  # a set of all classes says nothing
-        minimum, self.image.value = self.draw(self.settings())
+        settings, file = self.settings(), io.BytesIO()
+        minimum = global_minimum(**settings)
+        path = {decay: global_minimum(**{**settings, "feature_decay": decay}) for decay in DECAYS[::2]}
+        with style():
+            self._figure.clear()
+            axes = self._figure.subplots(1, 2, width_ratios=(1, 1.2))
+            draw_prediction(list(axes), minimum, path, settings["feature_decay"])
+            self._figure.savefig(file, format="png")
+        self.image.value = file.getvalue()
         scales = ", ".join(f"C<sub>{m}</sub> = {scale:.4f}" for m, scale in minimum.scales.items() if m > 1)
         what = "the optimum is zero" if minimum.is_zero else scales or "single labels"
         self.status.value = f"global minimum {minimum.value:.10f} (loss {minimum.data_loss:.6f}): {what}"
@@ -110,9 +101,7 @@ class TheoryExplorer:
         settings = self.settings()
         samples = Problem(**settings).num_samples
         if samples > MOST_SAMPLES:
-            raise ValueError(
-                f"Expected at most {MOST_SAMPLES} samples for a descent, but got {samples}: lower a count."
-            )
+            raise ValueError(f"Expected at most {MOST_SAMPLES} samples, but got {samples}: lower a count.")
         self.status.value = f"descending over {samples} free features ..."
         result = minimize(**settings, generator=torch.Generator().manual_seed(0))
         self.status.value = (
@@ -122,7 +111,5 @@ class TheoryExplorer:
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The live view where there is a kernel, the picture everywhere else."""
-        bundle = self.ui._repr_mimebundle_(**options)
-        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
-        bundle["image/png"] = base64.b64encode(self.image.value).decode()
-        return bundle
+        picture = base64.b64encode(self.image.value).decode()
+        return {**self.ui._repr_mimebundle_(**options), "image/png": picture}

@@ -53,7 +53,7 @@ class Explorer(anywidget.AnyWidget):
             self._message, run, seed = _nothing(folder), "", None
             name = known[0] if known else name
         self._load = lru_cache(maxsize=4)(self._read)
-        self.choice = {"study": name, "runs": _first_choice(runs(self._outputs / name), name, run, seed), "read": 0}
+        self.choice = {"study": name, "runs": _first_choice(runs(self._outputs / name), run, seed), "read": 0}
         self._show()
         self.observe(self._chosen, "choice")
 
@@ -101,9 +101,9 @@ class Explorer(anywidget.AnyWidget):
             raise StageError(self._message)
         found = runs(self._outputs / study)
         files = dict(self.shown["files"])
-        for run, seed in ((run, seed) for run in found for seed in found[run]):
-            _, files[f"{run}/{seed}"], images = self._load(study, run, seed)
-            files |= images
+        for which in [(run, seed) for run in found for seed in found[run]]:
+            _, files["{}/{}".format(*which)], shared = self._load(study, *which)
+            files |= shared
         shown = {**self.shown, "catalog": {study: found}, "runs": [], "files": {}}
         book = pack(shown, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
         parts = {"title": html.escape(f"{study} - neural collapse"), "css": self._css, "esm": self._esm}
@@ -115,8 +115,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view where there is a kernel, an image everywhere else."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        data, metadata = super()._repr_mimebundle_(**options)
         if any(run.geometry is not None for run in self._data):
             data = {**data, "image/png": base64.b64encode(self.picture()).decode()}
         return data, metadata
@@ -139,7 +138,7 @@ class Explorer(anywidget.AnyWidget):
         catalog = {name: runs(self._outputs / name) for name in studies(self._outputs)}
         found = catalog.get(study, {})
         chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if seed in found.get(run, ())]
-        chosen = chosen or _first_choice(found, study)
+        chosen = chosen or _first_choice(found)
         loaded, message = [], self._message
         try:
             loaded = [self._load(study, run, seed) for run, seed in chosen]
@@ -160,25 +159,16 @@ class Explorer(anywidget.AnyWidget):
 
 
 def _first_choice(
-    found: Mapping[str, tuple[int, ...]], study: str, run: str = "", seed: int | None = None
+    found: Mapping[str, tuple[int, ...]], run: str = "", seed: int | None = None
 ) -> list[tuple[str, int]]:
-    """A run, and beside it the first other one, or another seed of it.
-
-    Raises:
-        ParameterError: there is no such run or seed.
-    """
-    if not found:
-        return []
-    if run not in ("", *found):
-        raise ParameterError(f"run: study '{study}' has no run '{run}'; it has {', '.join(found)}")
-    run = run or next(iter(found))
-    if seed not in (None, *found[run]):
-        has = ", ".join(map(str, found[run]))
-        raise ParameterError(f"seed: run '{run}' of study '{study}' has no seed {seed!r}; it has {has}")
-    first = (run, found[run][0] if seed is None else seed)
-    others = [(name, seeds[0]) for name, seeds in found.items() if name != run]
-    others += [(run, other) for other in found[run] if other != first[1]]
-    return [first, *others[:1]]
+    """The first run and seed that fit, and beside it the first of another run, or of another seed."""
+    known = [(name, known) for name, seeds in found.items() for known in seeds]
+    fitting = [which for which in known if run in ("", which[0]) and seed in (None, which[1])]
+    if known and not fitting:
+        has = "; ".join(f"{name}, seeds {', '.join(map(str, seeds))}" for name, seeds in found.items())
+        raise ParameterError(f"run, seed: there is no run '{run}' with seed {seed}, but {has}")
+    others = [which for which in known if which[0] != fitting[0][0]] + [which for which in known if which != fitting[0]]
+    return [*fitting[:1], *others[:1]]
 
 
 def _nothing(study: Path) -> str:

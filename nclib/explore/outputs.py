@@ -39,24 +39,19 @@ def studies(outputs: str | Path) -> list[str]:
 
 
 def runs(study: str | Path) -> dict[str, tuple[int, ...]]:
-    """The runs in a study's folder with their seeds; those that 03_validate has finished come first.
-
-    Within each group the order is that of `study_order`.
-    """
+    """The runs in a study's folder with their seeds, in the order of `study_order`; those without results come last."""
     study = Path(study)
     found = _seeds(study)
-
-    def unfinished(run: str) -> bool:
-        return not any((study / run / f"seed{seed}" / "geometry.safetensors").is_file() for seed in found[run])
-
-    return {run: found[run] for run in sorted((run for run in study_order(study) if run in found), key=unfinished)}
+    measured = {path.parts[-3] for path in study.glob("*/seed*/geometry.safetensors")}
+    order = sorted(study_order(study), key=lambda run: run not in measured)
+    return {run: found[run] for run in order if run in found}
 
 
 def study_order(study: str | Path) -> list[str]:
     """All runs of a study, those not begun included, in the order in which its figures show and color them.
 
-    The study as it was run has it, or else its file in `params/`. Runs that it does not name come last, by name, but
-    `learned` or `baseline` first, since the others are usually compared with it.
+    The study as it was run has it, or else its file in `params/`. Runs that it does not name come last: `learned` or
+    `baseline`, then the others by name.
     """
     study, planned = Path(study), []
     for file in (study / "study.yaml", project_root(study) / "params" / f"{study.name}.yaml"):
@@ -77,24 +72,15 @@ def _seeds(study: Path) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """One training run, as far as its files are there.
+    """One training run, as far as its files are there."""
 
-    Attributes:
-        study: the folder of its study.
-        run, seed: which.
-        geometry: what 03_validate kept of the last layer; None if that is missing.
-        metrics: one row per measured value (`nclib.results.metrics_table`); None if missing.
-        problems: what is missing and the stage to run, in words.
-        parameters: sections of its study, as its manifest has them; empty without a manifest.
-    """
-
-    study: Path
+    study: Path  # the folder of its study
     run: str
     seed: int
-    geometry: Geometry | None
-    metrics: pd.DataFrame | None
-    problems: tuple[str, ...]
-    parameters: Mapping[str, Any]
+    geometry: Geometry | None  # what 03_validate kept of the last layer
+    metrics: pd.DataFrame | None  # one row per measured value (`nclib.results.metrics_table`)
+    problems: tuple[str, ...]  # what is missing and the stage to run, in words
+    parameters: Mapping[str, Any]  # sections of its study, as its manifest has them; empty without a manifest
 
     @property
     def label(self) -> str:
@@ -130,15 +116,15 @@ class RunData:
 def load_run(study: str | Path, run: str, seed: int) -> RunData:
     """Read what there is of one training run; nothing that is missing or damaged is an error here (see `problems`)."""
     study = Path(study)
-    folder, problems = study / run / f"seed{seed}", []
-    found: dict[str, Any] = {"geometry.safetensors": None, "metrics.csv": None}
+    folder, problems, found = study / run / f"seed{seed}", [], []
     for name, read in (("geometry.safetensors", Geometry.load), ("metrics.csv", read_metrics)):
         try:
-            found[name] = read(finished_result(folder, name, stage="03_validate"))
+            found.append(read(finished_result(folder, name, stage="03_validate")))
         except StageError as error:
+            found.append(None)
             problems.append(str(error))
     if measured_another_training(folder):
         problems.append(f"{folder} was trained again since it was measured: run stage 03_validate.")
     manifests = (json_or_empty(folder / f"{stage}.manifest.json") for stage in ("03_validate", "02_train"))
     parameters = next((noted for manifest in manifests if isinstance(noted := manifest.get("parameters"), dict)), {})
-    return RunData(study, run, seed, *found.values(), tuple(problems), parameters)
+    return RunData(study, run, seed, *found, tuple(problems), parameters)

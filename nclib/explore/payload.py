@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib import colormaps
@@ -21,7 +22,6 @@ from nclib.explore.arrays import FACTS, geometry_arrays
 from nclib.explore.outputs import RunData, study_order
 from nclib.figures.panels import panel
 from nclib.figures.style import RunStyles
-from nclib.results.metrics_table import measured, of_metric
 
 MAPS = {"cosine": "YlGnBu", "angle": "cividis"}  # those of the figures
 IMAGE_SIDE = 32  # pixels: larger images are shrunk
@@ -71,24 +71,20 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
 
 def _series(data: RunData) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray]:
     """What each line is, the epochs, and line x epoch; NaN where a line has no value."""
-    table, theory = data.metrics, data.theory
-    epochs = np.unique(table["epoch"])
+    epochs = np.unique(data.metrics["epoch"])
     described, values = [], []
-    for metric, labels in measured(table):
-        shown = panel(metric, labels=labels)
-        for split in ("train", "test"):
-            rows = of_metric(table, metric, split=split, labels=labels)
-            if rows.empty:
-                continue
-            values.append(rows.drop_duplicates("epoch").set_index("epoch")["value"].reindex(epochs).to_numpy(float))
-            panel_title, name = PANELS.get(metric, (shown.title, split))
-            described.append(
-                {"key": f"{split} {shown.name}", "metric": metric, "split": split, "title": plain(shown.title)}
-                | {"panel": plain(panel_title), "name": name.format(labels=labels), "log": shown.log}
-                | {"mayBeLog": shown.may_be_log, "floor": shown.floor, "ceiling": shown.ceiling}
-                | {"theory": theory.get(f"train_{shown.name}", theory.get(shown.name)) if split == "train" else None}
-            )
-    return described, epochs.astype(np.int32), np.array(values, np.float32)
+    for (metric, split, labels), rows in data.metrics.groupby(["metric", "split", "labels"], dropna=False, sort=False):
+        shown = panel(metric, labels=None if pd.isna(labels) else int(labels))
+        predicted = data.theory.get(f"train_{shown.name}", data.theory.get(shown.name))
+        panel_title, name = PANELS.get(metric, (shown.title, split))
+        values.append(rows.drop_duplicates("epoch").set_index("epoch")["value"].reindex(epochs).to_numpy(np.float32))
+        described.append(
+            {"key": f"{split} {shown.name}", "metric": metric, "split": split, "title": plain(shown.title)}
+            | {"panel": plain(panel_title), "name": name.format(labels=labels), "log": shown.log}
+            | {"mayBeLog": shown.may_be_log, "floor": shown.floor, "ceiling": shown.ceiling}
+            | {"theory": predicted if split == "train" else None}
+        )
+    return described, epochs.astype(np.int32), np.array(values)
 
 
 def plain(title: str) -> str:
