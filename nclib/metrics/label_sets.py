@@ -29,6 +29,11 @@ class LabelSets:
         return self.members.sum(dim=1)
 
     @cached_property
+    def is_single(self) -> Bool[Tensor, " n"]:
+        """Which samples have exactly one label."""
+        return (self.of_sample >= 0) & (self.multiplicity == 1)[self.of_sample.clamp(min=0)]
+
+    @cached_property
     def slots(self) -> Int64[Tensor, "s m"]:
         """The class ids of each set in ascending order, -1 behind them where other sets are larger."""
         size = int(self.multiplicity.max())

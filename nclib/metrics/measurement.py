@@ -6,14 +6,16 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.duality import _bias_residual, _nc3
+from nclib.metrics.duality import _bias_residual, _nc3, duality_values
+from nclib.metrics.norms import _mean_norm
 from nclib.metrics.prediction import check_logits
 from nclib.metrics.samples import SampleMeasures, measure_samples
 from nclib.metrics.simplex import centered, equiangle_w, equinorm_w, nc2_w, nc2_w_centered
 from nclib.metrics.spectrum import nuclear_ratios
 from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer
 from nclib.metrics.tag_wise import tag_wise_rows
-from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitening
+from nclib.metrics.uniformity import MAX_MARGIN_CLASSES, _spread, margin_one_vs_rest
+from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, whitenings
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def mean_values(
         "nc2_h_centered": nc2_w_centered(means),
         "equinorm_h": equinorm_w(means),
         "equiangle_h": equiangle_w(means),
+        **{name.replace("gnc2", "gnc2_h"): value for name, value in _spread(means).items()},
+        "mean_norm": _mean_norm(statistics),
     }
 
 
@@ -64,6 +68,7 @@ def classifier_values(
 ) -> dict[str, Float64[Tensor, ""]]:
     """Metrics of the last layer, and of it against the class means."""
     deviations = statistics.centered_class_means
+    margin = {"margin_one_vs_rest": margin_one_vs_rest(weight)} if len(weight) <= MAX_MARGIN_CLASSES else {}
     return {
         "nc2_w": nc2_w(weight),
         "nc2_w_centered": nc2_w_centered(weight),
@@ -71,6 +76,9 @@ def classifier_values(
         "nc3_centered": _nc3(centered(weight), deviations),
         "equinorm_w": equinorm_w(weight),
         "equiangle_w": equiangle_w(weight),
+        **{name.replace("gnc2", "gnc2_w"): value for name, value in _spread(weight).items()},
+        **duality_values(weight, statistics),
+        **margin,
         "bias_residual": _bias_residual(statistics.global_mean, weight, bias),
         "released_nc3": _nc3(weight, statistics.released_class_deviations),
     }
@@ -90,11 +98,9 @@ def take_measurement(
     statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
     if logits is not None:
         check_logits(logits, labels, num_classes=len(weight))
-    whitenings = {
-        "nc1": between_whitening(statistics.centered_class_means),
-        "released_nc1": between_whitening(statistics.released_class_deviations),
-    }
-    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=whitenings)
+    directions = whitenings(statistics)
+    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=directions)
+    samples.values["class_mean_rank"] = torch.tensor(len(directions["nc1"]))
     ratios = nuclear_ratios(features, statistics.sets) if nuclear_norm else None
     return Measurement(statistics, weight, bias, samples, ratios)
 

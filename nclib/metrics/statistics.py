@@ -62,6 +62,12 @@ class CollapseStatistics:
         """`mu_k - mu_G`, `mu_G` as in paper 1's code: one-label features summed, divided by **all** samples."""
         return self.class_means - (self.class_counts.double() @ self.class_means) / self.sets.counts.sum()
 
+    @cached_property
+    def weighted_class_deviations(self) -> Float64[Tensor, "k d"]:
+        """`sqrt(n_k / n) (mu_k - m)`, `m` the mean of all one-label samples."""
+        shares = self.class_counts.double() / self.class_counts.sum()
+        return shares.sqrt().unsqueeze(1) * (self.class_means - shares @ self.class_means)
+
 
 def collapse_statistics(
     features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None

@@ -7,6 +7,7 @@ from torchmetrics import Metric
 
 from nclib.metrics.label_sets import LabelSets, label_sets
 from nclib.metrics.measurement import classifier_values, mean_values
+from nclib.metrics.norms import feature_norms
 from nclib.metrics.prediction import SCORE_NAMES, check_logits, check_not_nan, mean_scores, score_sums
 from nclib.metrics.statistics import (
     CollapseStatistics,
@@ -18,7 +19,7 @@ from nclib.metrics.statistics import (
     working_dtype,
 )
 from nclib.metrics.tag_wise import tag_wise_rows
-from nclib.metrics.variability import between_whitening
+from nclib.metrics.variability import whitenings
 
 
 class CollapseMetrics(Metric):
@@ -28,7 +29,7 @@ class CollapseMetrics(Metric):
     `(h - mu_k)(h - mu_k)ᵀ` (d x d) and the squares `|h - mu_k|²` of each class. Batches and ranks are merged by the
     parallel formula of Chan et al. (1979), a sum of squares, so that spreads far below the means keep their digits.
     What needs another look at each sample once the means are known, or the features of each class, has no key here:
-    `nc4`, `cosine_margin_mean` and `nuclear_over_frobenius`.
+    `nc4`, `ncc_accuracy`, `cosine_margin_mean` and `nuclear_over_frobenius`.
 
     Calling the metric updates it and returns nothing, since the collapse of a single batch has no meaning.
 
@@ -56,13 +57,14 @@ class CollapseMetrics(Metric):
         self.feature_dim = feature_dim
         self._add_sum("scatter", feature_dim, feature_dim)
         self._add_sum("class_squares", num_classes)
+        self._add_sum("norm_sum")
         self._add_sum("scores", 2, len(SCORE_NAMES))
         for name in ("set_members", "set_counts", "set_means"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._start_sets()
 
     def _add_sum(self, name: str, *shape: int) -> None:
-        self.add_state(name, default=torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(name, default=torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def _start_sets(self) -> None:
         # no rows rather than no tensors, so that a rank without samples fits the others in a synchronization
@@ -113,10 +115,10 @@ class CollapseMetrics(Metric):
         """
         statistics = self._statistics()
         within = self.scatter / statistics.class_counts.sum()
-        values = {
-            "nc1": _trace(between_whitening(statistics.centered_class_means), within),
-            "released_nc1": _trace(between_whitening(statistics.released_class_deviations), within),
-        }
+        directions = whitenings(statistics)
+        values = {name: _trace(whitening, within) for name, whitening in directions.items()}
+        values["class_mean_rank"] = within.new_tensor(len(directions["nc1"]))
+        values["feature_norm"] = self.norm_sum / statistics.class_counts.sum()
         values |= mean_values(statistics, self.class_squares / statistics.class_counts)
         if weight is not None:
             last_layer = check_last_layer(weight, bias, feature_dim=self.feature_dim, num_classes=self.num_classes)
@@ -161,11 +163,11 @@ class CollapseMetrics(Metric):
         self.set_members, self.set_counts, self.set_means = [members], [counts], [means]
 
     def _add_deviations(self, features: Float[Tensor, "n d"], sets: LabelSets, means: Float64[Tensor, "s d"]) -> None:
-        single_sets = sets.multiplicity == 1
         for rows in row_blocks(features):
-            ids = sets.of_sample[rows]
-            single = (ids >= 0) & single_sets[ids]
-            self._add_squares(features[rows][single].double() - means[ids[single]], sets.slots[ids[single], 0])
+            ids = sets.of_sample[rows][sets.is_single[rows]]
+            block = features[rows][sets.is_single[rows]].double()
+            self.norm_sum += feature_norms(block).sum()
+            self._add_squares(block - means[ids], sets.slots[ids, 0])
 
     def _add_squares(self, deviations: Float64[Tensor, "b d"], classes: Int64[Tensor, " b"]) -> None:
         self.scatter.addmm_(deviations.T, deviations)
@@ -176,8 +178,7 @@ class CollapseMetrics(Metric):
     def _add_scores(self, logits: Float[Tensor, "n k"], sets: LabelSets) -> None:
         ids = sets.of_sample.clamp(min=0)
         labeled = sets.of_sample >= 0
-        single = labeled & (sets.multiplicity == 1)[ids]
-        sums = score_sums(logits.to(working_dtype(logits)), sets.slots[ids], labeled=labeled, single=single)
+        sums = score_sums(logits.to(working_dtype(logits)), sets.slots[ids], labeled=labeled, single=sets.is_single)
         check_not_nan(sums)
         self.scores += sums
 

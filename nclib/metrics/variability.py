@@ -4,7 +4,7 @@ All look only at the samples with exactly one label.
 """
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.deviations import deviation_blocks, mean_rounding, project, trace_of_rounding
@@ -56,6 +56,33 @@ def released_nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"])
     return _nc1(features, statistics, statistics.released_class_deviations).to(working_dtype(features))
 
 
+def separation(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`tr(SS_W SS_B^+)` of the sums of squares within and between classes; in [0, inf), 0 at collapse.
+
+    `SS_B = sum_k n_k (mu_k - m)(mu_k - m)ᵀ` with the mean m of all one-label samples; `K nc1` where all `n_k` are
+    equal. "Law of data separation": it falls by a constant factor from layer to layer.
+
+    Source: He & Su 2023. Args, Returns, Raises: as `nc1`.
+
+    >>> separation(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.2500)
+    """
+    statistics = collapse_statistics(features, labels)
+    return _nc1(features, statistics, statistics.weighted_class_deviations).to(working_dtype(features))
+
+
+def class_mean_rank(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Int64[Tensor, ""]:
+    """Numerical rank of the class means minus `mu_G`, by the cut of `nc1`; K - 1 at collapse where d allows it.
+
+    Source: reported layer by layer by Rangamani et al. 2023. Args, Raises: as `nc1`.
+
+    >>> class_mean_rank(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]]), torch.arange(3))
+    tensor(1)
+    """
+    directions = between_whitening(collapse_statistics(features, labels).centered_class_means)
+    return torch.tensor(len(directions), device=features.device)
+
+
 def _nc1(
     features: Float[Tensor, "n d"], statistics: CollapseStatistics, deviations: Float64[Tensor, "k d"]
 ) -> Float64[Tensor, ""]:
@@ -87,6 +114,15 @@ def between_whitening(deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, "r 
     if k <= d:
         return vectors / eigenvalues @ deviations
     return vectors / eigenvalues.sqrt()
+
+
+def whitenings(statistics: CollapseStatistics) -> dict[str, Float64[Tensor, "_ d"]]:
+    """`between_whitening` for each metric that is a mean of `|A (h - mu_k)|²`, by its name."""
+    return {
+        "nc1": between_whitening(statistics.centered_class_means),
+        "released_nc1": between_whitening(statistics.released_class_deviations),
+        "separation": between_whitening(statistics.weighted_class_deviations),
+    }
 
 
 def nc1_quotient(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
