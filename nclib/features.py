@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from nclib.heads import ETFHead
 
+Data = Tensor | tuple[Tensor, Tensor] | Dataset | Iterable
+"""Images, a pair of images and labels, a data set, or batches of them."""
 LABEL_KEYS = ("labels", "label")
 LINEAR_TOLERANCE = 1e-3
 """Part of `|W| |f|` by which `W f + b` may miss the logits: TF32 and float16 round that much, bfloat16 more."""
@@ -45,10 +47,16 @@ class Extracted(_FeaturesAndLogits):
         self.labels, self.layers = labels, dict(layers)
         return self
 
+    def first(self, count: int) -> "Extracted":
+        """The first samples, at most so many."""
+        layers = {name: features[:count] for name, features in self.layers.items()}
+        labels = None if self.labels is None else self.labels[:count]
+        return Extracted(self.features[:count], self.logits[:count], labels, layers)
+
 
 def extract(
     model: nn.Module,
-    images_or_loader: Tensor | tuple[Tensor, Tensor] | Dataset | Iterable,
+    images_or_loader: Data,
     *,
     device: torch.device | str | None = None,
     batch_size: int = 512,
@@ -120,7 +128,7 @@ def extract(
 @contextmanager
 def feature_batches(
     model: nn.Module,
-    data: Tensor | tuple[Tensor, Tensor] | Dataset | Iterable,
+    data: Data,
     *,
     device: torch.device | str | None = None,
     batch_size: int = 512,
@@ -184,6 +192,15 @@ def last_linear(model: nn.Module) -> str:
     return names[-1]
 
 
+def last_layer(model: nn.Module, head: str) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"] | None]:
+    """Weight and bias of the layer of that name."""
+    layer = _submodule(model, head)
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise ValueError(f"Expected head {head!r} to be a linear layer with a weight (k, d), but it is {layer}.")
+    return weight.detach(), None if bias is None else bias.detach()
+
+
 def mismatch(model: nn.Module, head: str | None, batch: Extracted) -> str | None:
     """Why `W f + b` of the last layer are not the logits; None where they are, or no weight (k, d) is known."""
     layer = None if head is None else model.get_submodule(head)
@@ -205,6 +222,16 @@ def mismatch(model: nn.Module, head: str | None, batch: Extracted) -> str | None
     )
 
 
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"Expected the name of a submodule of {type(model).__name__} (its linear layers: {_linear_layers(model)}), "
+            f"but got {name!r}."
+        ) from error
+
+
 def _linear_layers(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | ETFHead)]
 
@@ -217,7 +244,7 @@ def _keeps_order(data: object) -> bool:
     return isinstance(getattr(own, "sampler", None), SequentialSampler)
 
 
-def _as_batches(data: Tensor | tuple[Tensor, Tensor] | Dataset | Iterable, batch_size: int) -> Iterable:
+def _as_batches(data: Data, batch_size: int) -> Iterable:
     if isinstance(data, Tensor):
         return data.split(batch_size)
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
@@ -296,18 +323,11 @@ def _random_state(data: object, device: torch.device) -> Iterator[None]:
 def _watch(stack: ExitStack, model: nn.Module, name: str, keep: Callable[[Tensor, object], object]) -> list:
     """What `keep` makes of the input and output of each call of a submodule, while the stack lasts."""
     calls: list = []
-    try:
-        module = model.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(
-            f"Expected the name of a submodule of {type(model).__name__} (its linear layers: {_linear_layers(model)}), "
-            f"but got {name!r}."
-        ) from error
 
     def collect(_: nn.Module, args: tuple, named: dict, output: object) -> None:
         calls.append(keep(next(iter([*args, *named.values()])), output))  # a head may be called by keyword
 
-    stack.callback(module.register_forward_hook(collect, with_kwargs=True).remove)
+    stack.callback(_submodule(model, name).register_forward_hook(collect, with_kwargs=True).remove)
     return calls
 
 
