@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.simplex import centered, simplex_distance, unit_rows
-from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer, working_dtype
+from nclib.metrics.rows import Rows, centered, row_products
+from nclib.metrics.simplex import simplex_distance
+from nclib.metrics.statistics import statistics_and_last_layer, working_dtype
 
 
 def nc3(
@@ -22,7 +23,7 @@ def nc3(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(weight, statistics.centered_class_means).to(working_dtype(features))
+    return simplex_distance(Rows(weight), statistics.deviations).to(working_dtype(features))
 
 
 def nc3_centered(
@@ -36,7 +37,7 @@ def nc3_centered(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(centered(weight), statistics.centered_class_means).to(working_dtype(features))
+    return simplex_distance(centered(weight), statistics.deviations).to(working_dtype(features))
 
 
 def released_nc3(
@@ -52,12 +53,7 @@ def released_nc3(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(weight, statistics.released_class_deviations).to(working_dtype(features))
-
-
-def _nc3(weight: Float64[Tensor, "k d"], deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, ""]:
-    """`nc3` from the class means minus the global mean."""
-    return simplex_distance(weight @ deviations.T)
+    return simplex_distance(Rows(weight), statistics.released_deviations).to(working_dtype(features))
 
 
 def nc3_distance(
@@ -116,17 +112,16 @@ def unc3_cosine(
 
 def _of_duality(name: str, features: Tensor, labels: Tensor, weight: Tensor) -> Float[Tensor, ""]:
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return duality_values(weight, statistics)[name].to(working_dtype(features))
+    return duality_values(Rows(weight), statistics.deviations)[name].to(working_dtype(features))
 
 
-def duality_values(weight: Float64[Tensor, "k d"], statistics: CollapseStatistics) -> dict[str, Float64[Tensor, ""]]:
+def duality_values(weight: Rows, deviations: Rows) -> dict[str, Float64[Tensor, ""]]:
     """What compares each class's row of the weight with its own mean alone."""
-    means = statistics.centered_class_means
-    products = (weight * means).sum(dim=1)
-    cosines = (unit_rows(weight) * unit_rows(means)).sum(dim=1)
-    difference = weight / torch.linalg.matrix_norm(weight) - means / torch.linalg.matrix_norm(means)
+    products = row_products(weight, deviations)
+    cosines = products / (weight.norms * deviations.norms)
+    w, h = (rows.scaled(1 / torch.linalg.vector_norm(rows.norms)) for rows in (weight, deviations))
     return {
-        "nc3_distance": torch.linalg.matrix_norm(difference),
+        "nc3_distance": w.map(lambda x, y: (x - y).square().sum(dim=1), h).sum().sqrt(),
         "nc3_cosine": cosines.mean(),
         "unc3": products.var(),
         "unc3_cosine": cosines.var(),
@@ -147,10 +142,10 @@ def bias_residual(
     tensor(0.)
     """
     statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
-    return _bias_residual(statistics.global_mean, weight, bias).to(working_dtype(features))
+    return _bias_residual(statistics.global_mean, Rows(weight), bias).to(working_dtype(features))
 
 
 def _bias_residual(
-    global_mean: Float64[Tensor, " d"], weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
+    global_mean: Float64[Tensor, " d"], weight: Rows, bias: Float64[Tensor, " k"]
 ) -> Float64[Tensor, ""]:
-    return torch.linalg.vector_norm(weight @ global_mean + bias)
+    return torch.linalg.vector_norm(weight.map(lambda block: block @ global_mean) + bias)

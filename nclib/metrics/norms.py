@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from nclib.metrics.rows import Rows
 from nclib.metrics.simplex import unit_rows
 from nclib.metrics.statistics import CollapseStatistics, check_features, collapse_statistics, row_blocks, working_dtype
 
@@ -40,7 +41,7 @@ def mean_norm(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) ->
 
 def _mean_norm(statistics: CollapseStatistics) -> Float64[Tensor, ""]:
     """`mean_norm` from the statistics."""
-    return torch.linalg.vector_norm(statistics.centered_class_means, dim=1).mean()
+    return statistics.deviations.norms.mean()
 
 
 def nc5(
@@ -64,4 +65,5 @@ def nc5(
 
 def _nc5(statistics: CollapseStatistics, ood_mean: Float64[Tensor, " d"]) -> Float64[Tensor, ""]:
     """`nc5` from the statistics and the mean of the other data."""
-    return (unit_rows(statistics.class_means) @ unit_rows(ood_mean)).abs().mean()
+    means, direction = Rows(statistics.class_means), unit_rows(ood_mean)
+    return (means.map(lambda block: block @ direction) / means.norms).abs().mean()

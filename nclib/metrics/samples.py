@@ -23,7 +23,7 @@ from nclib.metrics.prediction import (
     mean_scores,
     score_sums,
 )
-from nclib.metrics.simplex import centered
+from nclib.metrics.rows import MAX_TABLE, centered
 from nclib.metrics.statistics import (
     CollapseStatistics,
     check_features,
@@ -56,8 +56,9 @@ def nc4(
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
     sets, nearest = _nearest_means(features, labels, class_means, num_classes=len(weight))
     dtype = working_dtype(features)
+    weight, bias = weight.to(dtype), bias.to(dtype)
     chosen = [
-        project(features[rows].detach().to(dtype), weight.to(dtype)).add_(bias.to(dtype)).argmax(dim=1)
+        project(features[rows].detach().to(dtype), weight).add_(bias).argmax(dim=1)
         for rows in row_blocks(features, columns=len(weight))
     ]
     return mean_of_labeled((nearest != torch.cat(chosen)).to(dtype), sets.is_single)
@@ -157,23 +158,28 @@ class SampleMeasures(NamedTuple):
 def measure_samples(
     features: Float[Tensor, "n d"],
     statistics: CollapseStatistics,
-    weight: Float64[Tensor, "k d"],
+    weight: Float[Tensor, "k d"],
     bias: Float64[Tensor, " k"],
     *,
     logits: Float[Tensor, "n k"] | None = None,
     whitenings: Mapping[str, Float64[Tensor, "_ d"]] = MappingProxyType({}),
 ) -> SampleMeasures:
     """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
-    dtype, sets = working_dtype(features), statistics.sets
-    means = statistics.centered_class_means
-    gram = means @ means.T
-    class_squares = gram.diagonal()
-    class_distances = (class_squares.unsqueeze(1) + class_squares - 2 * gram).to(dtype)
+    dtype, sets, means = working_dtype(features), statistics.sets, statistics.deviations.dense
+    class_squares = statistics.deviations.norms.square()
+
+    def set_logits(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
+        return (statistics.set_means[ids] @ weight.double().T + bias).to(dtype)
+
+    def class_distances(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
+        return (class_squares[ids].unsqueeze(1) + class_squares - 2 * means[ids] @ means.T).to(dtype)
+
+    if len(sets.counts) * len(means) <= MAX_TABLE:
+        set_logits, class_distances = set_logits(slice(None)).__getitem__, class_distances(slice(None)).__getitem__
     class_squares = class_squares.to(dtype)
-    set_logits = (statistics.set_means @ weight.T + bias).to(dtype)
-    weight_norms, bias = torch.linalg.vector_norm(centered(weight), dim=1).to(dtype), bias.to(dtype)
+    weight_norms = centered(weight).norms.to(dtype)
     parts = [*whitenings.values(), means, weight]
-    directions = torch.cat(parts).to(dtype)
+    directions = torch.cat([part.to(dtype) for part in parts])
     squares_of_sets = features.new_zeros(len(sets.counts), dtype=torch.float64)
     single_sums = features.new_zeros(len(whitenings) + 3, dtype=torch.float64)
     scores = features.new_zeros(2, len(SCORE_NAMES), dtype=torch.float64)
@@ -186,9 +192,9 @@ def measure_samples(
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labeled, minlength=len(sets.counts))
         products = project(deviations, directions)
         *projections, mean_products, products = products.split([len(part) for part in parts], dim=1)
-        z = products + set_logits[ids] if logits is None else logits[rows].to(dtype)
+        z = products + set_logits(ids) if logits is None else logits[rows].to(dtype)
         # |h - mu_k|² up to a number that is the same for all k; mean_products are (h - mu_y)ᵀ (mu_k - mu_G)
-        distances = class_distances[classes].sub_(mean_products, alpha=2)
+        distances = class_distances(classes).sub_(mean_products, alpha=2)
         traces = [projection.square().sum(dim=1) for projection in projections]
         nearest = distances.argmin(dim=1)
         of_single = [*traces, z.argmax(dim=1) != nearest, nearest == classes, feature_norms(features[rows])]
@@ -197,7 +203,7 @@ def measure_samples(
         # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse
         column = classes.unsqueeze(1)
         lengths = squares + 2 * mean_products.gather(1, column).squeeze(1) + class_squares[classes]
-        margins[rows] = _margins((z - bias).div_(weight_norms), column) / lengths.clamp(min=0).sqrt()
+        margins[rows] = _margins((z - bias.to(dtype)).div_(weight_norms), column) / lengths.clamp(min=0).sqrt()
     check_not_nan(scores)
     *traces, nc4, ncc_accuracy, feature_norm = single_sums / statistics.class_counts.sum()
     rounding = mean_rounding(features, statistics)

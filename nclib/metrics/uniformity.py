@@ -5,11 +5,12 @@ The vectors are those of `simplex`: rows of the classifier (`..._w`) or class me
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Shaped
 from scipy.optimize import nnls
 from torch import Tensor
 
-from nclib.metrics.simplex import _means, _rows, centered, unit_rows
+from nclib.metrics.rows import TILE, centered, pair_statistics
+from nclib.metrics.simplex import _means, check_rows, unit_rows
 from nclib.metrics.statistics import working_dtype
 
 MAX_MARGIN_CLASSES = 32
@@ -27,7 +28,7 @@ def gnc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> gnc2_w(torch.eye(4)).round(decimals=5)
     tensor(0.)
     """
-    return _spread(weight)["gnc2"].to(working_dtype(weight))
+    return pair_statistics(centered(check_rows(weight))).gnc2.to(working_dtype(weight))
 
 
 def gnc2_w_mean(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
@@ -40,7 +41,7 @@ def gnc2_w_mean(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> gnc2_w_mean(torch.tensor([[1.0], [-1.0]]))
     tensor(-0.6931)
     """
-    return _spread(weight)["gnc2_mean"].to(working_dtype(weight))
+    return pair_statistics(centered(check_rows(weight))).gnc2_mean.to(working_dtype(weight))
 
 
 def gnc2_w_distance(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
@@ -51,7 +52,7 @@ def gnc2_w_distance(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> gnc2_w_distance(torch.eye(4)).round(decimals=5)
     tensor(0.)
     """
-    return _spread(weight)["gnc2_distance"].to(working_dtype(weight))
+    return pair_statistics(centered(check_rows(weight))).gnc2_distance.to(working_dtype(weight))
 
 
 def gnc2_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -81,17 +82,6 @@ def gnc2_h_distance(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k
     return gnc2_w_distance(_means(features, labels)).to(working_dtype(features))
 
 
-def _spread(weight: Float[Tensor, "k d"]) -> dict[str, Float64[Tensor, ""]]:
-    unit = unit_rows(centered(_rows(weight)))
-    distances = torch.pdist(unit)
-    logs = -distances.log()
-    return {
-        "gnc2": logs.var(correction=0),
-        "gnc2_mean": logs.mean(),
-        "gnc2_distance": distances.var(correction=0),
-    }
-
-
 def margin_one_vs_rest(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     """Least distance of a unit row `w_k/|w_k|`, W **not** centered, to the convex hull of the others; in [0, 2].
 
@@ -103,11 +93,13 @@ def margin_one_vs_rest(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> margin_one_vs_rest(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, -4.0]]))
     tensor(1.)
     """
-    unit = unit_rows(_rows(weight)).detach()
+    unit = unit_rows(check_rows(weight).detach().double())
     best = torch.inf if bool(unit.isfinite().all()) else torch.nan
     points = torch.linalg.qr(unit.T, mode="r")[1].T.cpu().numpy()
     # seen along w_k the hull begins at the nearest row: a bound, exact for a simplex ETF
-    bounds = 1 - (unit @ unit.T).fill_diagonal_(-1).amax(dim=1).cpu()
+    blocks = torch.arange(len(unit), device=unit.device).unsqueeze(1).split(TILE)
+    nearest = [(unit[rows.squeeze(1)] @ unit.T).scatter_(1, rows, -1).amax(dim=1) for rows in blocks]
+    bounds = 1 - torch.cat(nearest).cpu()
     for k in bounds.argsort().tolist():
         if not bounds[k] < best:
             break
