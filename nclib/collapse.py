@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nclib import metrics
-from nclib.features import Data, Extracted, feature_batches, last_layer, last_linear, mismatch
+from nclib.features.extraction import last_layer, last_linear, mismatch
+from nclib.features.passes import Data, Extracted, feature_batches
+from nclib.metrics.deviations import project
 from nclib.metrics.norms import _nc5
-from nclib.metrics.statistics import CollapseStatistics
+from nclib.metrics.statistics import CollapseStatistics, working_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,8 @@ class Collapse:
         scalars: Metrics by name; those of the test data begin with `test_`.
         layers: Layer to its `nc1`, `separation`, `ncc_accuracy` and `class_mean_rank` on the training data.
         arrays: On the CPU: `class_means` (k d) and `class_counts` (k) of the training samples with one label, `weight`
-            (k d), `bias` (k), and `cosine_margins` (n), ascending.
+            (k d), `bias` (k), and `cosine_margins` (n), ascending; `classes`, where some are left out, are those of the
+            means.
     """
 
     scalars: dict[str, float]
@@ -61,11 +63,13 @@ class Collapse:
         figure, axes = plt.subplots(1, len(drawn), figsize=(4 * len(drawn), 3.5), layout="constrained", squeeze=False)
         for name, ax in zip(drawn, axes[0], strict=True):
             if name == "means":
-                image = ax.imshow(metrics.cosine_gram(means - means.mean(dim=0)), vmin=-1, vmax=1, cmap="RdBu_r")
+                image = ax.imshow(
+                    metrics.cosine_gram(means - means.mean(dim=0)).numpy(), vmin=-1, vmax=1, cmap="RdBu_r"
+                )
                 figure.colorbar(image, ax=ax)
                 ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
             elif name == "margins":
-                ax.plot(margins)
+                ax.plot(margins.numpy())
                 ax.set(title="cosine margins", xlabel="sample, by rising margin")
             else:
                 for metric in ("nc1", "separation"):
@@ -105,6 +109,7 @@ def measure_collapse(
     ood: Data | None = None,
     layers: Sequence[str] = (),
     head: str | None = None,
+    classes: str = "all",
     nuclear_norm: bool = False,
     max_samples: int | None = None,
     max_bytes: int = 2 << 30,
@@ -133,8 +138,9 @@ def measure_collapse(
         layers: Dotted names of modules to measure layer by layer: a vector per sample is the mean of a feature map
             (b, c, h, w) over its positions, of a sequence (b, t, d) over its entries.
         head: Dotted name of the last layer; without it the last `nn.Linear` of the model.
+        classes: As for `nclib.metrics.measure`: "present" leaves out those that have no sample.
         nuclear_norm: Include `nuclear_over_frobenius`, which costs more than all the rest together.
-        max_samples: Take only so many samples of each data set, the first that come.
+        max_samples: Of each data set, stop after the batch that makes so many samples.
         max_bytes: Memory for features.
         device, batch_size, transform: As for `nclib.features.extract`.
         progress: Show bars on a terminal or in a notebook, if tqdm is there.
@@ -164,7 +170,7 @@ def measure_collapse(
                         raise ValueError(why)
                     if batch.labels is None and split != "ood":
                         raise ValueError(f"Expected {split} data with labels, but a batch had none.")
-                    yield batch if max_samples is None else batch.first(max_samples - seen)
+                    yield batch
                     seen += len(batch.features)
                     if max_samples is not None and seen >= max_samples:
                         return
@@ -173,16 +179,16 @@ def measure_collapse(
 
         return closing(batches())  # which puts the model back at once, also where a batch fails
 
-    features = _Features(weight, bias, max_bytes=max_bytes)
+    features = _Features(weight, bias, classes=classes, max_bytes=max_bytes)
     with one_pass(train, "train", layers) as batches:
         for batch in batches:
             features.add(batch)
     scalars, statistics, margins = features.measure(nuclear_norm=nuclear_norm)
-    by_layer, means = features.measure_layers(layers)
-    means[LAST] = statistics.class_means
+    by_layer = features.measure_layers(layers)
     if features.streams:
+        every = {layer: stream._statistics() for layer, stream in features.streams.items()}
         with one_pass(train, "train", layers) as batches:
-            decided = _decisions(batches, weight, bias, means)
+            decided = _decisions(batches, weight, bias, every)
         scalars |= decided.pop(LAST)
         for layer, values in decided.items():
             by_layer[layer] |= values
@@ -192,22 +198,24 @@ def measure_collapse(
         counts, totals = zip(*sums, strict=True)
         scalars["nc5"] = float(_nc5(statistics, sum(totals) / sum(counts)))
     if test is not None:
-        held_out = _Features(weight, bias, max_bytes=max_bytes)
+        held_out = _Features(weight, bias, classes=classes, max_bytes=max_bytes)
         with one_pass(test, "test") as batches:
-            decided = _decisions(map(held_out.add, batches), weight, bias, {LAST: means[LAST]})
+            decided = _decisions(map(held_out.add, batches), weight, bias, {LAST: statistics})
         of_test = held_out.measure(nuclear_norm=nuclear_norm)[0] | decided[LAST]
         scalars |= {f"test_{metric}": value for metric, value in of_test.items()}
-    arrays = {"class_means": means[LAST], "class_counts": statistics.class_counts, "weight": weight}
-    arrays |= {} if bias is None else {"bias": bias}
+    arrays = {"class_means": statistics.class_means, "class_counts": statistics.class_counts, "weight": weight}
+    arrays |= {"bias": bias, "classes": statistics.sets.kept}
     arrays |= {} if margins is None else {"cosine_margins": margins.sort().values}
-    return Collapse(scalars, by_layer, {key: value.detach().cpu().clone() for key, value in arrays.items()})
+    return Collapse(
+        scalars, by_layer, {key: value.detach().cpu().clone() for key, value in arrays.items() if value is not None}
+    )
 
 
 class _Features:
     """Features of one pass, by layer: kept while they fit, then folded into streaming metrics."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, max_bytes: int) -> None:
-        self.weight, self.bias, self.max_bytes = weight, bias, max_bytes
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, classes: str, max_bytes: int) -> None:
+        self.weight, self.bias, self.classes, self.max_bytes = weight, bias, classes, max_bytes
         self.streams: dict[str, metrics.CollapseMetrics] = {}
         self._clear()
 
@@ -228,13 +236,10 @@ class _Features:
     def _fold(self) -> None:
         for layer, parts in self.kept.items():
             if layer not in self.streams:
-                stream = metrics.CollapseMetrics(len(self.weight), parts[0].shape[1])
+                stream = metrics.CollapseMetrics(len(self.weight), parts[0].shape[1], classes=self.classes)
                 self.streams[layer] = stream.to(parts[0].device)
             for features, labels in zip(parts, self.labels, strict=True):
-                logits = None
-                if layer == LAST:  # in float64, which autocast leaves alone
-                    bias = None if self.bias is None else self.bias.double()
-                    logits = F.linear(features.double(), self.weight.double(), bias)
+                logits = _logits(features, self.weight, self.bias) if layer == LAST else None
                 self.streams[layer].update(features, labels, logits)
         self._clear()
 
@@ -242,41 +247,56 @@ class _Features:
         """Scalars, statistics and margins of the last layer."""
         if self.streams:
             self._fold()
-            stream = self.streams[LAST]
-            values = stream.compute(self.weight, self.bias)
-            return {name: float(value) for name, value in values.items()}, stream._statistics(), None
+            values = self.streams[LAST].compute(self.weight, self.bias)
+            return {name: float(x) for name, x in values.items()}, self.streams[LAST]._statistics(), None
         features, labels = torch.cat(self.kept.pop(LAST)), torch.cat(self.labels)
-        found = metrics.take_measurement(features, labels, self.weight, self.bias, nuclear_norm=nuclear_norm)
+        options = {"nuclear_norm": nuclear_norm, "classes": self.classes}
+        found = metrics.take_measurement(features, labels, self.weight, self.bias, **options)
         return found.scalars(), found.statistics, found.samples.margins
 
-    def measure_layers(self, layers: Sequence[str]) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
-        """Metrics of each layer, of streams without what needs another pass, and its class means."""
-        found, means = {}, {}
-        for layer in layers:
-            if self.streams:
-                values = self.streams[layer].compute()
-                found[layer] = {name: float(values[name]) for name in OF_LAYERS if name in values}
-                means[layer] = self.streams[layer]._statistics().class_means
-            else:
-                features, labels = torch.cat(self.kept.pop(layer)), torch.cat(self.labels)
-                found[layer] = {name: float(getattr(metrics, name)(features, labels)) for name in OF_LAYERS}
-        return found, means
+    def measure_layers(self, layers: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Metrics of each layer; those of streams are without what needs another pass."""
+        if self.streams:
+            values = {layer: self.streams[layer].compute() for layer in layers}
+            return {layer: {name: float(x[name]) for name in OF_LAYERS if name in x} for layer, x in values.items()}
+        labels = torch.cat(self.labels)
+        # without the classes that do not occur: `measure` has refused them, or left them out, too
+        labels = labels.unique(return_inverse=True)[1] if labels.ndim == 1 else labels[:, labels.any(dim=0)]
+        whole = {layer: torch.cat(self.kept.pop(layer)) for layer in layers}
+        return {
+            layer: {name: float(getattr(metrics, name)(features, labels)) for name in OF_LAYERS}
+            for layer, features in whole.items()
+        }
 
 
 def _decisions(
-    batches: Iterable[Extracted], weight: Tensor, bias: Tensor | None, means: Mapping[str, Tensor]
+    batches: Iterable[Extracted], weight: Tensor, bias: Tensor | None, statistics: Mapping[str, CollapseStatistics]
 ) -> dict[str, dict[str, float]]:
-    """By layer: the share of samples (of one label) nearest to their class mean, and `nc4` of the last."""
-    sums: dict[str, dict[str, float]] = {layer: defaultdict(float) for layer in means}
-    total = 0
+    """Samples of one label against known class means: `ncc_accuracy` by layer, and `nc4` of the last."""
+    sets = statistics[LAST].sets
+    weight, bias = sets.rows_of_kept(weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    ids = torch.arange(len(weight), device=weight.device) if sets.kept is None else sets.kept
+    right: dict[str, Tensor] = defaultdict(lambda: ids.new_zeros(()))
+    disagreeing = total = ids.new_zeros(())
     for batch in batches:
         labels = batch.labels
-        if not (singles := len(labels) if labels.ndim == 1 else int((labels.sum(dim=1) == 1).sum())):
-            continue
-        total += singles
-        for layer, of_layer in means.items():
+        single = labels.new_ones(len(labels), dtype=torch.bool) if labels.ndim == 1 else labels.sum(dim=1) == 1
+        own = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        total = total + single.sum()
+        for layer, known in statistics.items():
             features = batch.features if layer == LAST else batch.layers[layer]
-            sums[layer]["ncc_accuracy"] += singles * metrics.ncc_accuracy(features, labels, class_means=of_layer)
-        nc4 = metrics.nc4(batch.features, labels, weight, bias, class_means=means[LAST])
-        sums[LAST]["nc4"] += singles * nc4
-    return {layer: {name: float(value) / total for name, value in found.items()} for layer, found in sums.items()}
+            nearest = ids[metrics.nearest_class_mean(features, known.class_means)]
+            right[layer] += ((nearest == own) & single).sum()
+            if layer == LAST:
+                chosen = ids[_logits(features, weight, bias).argmax(dim=1)]
+                disagreeing = disagreeing + ((nearest != chosen) & single).sum()
+    found = {layer: {"ncc_accuracy": float(count / total)} for layer, count in right.items()}
+    found[LAST]["nc4"] = float(disagreeing / total)
+    return found
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`W f + b`, in float32 at least, also within autocast."""
+    dtype = working_dtype(features)
+    logits = project(features.to(dtype), weight.to(dtype))
+    return logits if bias is None else logits + bias.to(dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from nclib.collapse import Collapse, measure_collapse
-from nclib.features import Data
+from nclib.features.passes import Data
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback

@@ -18,8 +18,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from nclib import features, metrics
-from nclib.features import extract
+from nclib import metrics
+from nclib.features import extract, passes
 
 IMAGES = torch.rand(11, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -223,7 +223,7 @@ def test_random_generators_are_as_before():
     assert torch.equal(first.features, second.features)  # the same order and the same noise
     assert torch.equal(first.labels, second.labels)
     state = random.getstate()  # alone, since the checks of annotations draw from it, too
-    with features._random_state(None, torch.device("cpu")):
+    with passes._random_state(None, torch.device("cpu")):
         random.random()
     assert random.getstate() == state
 
