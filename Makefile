@@ -2,6 +2,7 @@
 #   STUDY=params/mlab_digits.yaml    the study file
 #   SMOKE=1                          cut down to about a minute
 #   RUNS="learned etf"               only these of its runs
+#   SEEDS="0 1 2"                    these seeds instead of the study's own
 #   CORES=4                          processor cores to use; all of them otherwise
 #   GPU_RUNS=2                       trainings at once on one GPU; one otherwise
 #   KEEP_CODE=1                      keep results that an older state of the code made
@@ -25,8 +26,10 @@ PYTHON ?= python3
 STUDY ?= params/mlab_digits.yaml
 SMOKE ?=
 RUNS ?=
+SEEDS ?=
 CORES ?= all
 GPU_RUNS ?=
+SEEDS ?=
 KEEP_CODE ?=
 PROFILE ?=
 OUTPUTS ?= outputs
@@ -35,7 +38,7 @@ TORCH_INDEX ?=
 UV ?= $(shell command -v uv)
 PYTEST ?=
 WORKERS ?= 3
-VARIABLES = PYTHON STUDY SMOKE RUNS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
+VARIABLES = PYTHON STUDY SMOKE RUNS SEEDS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
 
 # A misspelled variable would leave its default in force without a word.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
@@ -91,14 +94,14 @@ $(READY): pyproject.toml requirements.lock
 reproduce: $(READY)
 	@$(NCLIB) reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
 		$(if $(filter-out 0,$(SMOKE)),--smoke) $(if $(filter-out 0,$(KEEP_CODE)),--keep-code) \
-		$(if $(RUNS),--runs "$(RUNS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
+		$(if $(RUNS),--runs "$(RUNS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
 
 NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
-	cp $(OUTPUTS)/$(NAME)/table.* $(OUTPUTS)/$(NAME)/figures/*.png $(OUTPUTS)/$(NAME)/04_figures.manifest.json $(REFERENCE)
+	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/*.png 04_figures.manifest.json $(abspath $(REFERENCE))
 
 reference-gpu:
 	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"

@@ -8,6 +8,7 @@ COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, 
     "check": ("nclib.study.check", "STUDY.yaml", "compare a study's results with their manifests, bit for bit"),
     "theory": ("nclib.study.runner", "[OUT.ipynb]", "execute the theory notebook"),
     "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
+    "cifar10-small": ("nclib.data.cifar10_small", "ARCHIVE FOLDER", "write a tenth of CIFAR-10 as a folder of images"),
     "notebook": ("nclib.study.runner", "IN.ipynb OUT.ipynb JSON", "execute one notebook with parameters"),
 }
 USAGE = "python -m nclib COMMAND ...\n\n" + "\n".join(

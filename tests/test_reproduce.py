@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from nclib.study import launcher
 from nclib.study.launcher import scratch_folder
 from tests.small_project import ROOT, SMALL, Project
 
@@ -16,6 +17,16 @@ STAGES = {
     "learned/seed0/03_validate.manifest.json",
     "04_figures.manifest.json",
 }
+
+
+def test_a_study_without_its_folder_of_images_is_skipped(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NCLIB_DATA_ROOT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    study = tmp_path / "study.yaml"
+    study.write_text("{study: mine, dataset: {source: image_folder, name: images, image_size: 32}, runs: {a: {}}}")
+    assert launcher.main([str(study), "--outputs", str(tmp_path)]) == launcher.NO_IMAGES
+    assert f"skipped mine: there is no {tmp_path}/images; docs/data.md says" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [study]
 
 
 @pytest.fixture(scope="module")

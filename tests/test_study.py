@@ -317,3 +317,13 @@ def test_only_some_runs():
     assert study.only([]) == study
     with pytest.raises(ParameterError, match="has no run 'd'; it has a, b, c"):
         study.only(["d"])
+
+
+def test_other_seeds_than_those_of_the_study():
+    study = Study.from_mapping(DIGITS)
+    run = next(iter(study.runs))
+    assert study.seeded("2 0").seeds == study.seeded("2 0").resolve(run).seeds == (2, 0)
+    assert study.seeded("") == study
+    for seeds in ("1 1", "-1", "0,1", "one"):
+        with pytest.raises(ParameterError, match=f"^seeds: .* but got '{seeds}'"):
+            study.seeded(seeds)

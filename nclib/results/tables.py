@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from nclib.results.metrics_table import wide
+from nclib.results.predictions import predictions
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 
-SHARES = ("iou", "jaccard", "accuracy", "top1")  # ends of the names of shares
+SHARES = ("iou", "jaccard", "accuracy", "top1", "ceiling")  # ends of the names of shares
 COLLAPSE = {
     "NC1": "train_nc1",
     "NC2 classifier": "train_nc2_w_centered",
@@ -33,15 +34,29 @@ DECODING = {
 }
 
 
+def checkpoint_table(results: StudyResults) -> pd.DataFrame:
+    """Every metric of every checkpoint as `train_...` and `test_...`, one row per run, seed and epoch."""
+    of_split, keys = results.metrics.set_index("split"), ["run", "seed", "epoch"]
+    train, test = (wide(of_split.loc[split], keys).add_prefix(f"{split}_") for split in ("train", "test"))
+    return train.join(test).reset_index()
+
+
 def result_table(results: StudyResults) -> pd.DataFrame:
     """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
     The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
-    `seconds` (of training), `trainable_parameters` and `saved_percent`.
+    `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the highest one,
+    whose weights the first paper's code keeps as `model_best`), `trainable_parameters`, `saved_percent` and `ceiling`
+    (the training IoU at the minimum that theory predicts for these settings; empty where it predicts none).
     """
     keys = ["run", "seed"]
-    trained = results.history.groupby(keys, sort=False).agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
-    train, test = (wide(results.last(split), [*keys, "epoch"]).add_prefix(f"{split}_") for split in ("train", "test"))
+    score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
+    by_run = results.history.groupby(keys, sort=False)
+    best = results.history.loc[by_run[score].idxmax(), [*keys, "epoch", score]].set_index(keys)
+    trained = by_run.agg(epochs=("epoch", "max"), seconds=("seconds", "sum"))
+    trained = trained.join(best.set_axis(["best_epoch", "best_test_score"], axis=1))
+    measured = checkpoint_table(results).groupby(keys, sort=False).tail(1)
+    ceilings = predictions(results).get("train_soft_iou", {})
     about = pd.DataFrame(
         [
             {
@@ -51,14 +66,15 @@ def result_table(results: StudyResults) -> pd.DataFrame:
                 "head": resolved.model.head,
                 "trainable_parameters": results.trainable_parameters[run],
                 "saved_percent": saved_percent(results, run),
+                "ceiling": ceilings.get(run, math.nan),
             }
             for run, resolved in results.resolved.items()
         ]
     )
-    table = train.join(test).reset_index().join(trained, on=keys).merge(about, on="run")
-    first = ["run", "seed", "dataset", "arch", "head", "epoch", "epochs", "seconds"]
-    first += ["trainable_parameters", "saved_percent"]
-    return table[[*first, *train.columns, *test.columns]]
+    table = measured.join(trained, on=keys).merge(about, on="run")
+    first = ["run", "seed", "dataset", "arch", "head", "epoch", *trained.columns]
+    first += ["trainable_parameters", "saved_percent", "ceiling"]
+    return table[[*first, *measured.columns[3:]]]
 
 
 def saved_percent(results: StudyResults, run: str) -> float:
@@ -92,6 +108,9 @@ def summary(results: StudyResults) -> str:
     ]
     if results.is_multi_label:
         parts += [
+            "The ceiling is the training IoU at the minimum that theory predicts for a run's decays (docs/theory.md). "
+            "The IoU is a share of the softmax. Jaccard index and subset accuracy are of the m most probable labels, m "
+            "being given: no ceiling holds for them.",
             "## Decoding the test set",
             "Label sets by the nearest tag-wise average (no threshold), by a threshold on the softmax tuned on the "
             "training set, and by the m most probable labels where the true number m is given.",
@@ -112,6 +131,10 @@ def _of_two_classes(results: StudyResults) -> str:
 def _main_columns(results: StudyResults) -> dict[str, str]:
     score, name = ("soft_iou", "IoU") if results.is_multi_label else ("top1", "accuracy")
     scores = {f"{split} {name}": f"{split}_{score}" for split in ("train", "test")}
+    if results.is_multi_label:
+        scores = {"train IoU": "train_soft_iou", "ceiling": "ceiling", "test IoU": "test_soft_iou"}
+        scores |= {f"{split} subset accuracy": f"{split}_subset_accuracy" for split in ("train", "test")}
+        scores |= {"test Jaccard": "test_jaccard"}
     ratios = {f"tag-wise ratio, {m} labels": f"train_tag_wise_ratio_{m}" for m in results.multiplicities}
     about = {"trainable parameters": "trainable_parameters", "saved": "saved_percent"}
     return scores | COLLAPSE | ratios | about
@@ -123,6 +146,8 @@ def _shown(values: pd.Series) -> str:
         return f"{values.iloc[0]:,}"
     if values.name == "saved_percent":
         return "–" if values.isna().all() else f"{values.iloc[0]:.2f} %"
+    if values.name == "ceiling":
+        values = values.iloc[:1]
     return _mean_and_deviation(values, 4 if values.name.endswith(SHARES) else None)
 
 

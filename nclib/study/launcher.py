@@ -31,6 +31,7 @@ from nclib.study.watch import Watch, report_failures
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
+NO_IMAGES = 66  # exit status: a folder of images is not there (sysexits' EX_NOINPUT)
 ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
 
 
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     """`python -m nclib reproduce STUDY.yaml`.
 
     Returns:
-        The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, else that of Snakemake.
+        The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, `NO_IMAGES` when its
+        images are not there, else that of Snakemake.
     """
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
@@ -48,8 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.keep_code:
         os.environ[KEEP_CODE] = "1"
     try:
-        study = Study.from_file(asked.study, smoke=asked.smoke)
+        study = Study.from_file(asked.study, smoke=asked.smoke).seeded(asked.seeds)
         chosen = study.only(asked.runs)
+        if absent := absent_images(chosen, asked.outputs):
+            print(f"skipped {study.study}: there is no {absent}; docs/data.md says how to make it", file=sys.stderr)
+            return NO_IMAGES
         folder = StudyFolder(asked.outputs, study.study).root
         with only_one(folder) as lock:
             if canceled := cancel_left_jobs(folder):
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--smoke", action="store_true", help="use the study's 'smoke' overrides: the whole chain in a minute"
     )
     parser.add_argument("--runs", type=str.split, default=[], help="only these of the study's runs, e.g. 'learned etf'")
+    parser.add_argument("--seeds", help="other seeds than the study's, e.g. '0 1 2'")
     parser.add_argument("--keep-code", action="store_true", help="keep results that earlier code of nclib made")
     parser.add_argument("--cores", default="all", help="cores to use on this machine (default: all)")
     parser.add_argument("--gpu-runs", type=int, default=1, help="runs at once on this machine's GPU (default: 1)")
@@ -131,6 +137,16 @@ def scratch_folder(folder: Path) -> Path:
     """Where the processes of a study keep what is of no use later; short, since kernels have sockets there."""
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"nclib-{name}"
+
+
+def absent_images(study: Study, outputs: str | Path) -> Path | None:
+    """The first folder of images that a study needs and that is not there; None if there is none."""
+    for stage in stages(study, outputs):
+        if stage.name == "01_dataset" and stage.settings.dataset.source == "image_folder" and stage.missing():
+            folder = stage.settings.dataset.source_folder
+            if not folder.is_dir():
+                return folder
+    return None
 
 
 def _announce(stage: Stage) -> None:

@@ -33,7 +33,7 @@ SOURCES = {
     "mnist": Source(10, 1, 28),
     "cifar10": Source(10, 3, 32),
     "svhn": Source(9, 3, 32, ("image_size", "sample_size"), is_multi_label=True),
-    "image_folder": Source(None, 3, None, ("image_size", "test_fraction", "seed", "test_folder")),
+    "image_folder": Source(None, 3, None, ("image_size", "test_fraction", "split", "seed", "test_folder")),
 }
 TEST_FRACTION = 0.2  # of each class, where a source has no split
 

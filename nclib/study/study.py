@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from nclib.study.files import write_text
 from nclib.study.parameters import (
@@ -34,6 +34,7 @@ class ParameterError(ValueError):
     """A study file or a notebook's parameters are not valid; the message names each field at fault."""
 
 
+SEEDS = TypeAdapter(Seeds)
 RESERVED_STUDIES = ("reference", "theory")  # folders of the outputs
 RESERVED_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
 
@@ -108,6 +109,15 @@ class Study(Section):
         for run in runs:
             self.resolve(run)
         return self.model_copy(update={"runs": {run: self.runs[run] for run in runs}}) if runs else self
+
+    def seeded(self, seeds: str | None) -> "Study":
+        """The study with other seeds, e.g. `"0 1 2"`; as it is if there are none."""
+        if not seeds:
+            return self
+        try:
+            return self.model_copy(update={"seeds": SEEDS.validate_python(list(map(int, seeds.split())))})
+        except ValueError as error:
+            raise ParameterError(f"seeds: expected different integers such as '0 1 2', but got {seeds!r}") from error
 
     def resolve(self, run: str, **built: int) -> Run:
         """The parameters of one run.

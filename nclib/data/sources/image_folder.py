@@ -21,20 +21,23 @@ def load(
     train: bool,
     image_size: int | None,
     test_fraction: float = TEST_FRACTION,
+    split: str = "random",
     seed: int = 0,
     test_folder: str | None = None,
 ) -> SourceImages:
     """Read `ROOT/CLASS/*.jpg` and the like, as RGB; classes in alphabetical order, as torchvision's `ImageFolder`.
 
     Where `root` holds a folder for training and one for the test (`train` and `val`, say), each a folder of class
-    folders, these are the splits. Otherwise each class is split at random by `seed`. Hidden entries are skipped.
+    folders, these are the splits. Otherwise each class is split, at random by `seed` or in the order of its file names.
+    Hidden entries are skipped.
 
     Args:
         root: the folder of class folders.
         train: the training split, or the test split.
         image_size: side the images are resized to (bilinear, anti-aliased) [pixels]; None: all must have one size.
         test_fraction: share of each class that goes to the test split, where there are no folders of splits.
-        seed: of the split.
+        split: "random", or "last" for the last images of each class as test images.
+        seed: of the random split.
         test_folder: the folder in `root` that is the test split, where there are several, such as `val` and `test`.
 
     Returns:
@@ -50,7 +53,7 @@ def load(
     rows = torch.arange(len(files))
     if folders is None:
         try:
-            generator = stream(seed, "split")
+            generator = stream(seed, "split") if split == "random" else None
             rows = split_by_class(labels, test_fraction=test_fraction, train=train, generator=generator)
         except ValueError as error:
             raise SourceError(f"{root} cannot be split: {error}") from error
