@@ -9,6 +9,8 @@
 #   PROFILE=slurm                    on a cluster (docs/cluster.md)
 #   OUTPUTS=outputs                  the folder of all results
 # make check           every result of the study compared with its manifest, bit for bit
+# make verify          every claim of the papers on the reference results, with a verdict
+#   STUDY=params/mlab_digits.yaml    the study's own, on its results in OUTPUTS, after make reproduce
 # make theory          the theory notebook, executed, in OUTPUTS/theory
 # make lab             JupyterLab with the notebooks
 # make test            the test suite; PYTEST="-k metrics" selects; WORKERS=3 tests at once
@@ -64,7 +66,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -108,6 +110,14 @@ reference-gpu:
 
 check: $(READY)
 	@$(NCLIB) check $(STUDY) --outputs $(OUTPUTS)
+
+ifeq ($(origin STUDY),command line)
+verify: reproduce
+	@$(NCLIB) verify $(STUDY) --from $(OUTPUTS)
+else
+verify: $(READY)
+	@$(NCLIB) verify
+endif
 
 theory: $(READY)
 	@$(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb

@@ -6,6 +6,8 @@ from importlib import import_module
 COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, what it does
     "reproduce": ("nclib.study.launcher", "STUDY.yaml [options]", "run a study from its data to figures and a table"),
     "check": ("nclib.study.check", "STUDY.yaml", "compare a study's results with their manifests, bit for bit"),
+    "verify": ("nclib.results.claims", "[STUDY.yaml] [options]", "check the papers' claims on results"),
+    "ceiling": ("nclib.results.expected", "STUDY.yaml [RUN ...]", "print the IoU that theory allows its runs"),
     "theory": ("nclib.study.runner", "[OUT.ipynb]", "execute the theory notebook"),
     "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
     "cifar10-small": ("nclib.data.cifar10_small", "ARCHIVE FOLDER", "write a tenth of CIFAR-10 as a folder of images"),

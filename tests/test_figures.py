@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 
 from nclib import figures, heads
 from nclib.data.compose import MultiLabelData
+from nclib.figures import concept, landscape
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.layout import fit_texts
 from nclib.figures.style import group_names
@@ -483,6 +485,51 @@ def test_a_full_disk_leaves_the_earlier_figure(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pdf", "x.png"]
 
 
+# --- the papers' pictures
+
+
+def marks_of(axes, size):
+    """Where the marks of this size are."""
+    return np.array([line.get_xydata()[0] for line in axes.lines if line.get_markersize() == size])
+
+
+def test_rings_are_the_scaled_sums_of_the_class_means_marked(load):
+    display = figures.TagWisePlane.from_results(load(TRIPLES)).plot()
+    assert [axes.get_title(loc="left") for axes in display.axes_] == ["epoch 0", "epoch 60"]
+    for axes, checkpoint in zip(display.axes_, (0, -1), strict=True):
+        first, second, third, *pairs = marks_of(axes, concept.LARGE)
+        scale = display.geometry.scales[checkpoint, 1].item()
+        expected = scale * np.array([first + second, first + third, second + third])
+        np.testing.assert_allclose(marks_of(axes, concept.RING), expected, rtol=1e-5)
+        assert len(pairs) == 3
+    collapsed = np.linalg.norm(pairs - expected, axis=1).max() / np.linalg.norm(expected, axis=1).min()
+    assert collapsed < 0.2
+    assert_readable(display.figure_, display.figure_.legends[0].get_texts())
+
+
+def test_the_concept_of_two_classes_is_drawn_too(load):
+    g = load(MULTI_LABEL).geometry("learned", 0)
+    sets, samples = (labels[:, 2:].sum(1) == 0 for labels in (g.label_sets, g.sample_labels))
+    cut = {"k": slice(2), "s": sets, "q": samples}
+    arrays = {field.name: field.type.dim_str.split() for field in fields(g) if field.name != "class_names"}
+    kept = {name: getattr(g, name)[tuple(cut.get(axis, slice(None)) for axis in axes)] for name, axes in arrays.items()}
+    both = replace(g, class_names=g.class_names[:2], **kept)
+    axes = figures.TagWisePlane(both, checkpoints=(-1,)).plot().axes_[0]
+    assert (len(marks_of(axes, concept.LARGE)), len(marks_of(axes, concept.RING))) == (3, 1)
+
+
+def test_the_landscape_of_both_losses_is_lowest_where_theory_says():
+    display = figures.LossLandscape.from_theory(10, feature_decay=1e-3).plot()
+    r, angle = landscape.LENGTHS, np.radians(landscape.ANGLES)[:, None]
+    np.testing.assert_allclose(display.excess["MSE"], r**2 - 2 * r * np.cos(angle) + 1, atol=1e-6)  # circles
+    for excess in display.excess.values():
+        assert excess.min() > -1e-7 and np.unravel_index(excess.argmin(), excess.shape) == (0, np.abs(r - 1).argmin())
+    length = display.optimal["CE"]
+    right, wrong = (np.log(1 + 9 * np.exp(-sign * length * 10 / 9)) + 1e-3 * length**2 for sign in (1, -1))
+    opposite = display.excess["CE"][-1, np.abs(r - 1).argmin()]
+    assert opposite == pytest.approx((wrong - right) / (np.log(10) - right), rel=1e-6)
+
+
 # --- the notebook
 
 
@@ -492,12 +539,13 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     results.study.to_file(tmp_path / "study.yaml")
     parameters = {"study": str(tmp_path / "study.yaml"), "outputs": str(outputs)}
     run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", parameters)
-    names = ["collapse", "collapse_released", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
+    names = ["collapse", "collapse_released", "concept", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
     names += ["scales", "scores"]
     written = sorted(path.name for path in results.folder.figures.iterdir())
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
-    assert manifest["outputs"].keys() == {"table.csv", "table.md", *(f"figures/{name}" for name in written)}
+    tables = {"table.csv", "table.md", "checkpoints.csv"}
+    assert manifest["outputs"].keys() == tables | {f"figures/{name}" for name in written}
     assert manifest["inputs"]["etf/seed0/geometry.safetensors"] == sha256(
         results.folder.run("etf", 0) / "geometry.safetensors"
     )

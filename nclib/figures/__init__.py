@@ -5,11 +5,13 @@ Each class is made by a constructor `from_...`, drawn with `.plot()`, and then h
 a marker of its own, so that the figures also read in gray print.
 """
 
+from nclib.figures.concept import TagWisePlane
 from nclib.figures.contact import ContactSheet
 from nclib.figures.curves import LossCurves, MetricCurves, ScoreCurves
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
+from nclib.figures.landscape import LossLandscape
 from nclib.figures.margins import MarginDistribution
 from nclib.figures.panels import Panel, panel
 from nclib.figures.samples import SampleGrid
@@ -22,12 +24,14 @@ __all__ = [
     "ImbalanceCurves",
     "LabelHeatMap",
     "LossCurves",
+    "LossLandscape",
     "MarginDistribution",
     "MetricCurves",
     "Panel",
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
+    "TagWisePlane",
     "files",
     "panel",
     "save",

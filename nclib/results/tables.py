@@ -46,8 +46,9 @@ def result_table(results: StudyResults) -> pd.DataFrame:
 
     The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
     `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the highest one,
-    whose weights the first paper's code keeps as `model_best`), `trainable_parameters`, `saved_percent` and `ceiling`
-    (the training IoU at the minimum that theory predicts for these settings; empty where it predicts none).
+    whose weights the first paper's code keeps as `model_best`), `train_images`, `trainable_parameters`, `saved_percent`
+    and `ceiling` (the training IoU at the minimum that theory predicts for these settings; empty where it predicts
+    none).
     """
     keys = ["run", "seed"]
     score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
@@ -64,6 +65,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
                 "dataset": resolved.dataset.name,
                 "arch": resolved.model.arch,
                 "head": resolved.model.head,
+                "train_images": int(results.geometry(run, results.seeds[0]).counts.sum()),
                 "trainable_parameters": results.trainable_parameters[run],
                 "saved_percent": saved_percent(results, run),
                 "ceiling": ceilings.get(run, math.nan),
@@ -73,7 +75,7 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     )
     table = measured.join(trained, on=keys).merge(about, on="run")
     first = ["run", "seed", "dataset", "arch", "head", "epoch", *trained.columns]
-    first += ["trainable_parameters", "saved_percent", "ceiling"]
+    first += ["train_images", "trainable_parameters", "saved_percent", "ceiling"]
     return table[[*first, *measured.columns[3:]]]
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,9 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
                 left.unlink()  # of a run that was killed
             shutil.rmtree(folder / ".session", ignore_errors=True)
             study.to_file(folder / "study.yaml")  # what the notebooks read, whatever becomes of the study's own file
-            for stage in stages(study, asked.outputs, runs=chosen.runs):
+            ahead = stages(study, asked.outputs, runs=chosen.runs)
+            for stage in ahead:
                 _announce(stage)
-            return _run(asked, study, folder, root, lock)
+            with _ceilings(folder, ahead):
+                return _run(asked, study, folder, root, lock)
     except BlockingIOError as error:
         print(error, file=sys.stderr)
         return BUSY
@@ -149,6 +151,18 @@ def absent_images(study: Study, outputs: str | Path) -> Path | None:
     return None
 
 
+@contextmanager
+def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
+    """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
+    trainings = [stage for stage in ahead if stage.name == "02_train" and stage.missing()]
+    if any(each.settings.dataset.layout and each.settings.training.feature_decay for each in trainings):
+        runs = dict.fromkeys(each.run for each in trainings)
+        with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
+            yield
+    else:
+        yield
+
+
 def _announce(stage: Stage) -> None:
     """Print that a result is about to be replaced, or is kept although the code has changed."""
     if stage.manifest and (why := stage.missing(code=False)):
@@ -175,8 +189,10 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
         return
     print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:")
     print(f"\n{table.read_text().strip()}\n")
-    for name, what in {"figures": "figures (PDF and PNG)", "table.md": "table", "04_figures.ipynb": "notebook"}.items():
-        print(f"  {what:22} {os.path.relpath(folder / name)}")
+    results = {"figures": "figures (PDF and PNG)", "table.md": "table", "claims.md": "the papers' claims"}
+    for name, what in (results | {"04_figures.ipynb": "notebook"}).items():
+        if (folder / name).exists():
+            print(f"  {what:22} {os.path.relpath(folder / name)}")
 
 
 @contextmanager

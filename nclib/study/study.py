@@ -77,18 +77,12 @@ class Study(Section):
 
     @classmethod
     def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
-        """Read and check a study file (YAML, safe loading only; a key given twice is refused)."""
+        """Read and check a study file."""
         try:
-            values = yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+            values = read_yaml(path)
         except FileNotFoundError:
             raise ParameterError(
                 f"{path}: there is no such study file; see params/ for those that come with nclib"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(f"{path}: cannot be read ({error})") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ParameterError(
-                f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
             ) from None
         if not isinstance(values, dict):
             raise ParameterError(
@@ -237,6 +231,25 @@ class Study(Section):
             name = merge(self.dataset, overrides["dataset"]).get("name", Dataset().name)
             overrides["dataset"]["name"] = "-".join([name, *of_data])
         return "-".join([run, *labels]), overrides
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file (safe loading only; a key given twice is refused).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ParameterError: it cannot be read or is not valid YAML.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: cannot be read ({error})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
