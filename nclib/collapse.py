@@ -154,8 +154,8 @@ def measure_collapse(
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     >>> images = torch.tensor([[1.0, 0, 0, 0], [3.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 3.0, 0, 0]])
-    >>> measure_collapse(model, (images, torch.tensor([0, 0, 1, 1]))).scalars["nc1"]
-    0.0625
+    >>> round(measure_collapse(model, (images, torch.tensor([0, 0, 1, 1]))).scalars["nc1"], 6)
+    0.125
     """
     name = head or last_linear(model)
     weight, bias = last_layer(model, name)
@@ -261,7 +261,7 @@ class _Features:
             return {layer: {name: float(x[name]) for name in OF_LAYERS if name in x} for layer, x in values.items()}
         labels = torch.cat(self.labels)
         # without the classes that do not occur: `measure` has refused them, or left them out, too
-        labels = labels.unique(return_inverse=True)[1] if labels.ndim == 1 else labels[:, labels.any(dim=0)]
+        labels = labels.unique(return_inverse=True)[1] if labels.ndim == 1 else labels[:, labels.any(dim=0).bool()]
         whole = {layer: torch.cat(self.kept.pop(layer)) for layer in layers}
         return {
             layer: {name: float(getattr(metrics, name)(features, labels)) for name in OF_LAYERS}
@@ -281,7 +281,7 @@ def _decisions(
     for batch in batches:
         labels = batch.labels
         single = labels.new_ones(len(labels), dtype=torch.bool) if labels.ndim == 1 else labels.sum(dim=1) == 1
-        own = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        own = labels if labels.ndim == 1 else labels.int().argmax(dim=1)
         total = total + single.sum()
         for layer, known in statistics.items():
             features = batch.features if layer == LAST else batch.layers[layer]
