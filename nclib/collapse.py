@@ -107,7 +107,7 @@ def measure_collapse(
     *,
     test: Data | None = None,
     ood: Data | None = None,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | None = None,
     head: str | None = None,
     classes: str = "all",
     nuclear_norm: bool = False,
@@ -159,6 +159,7 @@ def measure_collapse(
     """
     name = head or last_linear(model)
     weight, bias = last_layer(model, name)
+    layers = layers or ()
     options = {"device": device, "batch_size": batch_size, "transform": transform, "find_head": head is None}
 
     def one_pass(data: Data, split: str, layers: Sequence[str] = ()) -> "closing[Iterator[Extracted]]":

@@ -26,8 +26,7 @@ class CollapseMonitor:
     Args:
         model: The network, not wrapped for distributed training.
         train: Training data, as for `measure_collapse`; the loader of the training itself may be given.
-        every_steps: Measure after each so many steps of the optimizer.
-        every_epochs: Measure after each so many epochs.
+        every_steps, every_epochs: Measure after each so many steps of the optimizer, or epochs.
         log: Where values go: a TensorBoard `SummaryWriter`, a W&B run, any object with `log_metrics(values, step=...)`,
             a function of values and step, or several of these. The callbacks add the loggers of their trainer.
         prefix: Before each name, `collapse/nc1`; that of a layer is `collapse/layer4/nc1`.
@@ -57,9 +56,7 @@ class CollapseMonitor:
         prefix: str = "collapse/",
         **options: Any,
     ) -> None:
-        if (every_steps is None and every_epochs is None) or not all(
-            n is None or n >= 1 for n in (every_steps, every_epochs)
-        ):
+        if min((n for n in (every_steps, every_epochs) if n is not None), default=0) < 1:
             raise ValueError(f"Expected every_steps or every_epochs >= 1, but got {every_steps} and {every_epochs}.")
         self.model, self.train, self.options = model, train, {"progress": False, **options}
         self.every_steps, self.every_epochs, self.prefix = every_steps, every_epochs, prefix
@@ -131,7 +128,7 @@ class CollapseMonitor:
 
             def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
                 if state.is_world_process_zero:
-                    monitor.epoch()
+                    monitor.epoch(round(state.epoch))
 
         return OfHuggingFace()
 

@@ -1,5 +1,6 @@
-"""The scripts of docs/examples, on small stand-ins of their data."""
+"""docs/collapse.md and the scripts of docs/examples, these on small stand-ins of their data."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def test_a_resnet_is_measured_layer_by_layer(tmp_path):
     found = runpy.run_path(EXAMPLES / "resnet_layers.py")["found"]
     assert list(found.layers) == ["layer1", "layer2", "layer3", "layer4"]
     assert (tmp_path / "layers.png").stat().st_size > 10_000
+
+
+def test_the_snippets_of_the_page():
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "collapse.md").read_text(), re.DOTALL):
+        exec(snippet, names)  # noqa: S102
+    assert names["values"]["nc1"] == pytest.approx(names["found"].scalars["nc1"], rel=1e-4)
+    assert [row["epoch"] for row in names["monitor"].history] == [1, 2]

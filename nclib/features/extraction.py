@@ -22,7 +22,7 @@ def extract(
     device: torch.device | str | None = None,
     batch_size: int = 512,
     head: str | None = None,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Extracted:
     """Last-layer features, logits and labels of every image, in the order they came, from a model in evaluation mode.
@@ -82,7 +82,7 @@ def extract(
         torch.cat([part.features for part in parts]),
         torch.cat([part.logits for part in parts]),
         torch.cat(labels) if len(labels) == len(parts) else None,
-        {name: torch.cat([part.layers[name] for part in parts]) for name in layers},
+        {name: torch.cat([part.layers[name] for part in parts]) for name in parts[0].layers},
     )
 
 

@@ -53,7 +53,7 @@ def feature_batches(
     device: torch.device | str | None = None,
     batch_size: int = 512,
     head: str | None = None,
-    layers: Sequence[str] = (),
+    layers: Sequence[str] | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     find_head: bool = False,
     progress: str | None = None,
@@ -77,10 +77,9 @@ def feature_batches(
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(_random_state(data, device))
-        at_head = (
-            None if head is None else _watch(stack, model, head, lambda given, made: (given, _tensor_in(made).clone()))
-        )
-        at_layers = {name: _watch(stack, model, name, lambda _, made: _pooled(made)) for name in layers}
+        # clones, as logits are often scaled or normalized in place
+        at_head = head and _watch(stack, model, head, lambda given, made: (given, _tensor_in(made).clone()))
+        at_layers = {name: _watch(stack, model, name, lambda _, made: _pooled(made)) for name in layers or ()}
 
         def move(images: Tensor) -> Tensor:
             images = images.to(device, non_blocking=True)
@@ -92,14 +91,14 @@ def feature_batches(
                 images, named, labels = _split_batch(batch, model)
                 output = model(*map(move, images), **{name: move(x) for name, x in named.items()})
                 features, logits = _returned(output) if at_head is None else _once(at_head, head)
-                if not checked:
-                    _check_predicts(output, logits, head)
-                    checked = True
                 if logits.ndim != 2:
                     raise ValueError(
                         f"Expected logits (b, k), but got {tuple(logits.shape)}: where each entry of a sequence is a "
                         "sample of its own, nclib.metrics.CollapseMetrics takes them batch by batch."
                     )
+                if not checked:
+                    _check_predicts(output, logits, head)
+                    checked = True
                 made = {name: _once(calls, name) for name, calls in at_layers.items()}
                 labels = None if labels is None else labels.to(device, non_blocking=True)
                 yield Extracted(features.flatten(1), logits, labels, made)

@@ -99,9 +99,7 @@ def measure_checkpoints(
         measured = {}
         for name, seen in found.items():
             try:
-                measured[name] = metrics.take_measurement(
-                    seen.features, seen.labels, weight, bias, logits=seen.logits
-                )
+                measured[name] = metrics.take_measurement(seen.features, seen.labels, weight, bias, logits=seen.logits)
             except ValueError as error:
                 raise StageError(
                     f"The {name} images at {path} cannot be measured: {error} If all features have become equal, or no "
