@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nclib.results import claims, expected, theorems
+from nclib.results import claims, expected
 from nclib.results.claims import Expected
 from nclib.study.study import Study
 
@@ -132,15 +132,11 @@ def test_a_metric_that_no_table_has_is_refused(project, capsys):
 
 
 def test_the_committed_results_have_the_verdicts_on_record():
-    """But for the theorems, which `make verify` computes; tests/test_theory.py has them."""
+    """But for the theorems, which `make verify` computes and tests/test_theory.py tests."""
     claims_ = [(file, claim, test) for file in claims.read_claims() for claim in file.claims for test in claim.tests]
     found = [claims._evaluate(*each, ROOT / claims.REFERENCE) for each in claims_ if each[-1].study != claims.THEORY]
     assert len(found) > 100
     assert [f"{each.claim.id} {each.test.study}" for each in found if claims.differs(each, complete=True)] == []
-
-
-def test_theorems_are_functions():
-    assert all(callable(getattr(theorems, name)) for name in claims.THEOREMS)
 
 
 def test_expected_values_read_as_they_are_meant():

@@ -62,6 +62,16 @@ def test_other_parameters_run_again_where_they_matter(made):
         of_etf("03_validate", other, outputs).input("history.csv")
 
 
+def test_a_field_that_came_later_had_its_default(made):
+    training = of_etf("02_train", *made)
+    manifest = json.loads(training.manifest_file.read_text())
+    assert manifest["parameters"]["training"].pop("lr_drop") == 0.1
+    training.manifest_file.write_text(json.dumps(manifest))
+    assert of_etf("02_train", *made).missing() is None
+    found = of_etf("02_train", changed(lr_drop=0.2), made[1]).missing()
+    assert found == "training.lr_drop was 0.1 and is 0.2"
+
+
 def test_an_input_with_other_bytes_runs_again_and_one_with_the_same_does_not(made):
     study, outputs = made
     trained, measured = (of_etf(name, study, outputs) for name in ("02_train", "03_validate"))

@@ -80,7 +80,7 @@ class Quantity(OneOf):
     fall: str | None = Field(None, description="at the last checkpoint over that of the first")
     difference: str | None = Field(None, description="of a test's run less that of the run it is `against`")
     ratio: str | None = Field(None, description="of a test's run over that of the run it is `against`")
-    theorem: Literal[THEOREMS] | None = Field(None, description="a function of nclib.results.theorems")
+    theorem: Literal[THEOREMS] | None = Field(None, description="a gap of nclib.results.theorems")
     over: str | None = Field(None, description="difference, ratio: with this metric of the same run instead")
 
     @property
@@ -248,7 +248,7 @@ def _measure(quantity: Quantity, test: Test, run: str, results: Path) -> pd.Seri
     """The quantity of a run by seed; None where it was not measured."""
     folder, name = results / test.study, getattr(quantity, quantity.kind)
     if quantity.kind == "theorem":
-        return pd.Series([getattr(import_module("nclib.results.theorems"), name)()])
+        return pd.Series([import_module("nclib.results.theorems").gap(name)])
     if quantity.kind == "fall":
         checkpoints = _of_run(folder / "checkpoints.csv", run, name)
         by_seed = None if checkpoints is None else checkpoints.groupby(level="seed")

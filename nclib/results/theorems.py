@@ -9,7 +9,6 @@ from functools import cache
 import torch
 
 from nclib import theory
-from nclib.theory import Minimization
 
 K = 4
 DECAYS = {"weight_decay": 2e-3, "feature_decay": 1e-3}
@@ -21,61 +20,39 @@ SETTINGS = {
     ),
     "mse": ({"counts": {1: 6}, "loss": "mse"}, {"counts": {1: 6}, "loss": "mse", "feature_dim": K - 1}),
 }
-COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
+METRICS = {
+    "collapse": ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered"),
+    "tag_wise": ("tag_wise_cosine_residual_2", "tag_wise_cosine_residual_3"),
+}
+
+
+def gap(name: str) -> float:
+    """The number of one theorem, the largest over all settings.
+
+    Of pick-all-label cross-entropy (`pal_`) or the squared error (`mse_`), at the ends of descents from random starts:
+    `minimum`, the relative distance from the predicted minimum; `collapse`, NC1, NC2 and NC3; `tag_wise`, 1 - cos
+    between a label set's mean and the sum of its labels' means; `scales`, the distance of `C_m` from the predicted
+    one. And `saddles`: the smallest Hessian eigenvalue at points that are critical and no minima (all zeros, and the
+    best ones that leave feature dimensions unused), below 0 if all are strict saddles.
+    """
+    loss, _, what = name.partition("_")
+    if what == "saddles":
+        return _largest_escape(theory.Problem(num_classes=K, **DECAYS, **SETTINGS[loss][0]))
+    if what == "minimum":
+        return max(abs(found.gap) for found in _minima(loss))
+    if what == "scales":
+        return max(abs(c - found.minimum.scales[m]) for found in _minima(loss) for m, c in found.scales.items())
+    return max(found.collapse().get(metric, 0.0) for found in _minima(loss) for metric in METRICS[what])
 
 
 @cache
-def _minima(loss: str) -> list[Minimization]:
-    """Where descents end, one from a random start in each setting."""
+def _minima(loss: str) -> list[theory.Minimization]:
     generator = torch.Generator().manual_seed(0)
     return [theory.minimize(K, **DECAYS, **setting, generator=generator) for setting in SETTINGS[loss]]
 
 
-def _gap(loss: str) -> float:
-    return max(abs(found.gap) for found in _minima(loss))
-
-
-def _largest(loss: str, *metrics: str) -> float:
-    return max(found.collapse().get(metric, 0.0) for found in _minima(loss) for metric in metrics)
-
-
-def pal_minimum() -> float:
-    """Largest relative distance of a minimum of pick-all-label cross-entropy from the predicted one."""
-    return _gap("pal")
-
-
-def pal_collapse() -> float:
-    """Largest NC1, NC2 (of means and of the classifier) and NC3 at those minima."""
-    return _largest("pal", *COLLAPSE)
-
-
-def pal_tag_wise() -> float:
-    """Largest 1 - cos between a label set's mean and the sum of its labels' means at those minima."""
-    return _largest("pal", "tag_wise_cosine_residual_2", "tag_wise_cosine_residual_3")
-
-
-def pal_scales() -> float:
-    """Largest distance of a scale C_m of the tag-wise average from the predicted one at those minima."""
-    return max(abs(c - found.minimum.scales[m]) for found in _minima("pal") for m, c in found.scales.items())
-
-
-def mse_minimum() -> float:
-    """As `pal_minimum`, of the squared error."""
-    return _gap("mse")
-
-
-def mse_collapse() -> float:
-    """As `pal_collapse`, of the squared error."""
-    return _largest("mse", *COLLAPSE)
-
-
-def mse_saddles() -> float:
-    """Largest of the smallest Hessian eigenvalues at critical points of the squared error that are no minima.
-
-    Below 0 if all of them are strict saddles: all zeros, and the best points that leave feature dimensions unused.
-    """
+def _largest_escape(problem: theory.Problem) -> float:
     generator = torch.Generator().manual_seed(0)
-    problem = theory.Problem(num_classes=K, **DECAYS, **SETTINGS["mse"][0])
     points = [theory.trivial_point(problem, feature_dim=K)]
     for rank in range(1, K - 1):
         points.append(theory.rank_deficient_point(problem, feature_dim=K, rank=rank, generator=generator))

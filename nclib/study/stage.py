@@ -41,7 +41,7 @@ from nclib.study.files import (
     write_text,
 )
 from nclib.study.folders import StudyFolder, project_root
-from nclib.study.parameters import Run
+from nclib.study.parameters import SECTIONS, Run
 from nclib.study.source_files import files_fingerprint
 from nclib.study.study import ParameterError, Study
 
@@ -412,10 +412,15 @@ def _difference(made: Any, wanted: Mapping[str, Any]) -> str | None:
             if values != found:
                 return f"{section} was {found!r} and is {values!r}"
             continue
+        values, found = (_defaults(section) | each for each in (values, found))  # a field may have come later
         for field in {**values, **found}:
             if values.get(field) != found.get(field):
                 return f"{section}.{field} was {found.get(field)!r} and is {values.get(field)!r}"
     return None
+
+
+def _defaults(section: str) -> dict[str, Any]:
+    return json.loads(Run.model_fields[section].annotation().model_dump_json()) if section in SECTIONS else {}
 
 
 def _write(path: Path, content: Content) -> None:
