@@ -33,6 +33,8 @@ from nclib.study.files import (
     damaged,
     describe_file,
     json_or_empty,
+    require,
+    sha256,
     unwritable,
     write_csv,
     write_json,
@@ -320,9 +322,7 @@ def measured_another_training(folder: Path) -> bool:
 
 def _check(path: Path, recorded: str | None, *, stage: str) -> str:
     """The SHA-256 of a file that is as it was recorded."""
-    if not path.is_file():
-        raise StageError(f"{path} is missing: run stage {stage} first.")
-    if recorded != describe_file(path)["sha256"]:
+    if recorded != sha256(require(path, stage=stage)):
         raise damaged(path, f"it is not what {stage}.manifest.json says", stage=stage)
     return recorded
 
