@@ -68,12 +68,15 @@ from nclib import decode, metrics
 h, y, w, b, z = torch.rand(40, 6), torch.eye(4).repeat(10, 1), torch.rand(4, 6), torch.rand(4), torch.rand(40, 4)
 stream = metrics.CollapseMetrics(num_classes=4, feature_dim=6)
 stream.update(h, y)
-with_weight = ["nc3", "nc3_centered", "released_nc3", "bias_residual", "nc4", "cosine_margins", "measure"]
+with_weight = ["nc3", "nc3_centered", "released_nc3", "bias_residual", "nc4", "cosine_margins", "measure", "unc3"]
 calls = {
     "features": [lambda f=getattr(metrics, name): f(h[:, 0], y, w) for name in with_weight]
     + [lambda f=getattr(metrics, name): f(h[0], y) for name in ("nc1", "nc2_h", "nuclear_over_frobenius")]
     + [lambda: stream.update(h[:, 0], y), lambda: metrics.nc1(h, y[:39]), lambda: metrics.nc1(h, torch.tensor(0))],
-    "a matrix (k, d) with k >= 2": [lambda: metrics.nc2_w(w[:1]), lambda: metrics.equiangle_w(w[0])],
+    "ood_features (q, 6)": [lambda wrong=wrong: metrics.nc5(h, y, wrong) for wrong in (h[:, :5], h[0], h[:0])],
+    "class_means (k, 6)": [lambda: metrics.nc4(h, y, w, class_means=w[:, :5])],
+    "class_means of 4 classes, but got 3": [lambda: metrics.nc4(h, y, w, class_means=w[:3])],
+    "a matrix (k, d) with k >= 2": [lambda: metrics.nc2_w(w[:1]), lambda: metrics.gnc2_w(w[0])],
     "multi-hot labels of 3 columns": [lambda: metrics.measure(h, y, w[:3])],
     "labels that are multi-hot (n, k)": [lambda: metrics.soft_iou(z, torch.tensor(0))],
     "weight (k, 6) and bias (k,)": [

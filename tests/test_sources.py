@@ -18,9 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nclib.data import dataset, sources, stand_ins
+from nclib.data import cifar10_small, dataset, sources, stand_ins
 from nclib.data.sources import SourceError, SourceImages, cifar10, decoding, download
 from nclib.study.files import temporary_beside
+from nclib.study.folders import data_root
+from nclib.study.parameters import Dataset
 
 MD5_OF_ANOTHER = hashlib.md5(b"another").hexdigest()
 CLOSED = "http://127.0.0.1:9/"  # the discard port: nobody listens
@@ -45,10 +47,11 @@ def test_relative_roots_start_at_the_project(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "Snakefile").touch()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert sources.data_root("images") == tmp_path / "images"
-    assert sources.data_root() == tmp_path / "root"
+    assert data_root() == tmp_path / "root"
+    assert Dataset(source="image_folder", name="a", root="images").source_folder == tmp_path / "root" / "images"
     monkeypatch.delenv("NCLIB_DATA_ROOT")
-    assert sources.data_root() == tmp_path / "data"
+    assert data_root() == tmp_path / "data"
+    assert Dataset(source="image_folder", name="a").source_folder == tmp_path / "data" / "a"
 
 
 # MNIST
@@ -215,6 +218,8 @@ def test_an_image_folder_is_split_by_class_like_mini_imagenet(folder: Path) -> N
             assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(files[place])))
     seen = torch.cat([splits.train.source_index, splits.test.source_index])
     assert len(seen) == 36 == len(seen.unique())
+    last = dataset.build(**options, split="last").test.source_index.flatten()
+    assert last.tolist() == [10, 11, 22, 23, 34, 35]  # the last two files of each class of twelve
 
 
 def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, tmp_path: Path) -> None:
@@ -252,8 +257,9 @@ def test_of_several_test_folders_the_study_names_one(folder: Path, tmp_path: Pat
     assert len(dataset.build(source="image_folder", root=root, test_folder="val").test) == 3
     with pytest.raises(SourceError, match="no folder 'train' beside 'dev' with class folders in both"):
         dataset.build(source="image_folder", root=root, test_folder="dev")
-    with pytest.raises(ValueError, match="it is for source 'image_folder'"):
-        dataset.build(source="digits", test_folder="val")
+    for field, value in (("test_folder", "val"), ("split", "last")):
+        with pytest.raises(ValueError, match="it is for source 'image_folder'"):
+            dataset.build(source="digits", **{field: value})
 
 
 def test_a_class_may_be_called_train(folder: Path) -> None:
@@ -608,12 +614,14 @@ def test_mnist_is_fetched_and_unpacked(server: Server, mnist_root: Path, monkeyp
     assert path.read_bytes() == whole
 
 
-def test_cifar10_is_fetched_unpacked_and_read_by_torchvision(server: Server, tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def cifar_archive(tmp_path: Path, monkeypatch) -> tuple[Path, dict[str, dict]]:
+    """An archive in the format of cifar-10-python.tar.gz that counts as the published one, and what is in it."""
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(0)
     content = {"batches.meta": {"label_names": list(cifar10.CLASS_NAMES)}}
-    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
         content[name] = {"data": rng.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 9, 3, 3]}
     folder = tmp_path / "made" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -622,16 +630,42 @@ def test_cifar10_is_fetched_unpacked_and_read_by_torchvision(server: Server, tmp
         raw = pickle.dumps(value)  # the format CIFAR-10 is published in
         (folder / name).write_bytes(raw)
         md5[name] = hashlib.md5(raw).hexdigest()
-    with tarfile.open(tmp_path / "made.tar.gz", "w:gz") as packed:
+    archive = tmp_path / "made" / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
         packed.add(folder, folder.name)
-    server.content = (tmp_path / "made.tar.gz").read_bytes()
-    monkeypatch.setattr(CIFAR10, "url", server.url + "cifar-10-python.tar.gz")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(server.content).hexdigest())
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in ("data_batch_1", "data_batch_2")])
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in content if "data" in name])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
+    return archive, content
+
+
+def test_cifar10_is_fetched_unpacked_and_read_by_torchvision(server: Server, cifar_archive, monkeypatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    archive, content = cifar_archive
+    server.content = archive.read_bytes()
+    monkeypatch.setattr(CIFAR10, "url", server.url + archive.name)
     train, test = (sources.load("cifar10", train=train) for train in (True, False))
     assert server.answers == 1
-    assert (len(train), len(test)) == (8, 4) and train.labels.tolist() == [0, 9, 3, 3] * 2
-    assert np.array_equal(train.images[4:].numpy().reshape(4, -1), content["data_batch_2"]["data"])
+    assert (len(train), len(test)) == (20, 4) and train.labels.tolist() == [0, 9, 3, 3] * 5
+    assert np.array_equal(train.images[4:8].numpy().reshape(4, -1), content["data_batch_2"]["data"])
     assert train.images.is_contiguous() and train.images.dtype == torch.uint8
+
+
+def test_the_first_images_of_each_file_of_cifar10_become_a_folder(cifar_archive, tmp_path, monkeypatch, capsys) -> None:
+    archive, content = cifar_archive
+    monkeypatch.setattr(cifar10_small, "PER_FILE", 3)
+    command = [str(archive), str(tmp_path / "root" / "small")]
+    assert cifar10_small.main(command) == 0
+    assert len(list((tmp_path / "root").rglob("*.png"))) == 18
+    for name, split, file in (("data_batch_4", "train", 4), ("test_batch", "test", 0)):
+        for place, label in enumerate(("airplane", "truck", "cat")):
+            image = np.asarray(Image.open(tmp_path / "root" / "small" / split / label / f"{file}{place:05d}.png"))
+            assert np.array_equal(image, content[name]["data"][place].reshape(3, 32, 32).transpose(1, 2, 0))
+    built = dataset.build(source="image_folder", name="small", image_size=32)
+    assert (len(built.train), len(built.test), built.class_names) == (15, 3, ("airplane", "cat", "truck"))
+    assert cifar10_small.main(command) == 2 and "is there already" in capsys.readouterr().err
+    archive.write_bytes(archive.read_bytes()[:-100])
+    assert cifar10_small.main([str(archive), str(tmp_path / "other")]) == 2
+    assert "cannot be unpacked" in capsys.readouterr().err and not list(tmp_path.glob("*other*"))

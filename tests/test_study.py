@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torchvision.datasets import CIFAR10, MNIST
 
 from nclib.data import sources, stand_ins
 from nclib.models import ARCHITECTURES, build_model
 from nclib.study.cluster import JOBS
-from nclib.study.parameters import Training
+from nclib.study.parameters import Dataset, Training
 from nclib.study.registry import SOURCES
+from nclib.study.source_files import absent
 from nclib.study.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +79,9 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"study": "theory"}, r"study: the name 'theory' is taken"),
         ({"study": "reference"}, r"study: the name 'reference' is taken"),
         ({"training": {"lr": 10**400}}, r"training\.lr: should be a valid number"),
-        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
+        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, .*, and has a label"),
+        ({"runs": {"a": {"label": ""}}}, r"runs\.a\.label: should match pattern"),
+        ({"runs": {"a": {}, "b": {"label": "a"}}}, r"runs\.b\.label: run 'a' is called 'a', too"),
         ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
         ({"seeds": []}, r"seeds: .*at least 1 item"),
         ({"seeds": [0, 1, 0]}, r"seeds: .*expected different seeds, but got \[0, 1, 0\]"),
@@ -191,6 +195,12 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
             read = sources.load(name, root=tmp_path, train=False)
             assert (known.classes, known.channels, known.side) == (read.num_classes, *read.images.shape[1:3])
             assert known.is_multi_label == read.is_multi_label
+            assert not absent(Dataset(source=name, root=str(tmp_path)))
+            assert set(absent(Dataset(source=name, root="/nowhere"))) == {
+                Path("/nowhere", archive) for archive, _ in known.archives.values()
+            }
+    assert SOURCES["mnist"].url in MNIST.mirrors
+    assert [SOURCES["cifar10"].url + archive for archive, _ in SOURCES["cifar10"].archives.values()] == [CIFAR10.url]
     with torch.device("meta"):
         for arch, known in ARCHITECTURES.items():
             for width in (None, 16):
@@ -240,7 +250,15 @@ def test_sweep_multiplies_runs_and_seeds():
     assert (chosen.training.lr, chosen.model.width, chosen.model.head) == (0.001, 8, "etf")
 
 
-def test_labels_of_a_sweep_tell_its_values_apart():
+def test_a_run_is_called_by_its_label():
+    runs = {"a": {}, "b": {"label": "MSE, learned", "training": {"loss": "mse"}}}
+    plan = Study.from_mapping(study(runs=runs))
+    assert [plan.resolve(run).label for run in runs] == ["a", "MSE, learned"]
+    swept = Study.from_mapping(study(runs=runs, sweep={"model.width": [4]}))
+    assert [swept.resolve(run).label for run in swept.runs] == ["a, width=4", "MSE, learned, width=4"]
+
+
+def test_runs_of_a_sweep_have_names_that_tell_its_values_apart():
     plan = Study.from_mapping(study(runs={"a": {}}, sweep={"training.lr": [0.1, 0.1000001, 5.0e-4, 1.0e-5, 2]}))
     assert list(plan.runs) == ["a-lr=0.1", "a-lr=0.1000001", "a-lr=0.0005", "a-lr=1e-05", "a-lr=2"]
     assert [plan.resolve(run).training.lr for run in plan.runs] == [0.1, 0.1000001, 5e-4, 1e-5, 2]
@@ -317,3 +335,13 @@ def test_only_some_runs():
     assert study.only([]) == study
     with pytest.raises(ParameterError, match="has no run 'd'; it has a, b, c"):
         study.only(["d"])
+
+
+def test_other_seeds_than_those_of_the_study():
+    study = Study.from_mapping(DIGITS)
+    run = next(iter(study.runs))
+    assert study.seeded("2 0").seeds == study.seeded("2 0").resolve(run).seeds == (2, 0)
+    assert study.seeded("") == study
+    for seeds in ("1 1", "-1", "0,1", "one"):
+        with pytest.raises(ParameterError, match=f"^seeds: .* but got '{seeds}'"):
+            study.seeded(seeds)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ from nclib.results.metrics_table import of_metric, read_metrics, wide
 from nclib.results.study_results import StudyResults
 from nclib.results.tables import _mean_and_deviation
 from nclib.study.files import read_csv
+from nclib.theory import predict_training
 from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES
 
 
@@ -43,6 +43,8 @@ def test_the_table_holds_every_metric_of_the_last_checkpoint(load):
     history = read_csv(results.folder.run("etf", 1) / "history.csv", stage="02_train")
     assert row["epochs"] == 60
     assert row["seconds"] == pytest.approx(history["seconds"].sum())
+    assert row["best_test_score"] == history["test_soft_iou"].max()
+    assert history["epoch"][history["test_soft_iou"] == row["best_test_score"]].iloc[0] == row["best_epoch"]
     assert (row["arch"], row["head"], row["dataset"]) == ("resnet18", "etf", "digits")
     assert "train_onn_jaccard" not in table.columns
 
@@ -84,7 +86,7 @@ def test_parameters_are_compared_with_the_same_network_only(load):
 def test_several_seeds_are_mean_and_standard_deviation(load):
     results = load(MULTI_LABEL)
     text = tables.summary(results)
-    assert "mean ± standard deviation over 2 seeds" in text
+    assert "mean ± standard deviation of 2 seeds (0, 1)" in text
     values = of_metric(results.last("test"), "soft_iou", split="test").query("run == 'etf'")["value"]
     assert parse(text, 0)[1]["test IoU"] == f"{values.mean():.4f} ± {np.std(values, ddof=1):.4f}"
 
@@ -96,7 +98,12 @@ def test_multi_label_tables(load):
     assert list(main) == [
         "run",
         "train IoU",
+        "ceiling",
         "test IoU",
+        "best test IoU (epoch)",
+        "train subset accuracy",
+        "test subset accuracy",
+        "test Jaccard",
         "NC1",
         "NC2 classifier",
         "NC2 means",
@@ -116,6 +123,47 @@ def test_multi_label_tables(load):
     assert float(main["NC2 means"]) == pytest.approx(train["nc2_h_centered"], rel=5e-3)
 
 
+def test_the_ceiling_is_what_theory_predicts(load):
+    results = load({**MULTI_LABEL, "training": {**MULTI_LABEL["training"], "batch_size": 128}})
+    ceiling = tables.result_table(results).groupby("run")["ceiling"].first()
+    settings = {"weight_decay": 5e-4, "feature_decay": 1e-3, "batch_size": 128}
+    predicted = predict_training(10, {1: 20, 2: 4}, **settings, head="etf", nonnegative=True)
+    assert ceiling["etf"] == predicted.soft_iou < 0.5 < ceiling["learned"]
+    assert parse(tables.summary(results), 0)[1]["ceiling"] == f"{predicted.soft_iou:.4f}"
+
+
+def test_every_checkpoint_is_kept_as_a_row(load):
+    results = load(MULTI_LABEL)
+    table = tables.checkpoint_table(results).set_index(["run", "seed", "epoch"])
+    assert len(table) == 4 * 13
+    nc1 = results.values("nc1").set_index(["run", "seed", "epoch"])["value"]
+    assert table["train_nc1"].to_dict() == nc1.to_dict()
+
+
+@pytest.mark.parametrize("study", [MULTI_LABEL, TRIPLES, MANY_RUNS, {**SINGLE_LABEL, "seeds": [0]}])
+def test_the_terminal_has_the_same_numbers_in_80_columns(load, study):
+    results = load(study)
+    text = tables.terminal_text(results)
+    assert max(map(len, text.splitlines())) <= 80
+    assert ("of one seed (0), so without a deviation" in " ".join(text.split())) == (len(results.seeds) == 1)
+    _, *blocks = text.strip().split("\n\n")
+    heads = [column.head for column in tables.main_columns(results) if column.head]
+    assert " ".join(" ".join(block.splitlines()[0] for block in blocks).split()) == " ".join(heads)
+    for row in parse(tables.summary(results), 0):
+        shown = [row[column.title] for column in tables.main_columns(results) if column.head]
+        lines = [line for block in blocks for line in block.splitlines()[1:] if line.startswith(row["run"])]
+        assert " ".join(" ".join(line.removeprefix(row["run"]) for line in lines).split()) == " ".join(shown)
+
+
+def test_the_best_test_score_stands_with_its_epochs(load):
+    results = load(MULTI_LABEL)
+    best = results.history.query("run == 'etf'").groupby("seed")["test_soft_iou"]
+    epochs = sorted(results.history.loc[best.idxmax(), "epoch"])
+    shown = parse(tables.summary(results), 0)[1]["best test IoU (epoch)"]
+    values = best.max()
+    assert shown == f"{values.mean():.4f} ± {values.std():.4f} ({epochs[0]}–{epochs[1]})"
+
+
 def test_single_label_table(load):
     text = tables.summary(load({**SINGLE_LABEL, "seeds": [0]}))
     assert text.count("\n| run") == 1  # no label sets to decode
@@ -125,7 +173,8 @@ def test_single_label_table(load):
 def test_two_classes_are_pointed_out(load, monkeypatch):
     results = load({**SINGLE_LABEL, "seeds": [0]})
     assert "centered." in tables.summary(results)
-    monkeypatch.setattr(StudyResults, "geometry", lambda *_: SimpleNamespace(class_names=("cat", "dog")))
+    binary = replace(results.geometry(results.runs[0], 0), class_names=("cat", "dog"))
+    monkeypatch.setattr(StudyResults, "geometry", lambda *_: binary)
     assert "NC2 and NC3 are centered, and so 0 by construction where there are two classes." in tables.summary(results)
 
 

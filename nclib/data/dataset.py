@@ -70,8 +70,7 @@ def build(**fields: Any) -> Splits:
     leaves the others as they are.
 
     Args:
-        fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`). An
-            `image_folder` without `root` is looked for under the data set's name in the data root.
+        fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`).
 
     Returns:
         Both splits.
@@ -87,9 +86,10 @@ def build(**fields: Any) -> Splits:
     settings = Dataset(**fields)
     train_source, test_source = _sources(settings)
     if settings.sample_size is not None and not train_source.is_multi_label:  # these were sampled when they were read
-        train_source = _sampled(train_source, settings.sample_size, stream(settings.seed, "sample"))
+        train_source = _first_of_each_class(train_source, settings.sample_size)
     if settings.random_labels:
         train_source = _with_random_labels(train_source, stream(settings.seed, "random labels"))
+        test_source = _with_random_labels(test_source, stream(settings.seed, "random test labels"))
     if settings.layout is None:
         train, test = uncomposed(train_source), uncomposed(test_source)
     else:
@@ -121,9 +121,7 @@ def check_runs(splits: Splits, study: Study) -> None:
 
 
 def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
-    root = settings.root
-    if settings.source == "image_folder" and root is None:
-        root = sources.data_root() / settings.name
+    root = settings.source_folder
     options = {name: getattr(settings, name) for name in {"image_size", *SOURCES[settings.source].options}}
     train = sources.load(settings.source, root=root, train=True, **options)
     options.pop("sample_size", None)
@@ -136,8 +134,8 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     return train, test
 
 
-def _sampled(source: SourceImages, size: int, generator: torch.Generator) -> SourceImages:
-    """`size` images of each class, drawn without replacement."""
+def _first_of_each_class(source: SourceImages, size: int) -> SourceImages:
+    """The first `size` images of each class, as the released code takes them."""
     kept = []
     for label, name in enumerate(source.class_names):
         rows = (source.labels == label).nonzero().squeeze(1)
@@ -145,7 +143,7 @@ def _sampled(source: SourceImages, size: int, generator: torch.Generator) -> Sou
             raise ValueError(
                 f"Expected sample_size of at most {len(rows)}, the images of class {name!r}, but got {size}."
             )
-        kept.append(rows[torch.randperm(len(rows), generator=generator)[:size]])
+        kept.append(rows[:size])
     return source.select(torch.cat(kept).sort().values)
 
 

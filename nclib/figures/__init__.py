@@ -5,11 +5,20 @@ Each class is made by a constructor `from_...`, drawn with `.plot()`, and then h
 a marker of its own, so that the figures also read in gray print.
 """
 
+from nclib.figures.concept import TagWisePlane
 from nclib.figures.contact import ContactSheet
-from nclib.figures.curves import LossCurves, MetricCurves, ScoreCurves
+from nclib.figures.curves import (
+    CollapseCurves,
+    GeometryCurves,
+    LossCurves,
+    MetricCurves,
+    ReleasedCurves,
+    ScoreCurves,
+)
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
+from nclib.figures.landscape import LossLandscape
 from nclib.figures.margins import MarginDistribution
 from nclib.figures.panels import Panel, panel
 from nclib.figures.samples import SampleGrid
@@ -17,17 +26,22 @@ from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
 
 __all__ = [
+    "CollapseCurves",
     "ContactSheet",
+    "GeometryCurves",
     "GramMatrices",
     "ImbalanceCurves",
     "LabelHeatMap",
     "LossCurves",
+    "LossLandscape",
     "MarginDistribution",
     "MetricCurves",
     "Panel",
+    "ReleasedCurves",
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
+    "TagWisePlane",
     "files",
     "panel",
     "save",

@@ -11,6 +11,7 @@ Of each stage there are the executed notebook (`.ipynb`), its manifest (`.manife
 taken from the project's root, so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,15 @@ def project_root(start: str | Path | None = None) -> Path:
         if (folder / "Snakefile").is_file() and (folder / "notebooks").is_dir():
             return folder
     return start
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the data, `$NCLIB_DATA_ROOT` or else `data` in the project's root; `root`: a folder in it.
+
+    An absolute `root` is itself.
+    """
+    data = project_root() / Path(os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
+    return data / Path(root or "").expanduser()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A study: shared sections, seeds and runs, read from a YAML file.
 
 A study file has the sections `study`, `dataset`, `model`, `training`, `validation`, `seeds` and `runs`; `runs` maps
-each run's name to overrides that are deep-merged over the sections. Two more are optional: `sweep` multiplies the runs
-by lists of values, and `smoke` holds overrides that make the study small enough to try in a minute. What is left out
-takes the defaults of `nclib.study.parameters`.
+each run's name to overrides that are deep-merged over the sections, and to a `label`, its name in figures and tables.
+Two more are optional: `sweep` multiplies the runs by lists of values, and `smoke` holds overrides that make the study
+small enough to try in a minute. What is left out takes the defaults of `nclib.study.parameters`.
 """
 
 import copy
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from nclib.study.files import write_text
 from nclib.study.parameters import (
@@ -34,6 +34,7 @@ class ParameterError(ValueError):
     """A study file or a notebook's parameters are not valid; the message names each field at fault."""
 
 
+SEEDS = TypeAdapter(Seeds)
 RESERVED_STUDIES = ("reference", "theory")  # folders of the outputs
 RESERVED_RUNS = ("datasets", "figures", "slurm")  # folders of a study's results
 
@@ -76,18 +77,12 @@ class Study(Section):
 
     @classmethod
     def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
-        """Read and check a study file (YAML, safe loading only; a key given twice is refused)."""
+        """Read and check a study file."""
         try:
-            values = yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+            values = read_yaml(path)
         except FileNotFoundError:
             raise ParameterError(
                 f"{path}: there is no such study file; see params/ for those that come with nclib"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(f"{path}: cannot be read ({error})") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ParameterError(
-                f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
             ) from None
         if not isinstance(values, dict):
             raise ParameterError(
@@ -109,6 +104,15 @@ class Study(Section):
             self.resolve(run)
         return self.model_copy(update={"runs": {run: self.runs[run] for run in runs}}) if runs else self
 
+    def seeded(self, seeds: str | None) -> "Study":
+        """The study with other seeds, e.g. `"0 1 2"`; as it is if there are none."""
+        if not seeds:
+            return self
+        try:
+            return self.model_copy(update={"seeds": SEEDS.validate_python(list(map(int, seeds.split())))})
+        except ValueError as error:
+            raise ParameterError(f"seeds: expected different integers such as '0 1 2', but got {seeds!r}") from error
+
     def resolve(self, run: str, **built: int) -> Run:
         """The parameters of one run.
 
@@ -122,9 +126,9 @@ class Study(Section):
         if run not in self.runs:
             raise ParameterError(f"run: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}")
         overrides = self.runs[run] or {}
-        for section in overrides:
-            if section not in SECTIONS:
-                raise ParameterError(f"runs.{run}.{section}: a run overrides {', '.join(SECTIONS)} only")
+        for field in overrides:
+            if field not in (*SECTIONS, "label"):
+                raise ParameterError(f"runs.{run}.{field}: a run overrides {', '.join(SECTIONS)}, and has a label")
         merged = merge({section: getattr(self, section) for section in SECTIONS}, overrides)
         try:
             return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged}, context=built)
@@ -168,10 +172,14 @@ class Study(Section):
         if self.study in RESERVED_STUDIES:
             raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
         seen: dict[str, tuple[str, Dataset]] = {}
+        labels: dict[str, str] = {}
         for run in self.runs:
             if run in RESERVED_RUNS:
                 raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
-            dataset = self.resolve(run).dataset
+            resolved = self.resolve(run)
+            if (other := labels.setdefault(resolved.label, run)) != run:
+                raise ParameterError(f"runs.{run}.label: run '{other}' is called '{resolved.label}', too")
+            dataset = resolved.dataset
             first, known = seen.setdefault(dataset.name, (run, dataset))
             if known != dataset:
                 field = next(f for f in Dataset.model_fields if getattr(known, f) != getattr(dataset, f))
@@ -215,18 +223,39 @@ class Study(Section):
 
     def _variant(self, run: str, changes: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
         """Name and overrides of `run` with some fields changed; changed data get a data set of their own."""
-        overrides, labels, of_data = copy.deepcopy(self.runs[run] or {}), [], []
+        overrides, changed, of_data = copy.deepcopy(self.runs[run] or {}), [], []
         for key, value in changes.items():
             section, _, field = str(key).partition(".")
             if section not in SECTIONS or not field or "." in field:
                 raise ParameterError(f"{where}.{key}: expected a field such as training.lr or model.arch")
             overrides = merge(overrides, {section: {field: value}})
-            labels.append(f"{field}={_readable(value)}")
-            of_data += labels[-1:] if section == "dataset" else []
+            changed.append(f"{field}={_readable(value)}")
+            of_data += changed[-1:] if section == "dataset" else []
         if of_data and "dataset.name" not in changes:
             name = merge(self.dataset, overrides["dataset"]).get("name", Dataset().name)
             overrides["dataset"]["name"] = "-".join([name, *of_data])
-        return "-".join([run, *labels]), overrides
+        if changed:
+            overrides["label"] = ", ".join([overrides.get("label", run), *changed])
+        return "-".join([run, *changed]), overrides
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file (safe loading only; a key given twice is refused).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ParameterError: it cannot be read or is not valid YAML.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: cannot be read ({error})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +282,7 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
         within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `FieldError`
         path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
         section = (overrides or {}).get(path[0]) if path else None
-        overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)
+        overridden = section is not None and (len(path) == 1 or path[1] in section)
         where = ".".join(["runs", run, *path] if run and overridden else path)
         if fault["type"] == "extra_forbidden":
             known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke

@@ -9,10 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nclib.data.sources.base import SourceError, SourceImages, data_root, resized
+from nclib.data.sources.base import SourceError, SourceImages, resized
+from nclib.study.folders import data_root
 from nclib.study.registry import SOURCES
 
-__all__ = ["SourceError", "SourceImages", "data_root", "load"]
+__all__ = ["SourceError", "SourceImages", "load"]
 
 
 def load(
@@ -22,7 +23,7 @@ def load(
 
     Args:
         source: one of `nclib.study.registry.SOURCES`.
-        root: the folder of the data; None means `$NCLIB_DATA_ROOT`, else `data/`.
+        root: the folder of the source's files; relative to the data root, which is the default.
         train: the training split, or the test split.
         image_size: side the images are resized to [pixels]; None keeps their size (svhn: 32).
         options: those of the source's own `load`, such as `test_fraction` and `seed` of one without a test split.

@@ -10,7 +10,7 @@ from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 
 from nclib.study.files import StageError
-from nclib.study.folders import project_root
+from nclib.study.folders import data_root, project_root
 
 
 class SourceError(StageError):
@@ -54,11 +54,6 @@ class SourceImages:
         return SourceImages(self.images[rows], self.labels[rows], self.class_names, self.places()[rows])
 
 
-def data_root(root: str | Path | None = None) -> Path:
-    """The folder of the data: `root`, else `$NCLIB_DATA_ROOT`, else `data`; relative ones from the project's root."""
-    return project_root() / Path(root or os.environ.get("NCLIB_DATA_ROOT") or "data").expanduser()
-
-
 def cache_root() -> Path:
     """The folder of decoded images: `$NCLIB_CACHE_ROOT`, else `cache` in the data root."""
     given = os.environ.get("NCLIB_CACHE_ROOT")
@@ -72,12 +67,12 @@ def stream(seed: int, purpose: str) -> torch.Generator:
 
 
 def split_by_class(
-    labels: Integer[Tensor, " n"], *, test_fraction: float, train: bool, generator: torch.Generator
+    labels: Integer[Tensor, " n"], *, test_fraction: float, train: bool, generator: torch.Generator | None
 ) -> Int64[Tensor, " m"]:
     """Rows of one split, drawn at random within each class; the two splits of one generator state share no row.
 
     Each class of n images gives `round(n * test_fraction)` of them to the test split, but at least 1, and keeps at
-    least 1. A class of fewer than 2 images is a `ValueError`.
+    least 1; without a generator these are its last. A class of fewer than 2 images is a `ValueError`.
     """
     kept = []
     for label in labels.unique().tolist():
@@ -86,7 +81,7 @@ def split_by_class(
             raise ValueError(
                 f"Expected every class to have 2 images or more to split, but class {label} has {len(rows)}."
             )
-        rows = rows[torch.randperm(len(rows), generator=generator)]
+        rows = rows.flip(0) if generator is None else rows[torch.randperm(len(rows), generator=generator)]
         num_test = min(max(round(len(rows) * test_fraction), 1), len(rows) - 1)
         kept.append(rows[num_test:] if train else rows[:num_test])
     return torch.cat(kept).sort().values

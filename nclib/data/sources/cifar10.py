@@ -12,6 +12,7 @@ from nclib.data.sources.download import fetch, unpack
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BINARY_FOLDER = "cifar-10-batches-bin"
+PYTHON_FOLDER = "cifar-10-batches-py"
 RECORD = 1 + 3 * 32 * 32  # bytes of an image in the binary version: its label, then red, green and blue
 
 
@@ -28,7 +29,7 @@ def load(*, root: Path, train: bool) -> SourceImages:
 def _read_python(root: Path, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
     from torchvision.datasets import CIFAR10
 
-    folder = root / CIFAR10.base_folder
+    folder = root / PYTHON_FOLDER
     if not folder.is_dir():
         archive = root / CIFAR10.filename
         advice = f"Put {archive.name} (from {CIFAR10.url}) into {root}, or set NCLIB_DATA_ROOT to a folder that has it."

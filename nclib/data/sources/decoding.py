@@ -21,7 +21,6 @@ from nclib.study.files import StageError
 from nclib.study.progress import bar
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
 CACHE_VERSION = 2  # of the decoding: a new number makes older caches stale
 
@@ -90,11 +89,14 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
 
 
 def cache_key(files: Iterable[Path], **settings: Any) -> str:
-    """A digest of names, sizes and times of `files` and of all settings, for `cached`."""
+    """A digest of names, sizes and times of `files` and of all settings, for `cached`.
+
+    The times are those of change: no program can set them.
+    """
     digest = hashlib.sha256(json.dumps([CACHE_VERSION, settings], sort_keys=True).encode())
     for file in files:
         status = file.stat()
-        digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode())
+        digest.update(f"{file}|{status.st_size}|{status.st_ctime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -13,8 +13,9 @@ from nclib.data.sources.decoding import cache_key, cached, decode_all
 from nclib.data.sources.digit_struct import DigitStruct
 from nclib.data.sources.download import fetch, unpack
 from nclib.study.files import sha256
+from nclib.study.registry import SOURCES
 
-URL = "http://ufldl.stanford.edu/housenumbers/"
+URL = SOURCES["svhn"].url
 SHA256 = {
     "train": "4b17bb33b6cd8f963493168f80143da956f28ec406cc12f8e5745a9f91a51898",
     "test": "57ac9ceb530e4aa85b55d991be8fc49c695b3d71c6f6a88afea86549efde7fb5",
