@@ -16,9 +16,9 @@ const STATE = {
   at: 0, plane: "circle", corners: [0, 1, 2], turn: [0, 0], zoom: 1, pan: [0, 0], metric: "", scale: "figures", logEpochs: false,
   span: null, margins: "margins", theory: false, chosen: new Set(), labels: [], hover: null,
 };
-const makeCanvas = (width, height) => ({
+const makeCanvas = () => ({
   getContext: () => ({ createImageData: (w, h) => ({ data: new Uint8ClampedArray(4 * w * h) }), putImageData() {} }),
-  toDataURL: () => `data:image/png;${width}x${height}`,
+  toDataURL: () => "data:image/png;base64,",
 });
 const ruler = { width: (text, size) => 0.56 * size * text.length };
 const svgOf = (runs, changes = {}) => {

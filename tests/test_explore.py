@@ -120,7 +120,7 @@ def test_runs_come_in_the_order_of_the_study_and_look_as_in_its_figures(tmp_path
     for name in ["added", *names]:
         (study / name / "seed0").mkdir(parents=True)
     assert list(runs(study)) == ["added", "ce_etf", "ce_learned", "mse_learned"]
-    Study.from_mapping({"study": "made_order", "runs": dict.fromkeys(names, {})}).to_file(study / "study.yaml")
+    Study.from_mapping({"study": "made_order", "runs": {name: {} for name in names}}).to_file(study / "study.yaml")
     assert list(runs(study)) == [*names, "added"]
     styles = RunStyles.from_runs([*names, "added"])
     for name in names:

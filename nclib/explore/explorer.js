@@ -6,32 +6,27 @@
  * Texts from files (names of classes, runs and studies, problems) become text nodes or canvas text, never HTML.
  *
  * @typedef {{x: number, y: number, w: number, h: number}} Box
- * @typedef {{kind: string, at: number, box?: Box}} Shown one of the views, and the panel or run it shows
- * @typedef {[number, number]} Place a checkpoint, and the share of the way to the next
  * @typedef {{key: string, metric: string, split: string, title: string, panel: string, name: string, log: boolean,
  *            mayBeLog: boolean, floor: number|null, ceiling: number|null, theory: number|null}} Series
  * @typedef {{isLog: boolean, low: number, high: number, least: number, zero: number|null}} Axis
- * @typedef {{run: string, seed: number, label: string, color: string, dash: number[], marker: number[][],
- *            problems: string[], theory: Object<string, number>, series?: Series[], classes?: string[], E: number,
- *            K: number, r: number, N: number, S: number, isMulti: boolean, setLists: number[][],
- *            cache: Map<string, any>, [array: string]: any}} Run
- * @typedef {{width?: number, dash?: number[], alpha?: number, fill?: string, closed?: boolean}} Look
- * @typedef {CanvasPen | SvgPen} Pen
+ * @typedef {{label: string, color: string, dash: number[], marker: number[][], problems: string[], series?: Series[],
+ *            theory: Object<string, number>, classes?: string[], E: number, K: number, r: number, N: number, S: number,
+ *            setLists: number[][], members: number[][], cache: Map<string, any>, [array: string]: any}} Run
  */
 
 const NO_LABEL = 65535;
 const NAMED_CLASSES = 20; // more names would hide the points
 const LABELED_CELLS = 24; // more rows of a map are too narrow for names
 const COLORED_SETS = 12; // more label sets in one plane, and only those of one label keep a color
-const ROUND_DOTS = 3000; // more dots are drawn as squares, which takes a tenth of the time
+const ROUND_DOTS = 3000; // more are drawn as pixels, which takes a tenth of the time
 const ZERO = 1e-10; // metrics are float64: those that vanish for an exact ETF come out at about 4e-16
 const POWERS = Array.from({ length: 41 }, (_, i) => i - 20);
 const SECONDS_OF_PLAY = 9;
 const LISTED_IMAGES = 36;
+const AFTER = { figures: "log", log: "linear", linear: "figures" }; // scales in turn
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 const VARIANTS = [1, 0.5, 0.3, 0.2]; // opacities of the lines of one run in one panel
 const DOTTED = [1, 3]; // what theory or an ETF has
-const EPOCHS = /** @type {any} */ ({ mayBeLog: true });
 const ARRAYS = { F32: Float32Array, I8: Int8Array, I32: Int32Array, U16: Uint16Array, U8: Uint8Array };
 
 // Data ---------------------------------------------------------------------------------------------------------------
@@ -71,12 +66,11 @@ export function readRun(data) {
 }
 
 const row = (array, i, width) => array.subarray(i * width, (i + 1) * width);
-const known = (labels) => Array.from(labels).filter((k) => k !== NO_LABEL);
 const same = (a, b) => a.join() === b.join();
 const nameOf = (run, labels) => labels.map((k) => run.classes[k]).join(" & ");
 const labelsOf = (run, n) => run.setLists[run.set_of[n]];
 
-/** Where an epoch lies among ascending ones: the last one up to it, and the share of the way. @returns {Place} */
+/** Where an epoch lies among ascending ones: the last one up to it, and the share of the way. @returns {any} */
 export function place(epochs, epoch) {
   const e = Math.max(epochs.findLastIndex((x) => x <= epoch), 0);
   const [now, next] = [epochs[e], epochs[e + 1]];
@@ -200,7 +194,6 @@ export function short(value) {
 
 /** At most `most` round numbers in a range. */
 export function linearTicks(low, high, most = 4) {
-  if (!(high > low)) return [low];
   const rough = (high - low) / most;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((m) => m * power >= rough * 0.999);
@@ -300,7 +293,7 @@ export class CanvasPen {
     this.context = Object.assign(context, { imageSmoothingEnabled: false, lineJoin: "round", textBaseline: "middle" });
   }
 
-  /** A line through pairs of numbers. @param {ArrayLike<number>} xy @param {string} color @param {Look} look */
+  /** A line through pairs of numbers. @param {ArrayLike<number>} xy */
   line(xy, color, { width = 1, dash = [], alpha = 1, fill = "", closed = false } = {}) {
     const { context } = this;
     context.globalAlpha = alpha;
@@ -313,20 +306,20 @@ export class CanvasPen {
     context.lineWidth = width;
     context.setLineDash(dash);
     if (color) context.stroke();
+    context.globalAlpha = 1;
   }
 
   /** Dots at some of the places `xy`. @param {number[]} members */
-  dots(xy, members, radius, color, { alpha = 1, square = false } = {}) {
+  dots(xy, members, radius, color, alpha = 1) {
     const { context } = this;
-    context.globalAlpha = alpha;
-    context.fillStyle = color;
     context.beginPath();
     for (const n of members) {
-      const [x, y] = [xy[2 * n], xy[2 * n + 1]];
-      if (square) context.fillRect(Math.round(x - radius), Math.round(y - radius), 2 * radius, 2 * radius);
-      else context.roundRect(x - radius, y - radius, 2 * radius, 2 * radius, radius);
+      context.roundRect(xy[2 * n] - radius, xy[2 * n + 1] - radius, 2 * radius, 2 * radius, radius);
     }
-    if (!square) context.fill();
+    context.globalAlpha = alpha;
+    context.fillStyle = color;
+    context.fill();
+    context.globalAlpha = 1;
   }
 
   /** A text whose middle is at the height y. */
@@ -334,7 +327,6 @@ export class CanvasPen {
     const { context } = this;
     const [from, to] = upright ? [-y, x] : [x, y];
     if (upright) context.rotate(-Math.PI / 2);
-    context.globalAlpha = 1;
     context.font = fontOf(size, bold);
     context.textAlign = /** @type {any} */ (align);
     context.fillStyle = color;
@@ -354,10 +346,7 @@ export class CanvasPen {
     return this.context.measureText(text).width;
   }
 
-  image(canvas, { x, y, w, h }) {
-    this.context.globalAlpha = 1;
-    this.context.drawImage(canvas, x, y, w, h);
-  }
+  image(canvas, { x, y, w, h }) { this.context.drawImage(canvas, x, y, w, h); }
 
   /** @param {Box} box @param {() => void} draw what is cut off outside of the box */
   clip({ x, y, w, h }, draw) {
@@ -398,9 +387,9 @@ export class SvgPen {
     this.parts.push(tag("path", { d, fill, "stroke-linejoin": "round", ...look }));
   }
 
-  dots(xy, members, radius, color, { alpha = 1, square = false } = {}) {
+  dots(xy, members, radius, color, alpha = 1) {
     const d = members.map((n) => `M${number(xy[2 * n])} ${number(xy[2 * n + 1])}h0`).join("");
-    const look = { "stroke-width": 2 * radius, "stroke-linecap": square ? "square" : "round", opacity: alpha };
+    const look = { "stroke-width": 2 * radius, "stroke-linecap": "round", opacity: alpha };
     this.parts.push(tag("path", { d, stroke: color, ...look }));
   }
 
@@ -420,27 +409,29 @@ export class SvgPen {
   clip({ x, y, w, h }, draw) {
     this.clips += 1;
     const id = `clip${this.clips}`;
-    this.parts.push(`<clipPath id="${id}"><rect x="${x}" y="${y}" width="${w}" height="${h}"/></clipPath>`);
-    this.parts.push(`<g clip-path="url(#${id})">`);
+    const rect = `<rect x="${x}" y="${y}" width="${w}" height="${h}"/>`;
+    this.parts.push(`<clipPath id="${id}">${rect}</clipPath><g clip-path="url(#${id})">`);
     draw();
     this.parts.push("</g>");
   }
 }
 
-/** The text cut to fit a width. @param {Pen} pen */
+/** The text cut to fit a width. */
 function fitted(pen, text, room, size, bold = false) {
   let letters = text.length;
   while (letters > 2 && pen.width(shortened(text, letters), size, bold) > room) letters -= 1;
   return shortened(text, letters);
 }
 
+const sized = (canvas, width, height) => (
+  canvas.width === width && canvas.height === height ? canvas : Object.assign(canvas, { width, height }));
 const inside = ({ x, y, w, h }, px, py) => px >= x && px <= x + w && py >= y && py <= y + h;
 const outline = ({ x, y, w, h }) => [x, y, x + w, y, x + w, y + h, x, y + h];
 
 /** A cosine of a simplex ETF: of a cell in a map of K x K. */
 const idealCosine = (cell, K) => (cell % (K + 1) ? -1 / (K - 1) : 1);
 
-/** The views of some runs. @returns {Shown[]} */
+/** The views of some runs: what each shows, and of which panel or run. */
 export function viewsOf(runs) {
   const each = (kind) => runs.map((_, at) => ({ kind, at }));
   return [
@@ -454,7 +445,7 @@ export function viewsOf(runs) {
 export class Scene {
   /**
    * @param {Run[]} runs @param {any} state of `View` @param {Object<string, string>} theme colors by what they are for
-   * @param {Object<string, Uint32Array>} maps their pixels @param {(w: number, h: number) => any} makeCanvas
+   * @param {Object<string, Uint32Array>} maps their pixels @param {() => any} makeCanvas
    */
   constructor(runs, state, theme, maps, makeCanvas) {
     this.runs = runs;
@@ -476,7 +467,7 @@ export class Scene {
   /** The epoch of a position on the slider; between checkpoints while it plays. */
   get epoch() { return between(this.epochs, 1, [Math.floor(this.state.at), this.state.at % 1])[0]; }
 
-  /** The checkpoint of a run: while the slider stands, the last one up to its epoch. @returns {Place} */
+  /** The checkpoint of a run: while the slider stands, the last one up to its epoch. @returns {any} */
   placeOf(run) {
     const [e, share] = place(run.epochs, this.epoch);
     return [e, this.state.at % 1 ? share : 0];
@@ -484,7 +475,7 @@ export class Scene {
 
   get plane() { return this.state.plane === "three" ? this.state.corners : this.state.plane; }
 
-  /** @param {Pen} pen @param {Shown[]} views with their boxes @param {Box} sheet all of them */
+  /** @param {CanvasPen|SvgPen} pen @param {any[]} views with their boxes @param {Box} sheet all of them */
   draw(pen, views, sheet) {
     this.hits = [];
     pen.line(outline(sheet), "", { fill: this.theme.paper, closed: true });
@@ -553,7 +544,8 @@ export class Scene {
     const predicted = lines.filter(({ series }) => state.theory && series.theory !== null);
     const values = [...lines.flatMap((line) => [...line.values]), ...predicted.map(({ series }) => series.theory)];
     const [low, high] = state.span ?? [epochs[0], Math.max(epochs[epochs.length - 1], epochs[0] + 1)];
-    const across = state.logEpochs ? axisOf([low, ...epochs, high], EPOCHS, "log") : { isLog: false, low, high };
+    const scale = { ...panel[0], mayBeLog: state.logEpochs, floor: low, ceiling: high };
+    const across = axisOf([low, ...epochs.filter((e) => e > low && e < high), high], scale, "log");
     const { plot, x, y } = this.drawAxes(pen, box, across, axisOf(values, panel[0], state.scale));
     pen.clip({ x: plot.x - 1, y: plot.y - 3, w: plot.w + 7, h: plot.h + 6 }, () => {
       pen.line([x(epoch), plot.y, x(epoch), plot.y + plot.h], theme.grey);
@@ -600,10 +592,9 @@ export class Scene {
     // of many label sets, those of several labels are gray: their mixed colors would muddle
     const colorOf = (s) => (shown.length > COLORED_SETS && run.setLists[s].length > 1 ? theme.grey : run.colors[s]);
     pen.clip(frame, () => {
-      const square = run.N > ROUND_DOTS;
-      for (const s of shown.reverse()) {
-        pen.dots(screen.points, run.members[s], square ? 1 : 2, colorOf(s), { alpha: 0.65, square });
-      }
+      const groups = shown.reverse().map((s) => ({ members: run.members[s], color: colorOf(s) }));
+      if (run.N > ROUND_DOTS) this.drawPixels(pen, `dots ${i}`, frame, screen.points, groups);
+      else groups.forEach((group) => pen.dots(screen.points, group.members, 2, group.color, 0.65));
       pen.dots(screen.points, members.filter((n) => state.chosen.has(n) || n === state.hover), 3.5, theme.chosen);
       if (state.theory && plane !== "principal") this.drawIdeal(pen, onScreen, run, classes);
       this.drawClasses(pen, screen, run, classes, frame);
@@ -615,12 +606,27 @@ export class Scene {
     this.hits.push({ kind: "plane", box: frame, run, screen, classes, members, words });
   }
 
+  /** Thousands of dots, as pixels of an image. */
+  drawPixels(pen, slot, frame, xy, groups) {
+    const box = { x: Math.round(frame.x), y: Math.round(frame.y), w: Math.round(frame.w), h: Math.round(frame.h) };
+    const pixels = new Uint32Array(box.w * box.h);
+    for (const { members, color } of groups) {
+      const pixel = parseInt(`b0${color.slice(5)}${color.slice(3, 5)}${color.slice(1, 3)}`, 16); // little-endian
+      for (const n of members) {
+        const [x, y] = [Math.round(xy[2 * n]) - box.x, Math.round(xy[2 * n + 1]) - box.y];
+        if (x < 1 || x >= box.w || y < 1 || y >= box.h) continue;
+        for (const p of [y * box.w + x, (y - 1) * box.w + x]) pixels.fill(pixel, p - 1, p + 1);
+      }
+    }
+    pen.image(this.imageOf(slot, pixels, box.w), box);
+  }
+
   /** What is said of a mean or a feature. */
   wordsOf(run, { labels = null, point = -1 }, e) {
     if (labels) return [`mean of ${nameOf(run, labels)}`];
     if (point < 0) return [];
     const at = e * run.N + point;
-    const predicted = known(row(run.predicted, at, run.shapes.predicted[2]));
+    const predicted = [...row(run.predicted, at, run.shapes.predicted[2])].filter((k) => k !== NO_LABEL);
     const margin = run.margin[at];
     const words = Number.isFinite(margin) ? `cosine margin ${margin.toFixed(3)}` : "several labels: no margin";
     return [`labels: ${nameOf(run, labelsOf(run, point))}`, `predicted: ${nameOf(run, predicted)}`, words];
@@ -674,6 +680,7 @@ export class Scene {
       const [px, py] = [x + ((x - cx) / size) * (13 + w / 2) - w / 2, y + ((y - cy) / size) * 14 - 6];
       const left = Math.min(Math.max(px, frame.x + 2), frame.x + frame.w - w - 2);
       const top = Math.min(Math.max(py, frame.y + 2), frame.y + frame.h - 14);
+      if (!inside(frame, x, y)) continue;
       if (taken.some((b) => b.x < left + w && left < b.x + b.w && b.y < top + 12 && top < b.y + 12)) continue;
       taken.push({ x: left, y: top, w, h: 12 });
       pen.text(shown, left, top + 6, { color: this.theme.ink, halo: this.theme.paper });
@@ -685,7 +692,7 @@ export class Scene {
     if (!run.classes) return;
     const { K } = run;
     const longest = Math.max(...run.classes.map((text) => text.length));
-    const room = K > LABELED_CELLS ? 4 : Math.min(5.4 * longest + 6, 40);
+    const room = K > LABELED_CELLS ? 4 : Math.min(5.4 * longest + 8, 40);
     const side = Math.round(Math.max(Math.min(box.w - room, box.h - 18 - room), 20));
     const cells = { x: Math.round(box.x + room), y: Math.round(box.y + 18), w: side, h: side };
     const values = this.cellsOf(kind, run);
@@ -694,7 +701,7 @@ export class Scene {
     const pixels = new Uint32Array(K * K); // without a color where there is no value
     values.forEach((x, c) => { pixels[c] = colors[Math.round(255 * Math.min(Math.max(onAxis(axis, x), 0), 1))]; });
     pen.image(this.imageOf(`${kind} ${i}`, pixels, K), cells);
-    const ofAngles = run.isMulti ? "pair angles" : "angles off the ETF's";
+    const ofAngles = run.isMulti ? "pair angles" : "angle errors";
     const title = { means: "class means", classifier: "classifier", etf: "simplex ETF", angles: ofAngles }[kind];
     const look = { run: kind === "etf" ? -1 : i, note: this.noteOf(kind, values, K), size: 10.5 };
     this.drawTitle(pen, { ...box, w: room + side }, title, look);
@@ -733,9 +740,9 @@ export class Scene {
 
   /** Pixels as an image of some width, on a canvas that each frame uses again. */
   imageOf(slot, pixels, width) {
-    const canvas = this.canvases[slot] ??= this.makeCanvas(width, pixels.length / width);
+    const canvas = sized(this.canvases[slot] ??= this.makeCanvas(), width, pixels.length / width);
     const context = canvas.getContext("2d");
-    const image = context.createImageData(width, pixels.length / width);
+    const image = context.createImageData(canvas.width, canvas.height);
     new Uint32Array(image.data.buffer).set(pixels);
     context.putImageData(image, 0, 0);
     return canvas;
@@ -798,7 +805,7 @@ export class Scene {
       this.drawTicks(pen, ticksOf(axis), (tick) => bar.x + onAxis(axis, tick) * bar.w, bar.y + 15, b ? "°" : "");
     });
     const pairs = this.known.some((run) => run.pairs.length) ? ["◆  pair mean", "□  tag-wise average"] : [];
-    const theory = this.state.theory ? ["┈  predicted"] : [];
+    const theory = this.state.theory ? ["┈ +  predicted"] : [];
     ["•  training image", "●  class mean", "—  classifier row", ...pairs, ...theory].forEach((text, s) => {
       const [x, y] = [box.x + 38 + (s % 2) * Math.min(half, 150), box.y + 52 + 17 * Math.floor(s / 2)];
       pen.text(text, x, y, { color: this.theme.ink, size: 10.5 });
@@ -847,10 +854,7 @@ class View {
       scale: "figures", logEpochs: false, span: null, margins: "margins", theory: false, chosen: new Set(), labels: [],
       hover: null,
     };
-    this.frames = 0;
     this.urls = {}; // of the files with images
-    /** @type {any} */
-    this.dragging = null;
     root.classList.add("nc-explorer");
     root.tabIndex = 0;
     root.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the keys
@@ -928,10 +932,10 @@ class View {
     c.plane.options[2].disabled = least.K < 3;
     if (least.K < 3 && state.plane === "three") state.plane = "circle";
     this.offerChoices(least.classes);
-    const places = viewsOf(this.runs).map(({ kind, at }) => (
-      el("div", { className: `nc-view nc-${kind}`, style: kind === "metrics" ? {} : { gridArea: `${kind}${at}` } })));
-    c.row.replaceChildren(...places.slice(0, 5));
-    c.stage.replaceChildren(c.canvas, c.row, ...places.slice(5));
+    const views = viewsOf(this.runs).map(({ kind, at }) => (
+      el("div", { className: `nc-view nc-view-${kind}`, style: { gridArea: `${kind}${at}` } })));
+    c.row.replaceChildren(...views.slice(0, 5));
+    c.stage.replaceChildren(c.canvas, c.row, ...views.slice(5));
     c.stage.dataset.runs = String(this.runs.length);
     this.restyle();
     this.measure();
@@ -978,7 +982,7 @@ class View {
     const theme = Object.fromEntries(["ink", "grey", "faint", "paper", "chosen"].map(color));
     const pixels = (what) => [what, new Uint32Array(bytesOf(files[what]).slice().buffer)];
     const maps = Object.fromEntries(this.runs.length ? ["cosine", "angle"].map(pixels) : []);
-    this.scene = new Scene(this.runs, this.state, theme, maps, (width, height) => el("canvas", { width, height }));
+    this.scene = new Scene(this.runs, this.state, theme, maps, () => el("canvas"));
     this.redraw();
   }
 
@@ -992,8 +996,9 @@ class View {
   /** Show the metric with all of the words that were typed, the one of the shortest name. */
   pickMetric() {
     const words = this.controls.metric.value.toLowerCase().split(/\s+/);
-    const found = titlesOf(this.runs).filter((title) => words.every((word) => title.toLowerCase().includes(word)));
-    if (found.length) this.set({ metric: found.sort((a, b) => a.length - b.length)[0] });
+    const all = titlesOf(this.runs).filter((title) => words.every((word) => title.toLowerCase().includes(word)));
+    const [metric] = all.sort((a, b) => a.length - b.length);
+    if (metric) this.set({ metric });
     else this.say(`No metric is called ${words.join(" ")}.`);
     this.controls.metric.blur();
   }
@@ -1019,9 +1024,8 @@ class View {
     c.play.textContent = state.playing ? "⏸" : "▶";
     c.epoch.value = String(state.at);
     c.readout.textContent = `epoch ${Number(scene.epoch.toFixed(1))}`;
-    this.frames += 1;
     const runs = this.runs.map((run) => run.label).join(" | ");
-    Object.assign(root.dataset, { frames: String(this.frames), epoch: String(scene.epoch), runs });
+    Object.assign(root.dataset, { frames: Number(root.dataset.frames ?? 0) + 1, epoch: String(scene.epoch), runs });
     root.ariaLabel = `${runs} at epoch ${scene.epoch}`;
     if (state.at % 1 === 0 && this.drawnAt !== state.at) this.details();
     this.drawnAt = state.at;
@@ -1039,9 +1043,7 @@ class View {
 
   /** Draw all views. @returns {CanvasPen} */
   paint(canvas, ratio) {
-    const [width, height] = [Math.round(this.sheet.w * ratio), Math.round(this.sheet.h * ratio)];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
+    const context = sized(canvas, Math.round(this.sheet.w * ratio), Math.round(this.sheet.h * ratio)).getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const pen = new CanvasPen(context);
     this.scene.draw(pen, this.views, this.sheet);
@@ -1094,14 +1096,13 @@ class View {
     const turn = (x, y) => this.set({ turn: [state.turn[0] + (x * Math.PI) / 24, state.turn[1] + (y * Math.PI) / 24] });
     const pan = (x, y) => this.set({ pan: [state.pan[0] + 0.05 * x, state.pan[1] + 0.05 * y] });
     const step = (by, x = 0, y = 0) => () => (shiftKey && (x || y) ? turn(x, y) : this.go(now + by));
-    const next = { figures: "log", log: "linear", linear: "figures" };
     const act = {
       ArrowLeft: step(-1, -1, 0), ArrowRight: step(1, 1, 0), ArrowUp: step(1, 0, 1), ArrowDown: step(-1, 0, -1),
       PageUp: step(5), PageDown: step(-5), Home: step(-Infinity), End: step(Infinity),
       " ": () => this.play(), "+": () => this.zoom(1.2), "=": () => this.zoom(1.2), "-": () => this.zoom(1 / 1.2),
       0: () => this.reset(), a: () => pan(1, 0), d: () => pan(-1, 0), w: () => pan(0, 1), s: () => pan(0, -1),
       n: () => this.nextLabels(), Escape: () => this.select([], []), t: () => c.theory.click(),
-      l: () => this.set({ scale: next[state.scale] }), p: () => this.save("png"), v: () => this.save("svg"),
+      l: () => this.set({ scale: AFTER[state.scale] }), p: () => this.save("png"), v: () => this.save("svg"),
     }[key.length === 1 ? key.toLowerCase() : key];
     if (!act) return;
     event.preventDefault();
@@ -1121,7 +1122,7 @@ class View {
     if (!hit) return;
     this.controls.stage.setPointerCapture(event.pointerId);
     const how = event.shiftKey ? "select" : event.altKey || event.button === 1 ? "pan" : "turn";
-    this.dragging = { hit, how, x, y, moved: false, turn: this.state.turn, pan: this.state.pan };
+    this.dragging = { hit, how, x, y, moved: false, brush: null, turn: this.state.turn, pan: this.state.pan };
     if (hit.kind === "metrics") this.goTo(epochAt(hit, x));
   }
 
@@ -1146,7 +1147,7 @@ class View {
 
   up(event) {
     const { x, y } = this.at(event);
-    const { hit = null, moved, brush } = this.dragging ?? {};
+    const { hit = null, moved = false, brush = null } = this.dragging ?? {};
     this.dragging = null;
     this.controls.brush.hidden = true;
     if (hit?.kind === "map" && !moved) this.selectLabels(cellAt(hit, x, y));
@@ -1221,8 +1222,7 @@ class View {
   details() {
     const { controls: { details }, scene, state: { chosen, labels } } = this;
     const run = scene.known[0];
-    details.textContent = run
-      ? "Click a point, a mean or a cell of a map, or Shift+drag over points: its numbers and images come here." : "";
+    details.replaceChildren();
     if (!run || !(chosen.size || labels.length)) return;
     const runs = scene.known.filter(({ K }) => Math.max(...labels) < K);
     const columns = runs.map((of) => numbersOf(of, scene.placeOf(of)[0], labels));
@@ -1281,16 +1281,15 @@ export async function openBook(root, text) {
   const stream = zipped.body.pipeThrough(new DecompressionStream("gzip"));
   const { header: start, arrays: files } = unpack(await new Response(stream).arrayBuffer());
   const runsOf = (chosen) => chosen.map((which) => files[which.join("/")]);
-  const shownOf = (study, chosen) => ({ ...start, study, chosen, files, runs: runsOf(chosen) });
-  let shown = shownOf(start.study, start.chosen);
-  const listeners = new Set();
-  return new View({
-    get: () => shown,
-    set: (_, { study, runs }) => { shown = shownOf(study, runs); },
-    save_changes: () => listeners.forEach((act) => act()),
-    on: (_, act) => listeners.add(act),
-    off: (_, act) => listeners.delete(act),
-  }, root);
+  const model = {
+    shown: { ...start, files, runs: runsOf(start.chosen) },
+    get: () => model.shown,
+    set: (_, { study, runs }) => { model.shown = { ...model.shown, study, chosen: runs, runs: runsOf(runs) }; },
+    save_changes: () => view.receive(),
+    on() {},
+    off() {},
+  };
+  const view = new View(model, root);
 }
 
 export default {

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
 
 from nclib.explore.outputs import RunData, load_run, runs, studies
+from nclib.explore.payload import pack, run_payload
+from nclib.figures.feature_plane import Plane
+from nclib.figures.run_views import draw_view
 from nclib.study.files import StageError, atomic_path
 from nclib.study.study import ParameterError
 
@@ -62,7 +66,7 @@ class Explorer(anywidget.AnyWidget):
         """The runs that are shown."""
         return self._data
 
-    def picture(self, view: str = "features", *, epoch: int | None = None, plane: Any = "circle") -> bytes:
+    def picture(self, view: str = "features", *, epoch: int | None = None, plane: Plane = "circle") -> bytes:
         """A view as PNG, drawn by `nclib.figures`.
 
         Args:
@@ -74,10 +78,6 @@ class Explorer(anywidget.AnyWidget):
             StageError: there is nothing to show.
             ValueError: there is no such view or plane, or no run has a checkpoint of this epoch.
         """
-        import matplotlib.pyplot as plt  # here, since drawing libraries take a second to load
-
-        from nclib.figures.run_views import draw_view
-
         tables = {data.label: data.metrics for data in self._data if data.metrics is not None}
         known = {data.label: data.geometry for data in self._data if data.geometry is not None}
         display = draw_view(view, known, tables, epoch=epoch, plane=plane)
@@ -94,8 +94,6 @@ class Explorer(anywidget.AnyWidget):
         Raises:
             StageError: there is no run, or the file cannot be written.
         """
-        from nclib.explore.payload import pack
-
         study = self.choice["study"]
         if not self._data:
             raise StageError(self._message)
@@ -121,8 +119,6 @@ class Explorer(anywidget.AnyWidget):
         return data, metadata
 
     def _read(self, study: str, run: str, seed: int) -> tuple[RunData, bytes, dict[str, bytes]]:
-        from nclib.explore.payload import run_payload
-
         data = load_run(self._outputs / study, run, seed)
         return data, *run_payload(data)
 
