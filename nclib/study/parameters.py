@@ -219,7 +219,8 @@ class Training(Section):
     """How the network is trained (stage 02_train)."""
 
     loss: Literal[tuple(LOSSES)] = Field(
-        "cross_entropy", description="single-label loss under pick-all-label; rescaled_mse: to multi-hot targets"
+        "cross_entropy",
+        description="single-label loss under pick-all-label; rescaled_mse, binary_cross_entropy: of multi-hot targets",
     )
     label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
     mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")

@@ -33,6 +33,8 @@ from nclib.study.files import (
     damaged,
     describe_file,
     json_or_empty,
+    require,
+    sha256,
     unwritable,
     write_csv,
     write_json,
@@ -128,9 +130,9 @@ class Stage:
                 return f"{name} is gone"
             if path.stat().st_size != record.get("bytes"):
                 return f"{name} has another size than it had"
-        known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
-        for name, sha256 in inputs.items() if self.upstream else ():
-            if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
+        known = {path: digest for stage in self.upstream for path, digest in stage.files().items()}
+        for name, digest in inputs.items() if self.upstream else ():
+            if known.get(Path(os.path.normpath(self.folder / name))) != digest:
                 return f"{Path(name).name} is another"
         return None if os.environ.get(KEEP_CODE) else self.changed_code()
 
@@ -320,9 +322,7 @@ def measured_another_training(folder: Path) -> bool:
 
 def _check(path: Path, recorded: str | None, *, stage: str) -> str:
     """The SHA-256 of a file that is as it was recorded."""
-    if not path.is_file():
-        raise StageError(f"{path} is missing: run stage {stage} first.")
-    if recorded != describe_file(path)["sha256"]:
+    if recorded != sha256(require(path, stage=stage)):
         raise damaged(path, f"it is not what {stage}.manifest.json says", stage=stage)
     return recorded
 

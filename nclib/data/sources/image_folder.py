@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from nclib.data.sources.base import SourceError, SourceImages, split_by_class, stream
-from nclib.data.sources.decoding import cache_key, cached, decode_all
+from nclib.data.sources.decoding import cached, decode_all
 from nclib.study.registry import IMAGE_ENDINGS, TEST_FRACTION
 
 TRAINING_FOLDERS = ("train", "training")  # in any case, as are all of these
@@ -68,8 +68,7 @@ def load(
         images = decode_all(kept, resize, what=f"Reading {folder.name}")
         return SourceImages(images, labels[rows], names, rows)
 
-    key = cache_key(kept, image_size=image_size, classes=names)
-    return cached(f"{folder.name}-{image_size}", key, make)
+    return cached(f"{folder.name}-{image_size}", kept, make, image_size=image_size, classes=names)
 
 
 def _split_folders(root: Path, test_folder: str | None) -> tuple[Path, Path] | None:
