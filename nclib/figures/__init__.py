@@ -14,6 +14,7 @@ from nclib.figures.curves import (
     MetricCurves,
     ReleasedCurves,
     ScoreCurves,
+    TagWiseCurves,
 )
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
@@ -41,6 +42,7 @@ __all__ = [
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",
+    "TagWiseCurves",
     "TagWisePlane",
     "files",
     "panel",

@@ -20,6 +20,10 @@ BELOW = 0.5  # inches: left for a legend below the panels
 FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = ("released_nc1", "nc2_w", "nc2_h", "released_nc3")  # as the first paper's code computes those
+THEORY = (
+    " Dotted: the minimum that theory predicts for each run. Its features are free; a network's come out of a ReLU and "
+    "cost decay on all layers, so that it may end off these lines."
+)
 References = Mapping[str, Mapping[str, float]]
 
 
@@ -47,19 +51,13 @@ class MetricCurves(Display):
         cls, results: StudyResults, *, panels: Sequence[Panel] | None = None, references: References | None = None
     ) -> "MetricCurves":
         """Some quantities of a study: at every epoch what training logged, at its checkpoints what was measured."""
-        panels = panels or cls._panels_of(results)
-        tables = [
-            _logged(results.history, shown)
-            if shown.metric in results.history
-            else results.values(shown.metric, labels=shown.labels)
-            for shown in panels
-        ]
-        return cls(_joined(tables), panels, references or {}, styles=RunStyles.from_runs(results.labels))
-
-    @classmethod
-    def from_history(cls, history: pd.DataFrame, panels: Sequence[Panel]) -> "MetricCurves":
-        """What training logged: one row per epoch, with columns `run`, `seed`, `epoch` and the panels' metrics."""
-        return cls(_joined([_logged(history, shown) for shown in panels]), panels)
+        panels, history, tables = panels or cls._panels_of(results), results.history, []
+        for place, shown in enumerate(panels):
+            logged = history.rename(columns={shown.metric: "value"}) if shown.metric in history else None
+            table = results.values(shown.metric, labels=shown.labels) if logged is None else logged
+            tables.append(table[["run", "seed", "epoch", "value"]].assign(panel=place))
+        values = pd.concat(tables, ignore_index=True)
+        return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
     def plot(self) -> "MetricCurves":
         """Draw; the result is the display itself."""
@@ -70,7 +68,8 @@ class MetricCurves(Display):
         with style():
             blank = self._plot_groups(styles, groups) if faceted else self._plot_panels(styles)
             lines, title = styles.legend(runs, self.values["seed"].nunique())
-            ends = {run: f" (to epoch {epoch})" for run, epoch in self._ending_early.items()}
+            last = self.values.groupby("run")["epoch"].max()
+            ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
             entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
             compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
             if compared and faceted:
@@ -81,34 +80,8 @@ class MetricCurves(Display):
         return self
 
     def caption(self, study: str) -> str:
-        """What is drawn, of which study, and what to see; which runs end early, and how far theory is off."""
-        ends = [f"{self._styles.labels[run]} ends at epoch {epoch}." for run, epoch in self._ending_early.items()]
-        return " ".join([super().caption(study), *self._against_theory(), *ends])
-
-    @property
-    def _ending_early(self) -> dict[str, int]:
-        """The last epoch of the runs that end before others."""
-        last = self.values.groupby("run", sort=False)["epoch"].max()
-        return last[last < last.max()].to_dict()
-
-    def _against_theory(self) -> list[str]:
-        """What the dotted lines are, and which value ends farthest from its line."""
-        last = self.values.groupby("run")["epoch"].transform("max")
-        ends = self.values[self.values["epoch"] == last].groupby(["panel", "run"])["value"].mean()
-        pairs = [
-            (shown.title, self._styles.labels[run], ends[place, run], value)
-            for place, shown in enumerate(self.panels)
-            for run, value in self._compared(shown).items()
-        ]
-        if not pairs:
-            return []
-        off = [abs(found - value) / max(abs(value), 1e-9) for *_, found, value in pairs]
-        title, label, found, value = pairs[off.index(max(off))]
-        why = (
-            " Its features are free, a network's come out of a ReLU and cost decay on all layers: "
-            f"{title} of {label} ends at {found:.2g} instead of {value:.2g}."
-        )
-        return ["Dotted: the value at the minimum that theory predicts for each run." + why * bool(max(off) > 0.1)]
+        """What is drawn, of which study, and what to see."""
+        return super().caption(study) + THEORY * any(map(self._compared, self.panels))
 
     def _compared(self, shown: Panel) -> Mapping[str, float]:
         """The values to compare with, by run; none where there are too many runs."""
@@ -158,18 +131,14 @@ class CollapseCurves(MetricCurves):
     """NC1 to NC3, and for several labels per image the tag-wise ratios."""
 
     SEEN = (
-        "{study}, training images against epoch: the spread within classes (NC1), the distances of classifier and "
-        "class means from a simplex ETF (NC2) and from each other (NC3){display.tags}; at exact collapse all are 0."
+        "{study}, training images: the spread within classes (NC1), the distances of classifier and class means from a "
+        "simplex ETF (NC2) and from each other (NC3), and for several labels the angle of a set's mean to the sum of "
+        "its labels' means (tag-wise ratio); at exact collapse all are 0."
     )
 
     @staticmethod
     def _panels_of(results: StudyResults) -> list[Panel]:
         return [*map(panel, COLLAPSE), *(panel("tag_wise_ratio", labels=m) for m in results.multiplicities)]
-
-    @property
-    def tags(self) -> str:
-        several = ", and the angle of a set's mean to the sum of its labels' means (tag-wise ratio)"
-        return several if len(self.panels) > len(COLLAPSE) else ""
 
 
 class ReleasedCurves(MetricCurves):
@@ -177,9 +146,9 @@ class ReleasedCurves(MetricCurves):
 
     COLUMNS = 4
     SEEN = (
-        "{study}, training images against epoch: NC1 to NC3 (above), and as the first paper's released code computes "
-        "them (below), which centers neither classifier nor class means and takes too small a global mean: an offset "
-        "that the class means share looks far from an ETF there."
+        "{study}, training images: NC1 to NC3 (above), and as the first paper's released code computes them (below), "
+        "which centers neither classifier nor class means and takes too small a global mean: an offset that the class "
+        "means share looks far from an ETF there."
     )
 
     @staticmethod
@@ -188,45 +157,44 @@ class ReleasedCurves(MetricCurves):
 
 
 class GeometryCurves(MetricCurves):
-    """How the features lie: for one label per image as the second paper shows it, else their tag-wise averages."""
+    """How the features lie, for one label per image, as the second paper shows it."""
 
-    SEEN = "{study}, training images against epoch: {display.what}."
+    SEEN = (
+        "{study}, training images: the logits at the features' mean (0 at exact collapse, $1/\\sqrt{{K}}$ with squared "
+        "error), the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)."
+    )
 
     @staticmethod
     def _panels_of(results: StudyResults) -> list[Panel]:
-        if results.is_multi_label:
-            names = ("tag_wise_angle_mean", "tag_wise_scale")
-            return [panel(name, labels=m) for name in names for m in results.multiplicities]
-        return [panel(name) for name in ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius")]
+        return [*map(panel, ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius"))]
 
-    @property
-    def what(self) -> str:
-        if self.panels[0].labels:
-            angle = "the angle of a set's mean to the sum of its labels' means, 0 at exact collapse"
-            return f"{angle}, and the scale $C_m$ of the mean along that sum"
-        bias = "the logits at the features' mean (0 at exact collapse, $1/\\sqrt{K}$ with squared error)"
-        return f"{bias}, the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)"
+
+class TagWiseCurves(MetricCurves):
+    """How the mean of a label set lies to the sum of its labels' means."""
+
+    SEEN = (
+        "{study}, training images: the angle of a set's mean to the sum of its labels' means, 0 at exact collapse, and "
+        "the scale $C_m$ of the mean along that sum."
+    )
+
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        names = ("tag_wise_angle_mean", "tag_wise_scale")
+        return [panel(name, labels=m) for name in names for m in results.multiplicities]
 
 
 class ScoreCurves(MetricCurves):
-    """Training and test score of every epoch, side by side on one scale.
-
-    The training score is the mean over the epoch while the network changed, the test score is taken at the epoch's end.
-    """
+    """Training and test score of every epoch: IoU for several labels per image, else accuracy."""
 
     SHARE_SCALE = True
     SEEN = (
-        "{study}: training {display.score}, a mean over the epoch while the network changed, and test {display.score} "
-        "at its end, on an axis that widens towards 1 so that runs can be compared there."
+        "{study}: training score, a mean over the epoch while the network changed, and test score at its end, on an "
+        "axis that widens towards 1 so that runs can be compared there."
     )
 
     @staticmethod
     def _panels_of(results: StudyResults) -> list[Panel]:
         return [panel(f"{split}_{'soft_iou' if results.is_multi_label else 'accuracy'}") for split in ("train", "test")]
-
-    @property
-    def score(self) -> str:
-        return self.panels[0].title.removeprefix("training ")
 
 
 class LossCurves(MetricCurves):
@@ -239,12 +207,3 @@ class LossCurves(MetricCurves):
     def _panels_of(results: StudyResults) -> list[Panel]:
         names, history = ("lr", "train_loss", "train_feature_decay", "test_loss"), results.history
         return [panel(name) for name in names if name in history and history[name].gt(0).any()]
-
-
-def _logged(history: pd.DataFrame, shown: Panel) -> pd.DataFrame:
-    keys = ["run", "seed", "epoch"]
-    return history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1)
-
-
-def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([table.assign(panel=place) for place, table in enumerate(tables)], ignore_index=True)

@@ -22,7 +22,7 @@ class Display:
         axes_: its axes, in reading order.
     """
 
-    SEEN: ClassVar[str] = ""  # the caption's first sentence, a format of {study} and of this {display}
+    SEEN: ClassVar[str] = ""  # the caption's first sentence, with a place for {study}
     styles: RunStyles | None = None
     figure_: Figure = field(init=False, repr=False)
     axes_: np.ndarray = field(init=False, repr=False)
@@ -33,7 +33,7 @@ class Display:
 
     def caption(self, study: str) -> str:
         """What is drawn, of which study, and what to see."""
-        return self.SEEN.format(study=study, display=self)
+        return self.SEEN.format(study=study)
 
     def show(self, study: str) -> "Display":
         """Draw, and show figure and caption in a notebook; the result is the display itself."""

@@ -61,11 +61,6 @@ class GramMatrices(Display):
         styles = RunStyles.from_runs(results.labels)
         return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in shown}, styles=styles)
 
-    def caption(self, study: str) -> str:
-        """What is drawn, of which study, and what to see."""
-        of = len(self.styles.labels) if self.styles else len(self.grams)
-        return super().caption(study) + (f" {len(self.grams)} of {of} runs." if of > len(self.grams) else "")
-
     def plot(self) -> "GramMatrices":
         """Draw; the result is the display itself."""
         num_classes = len(next(iter(self.grams.values()))[0])

@@ -12,12 +12,10 @@ from nclib.data.compose import MultiLabelData
 from nclib.figures.display import Display
 from nclib.figures.layout import LINE, drawable, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
-from nclib.study.parameters import Dataset
 
 GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
-SHIFTED = "shifted cyclically, as in the paper's data"  # layout mnist: strokes leave at an edge and come back
-PERMUTED = "labels permuted at random"
+NOTES = {"mnist": "shifted cyclically, as in the paper's data"}  # by layout: strokes leave at an edge and come back
 
 
 def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
@@ -38,7 +36,7 @@ class SampleGrid(Display):
     `note` stands below them.
     """
 
-    SEEN = "{study}: training images with their labels{display.of_note}."
+    SEEN = "{study}: training images, a row for each number of labels, with their labels."
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
     class_names: tuple[str, ...]
@@ -46,10 +44,10 @@ class SampleGrid(Display):
     note: str = ""
 
     @classmethod
-    def from_data(cls, data: MultiLabelData, *, number: int = 8, settings: Dataset | None = None) -> "SampleGrid":
+    def from_data(cls, data: MultiLabelData, *, number: int = 8, layout: str | None = None) -> "SampleGrid":
         """`number` images of each multiplicity of a split, their label sets spread over those that occur.
 
-        `settings` are those of the data set: what they do to its images is noted.
+        `layout` is how they were composed; where it moves strokes beyond an edge, a note says so.
         """
         rows = []
         for m in data.multiplicity.unique().tolist():
@@ -62,13 +60,11 @@ class SampleGrid(Display):
             wanted = sets[np.linspace(0, len(sets) - 1, min(number, len(sets))).round().astype(int)]
             match = (data.labels[places][:, None] == wanted).all(2)
             rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
-        note = SHIFTED if settings and settings.layout == "mnist" else ""
-        note = PERMUTED if settings and settings.random_labels else note
-        return cls(data.images, data.labels, data.class_names, rows, note)
+        return cls(data.images, data.labels, data.class_names, rows, NOTES.get(layout, ""))
 
-    @property
-    def of_note(self) -> str:
-        return f", {self.note}" if self.note else ""
+    def caption(self, study: str) -> str:
+        """What is drawn, of which study, and what was done to it."""
+        return super().caption(study) + (f" They are {self.note}." if self.note else "")
 
     def plot(self) -> "SampleGrid":
         """Draw; the result is the display itself."""
