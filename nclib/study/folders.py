@@ -4,8 +4,8 @@
     outputs/STUDY/RUN/seedS/       history.csv, checkpoints/epoch_0020.safetensors, metrics.csv, geometry.safetensors
                                    and, for one label per image, misclassified.*; 02_train.* and 03_validate.*;
                                    unfinished/ while it trains
-    outputs/STUDY/figures/         *.pdf, *.png
-    outputs/STUDY/                 table.csv, table.md, study.yaml (as it was run); 04_figures.*
+    outputs/STUDY/figures/         *.pdf, *.png, and a caption for each (*.txt)
+    outputs/STUDY/                 table.csv, table.md, table.txt, study.yaml (as it was run); 04_figures.*
 
 Of each stage there are the executed notebook (`.ipynb`), its manifest (`.manifest.json`) and log. Relative paths are
 taken from the project's root, so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
