@@ -131,8 +131,8 @@ class Stage:
             if path.stat().st_size != record.get("bytes"):
                 return f"{name} has another size than it had"
         known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
-        for name, sha256 in inputs.items() if self.upstream else ():
-            if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
+        for name, recorded in inputs.items() if self.upstream else ():
+            if known.get(Path(os.path.normpath(self.folder / name))) != recorded:
                 return f"{Path(name).name} is another"
         return None if os.environ.get(KEEP_CODE) else self.changed_code()
 
