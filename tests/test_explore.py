@@ -120,13 +120,15 @@ def test_runs_come_in_the_order_of_the_study_and_look_as_in_its_figures(tmp_path
     for name in ["added", *names]:
         (study / name / "seed0").mkdir(parents=True)
     assert list(runs(study)) == ["added", "ce_etf", "ce_learned", "mse_learned"]
-    Study.from_mapping({"study": "made_order", "runs": {name: {} for name in names}}).to_file(study / "study.yaml")
+    planned = {name: {"label": name.upper()} for name in names}
+    Study.from_mapping({"study": "made_order", "runs": planned}).to_file(study / "study.yaml")
     assert list(runs(study)) == [*names, "added"]
-    styles = RunStyles.from_runs([*names, "added"])
+    styles = RunStyles.from_runs([*(name.upper() for name in names), "added"])
     for name in names:
         header = read_header(run_payload(load_run(study, name, 0))[0])
-        assert header["color"] == to_hex(styles.colors[name])
-        assert header["dash"] == list(styles.dashes[name] or ())
+        assert header["label"] == f"{name.upper()}, seed 0"
+        assert header["color"] == to_hex(styles.colors[name.upper()])
+        assert header["dash"] == list(styles.dashes[name.upper()] or ())
     assert len(header["marker"]) == 4  # the third run's is a triangle, and closed
 
 
@@ -252,10 +254,10 @@ def test_images_lie_side_by_side_in_one_file(channels, side, shown):
 def test_choices_from_the_browser(outputs):
     explorer = Explorer(outputs / "made_multi", seed=1)
     assert explorer.shown["chosen"] == [("learned", 1), ("etf", 0)]
-    assert explorer.shown["catalog"] == {
-        "made_multi": {"learned": (0, 1), "etf": (0, 1)},
-        "made_single": {"sgd": (0,), "adam": (0,), "lbfgs": (0,)},
-    }
+    catalog = explorer.shown["catalog"]
+    assert list(catalog) == ["made_multi", "made_single"]
+    assert [choice[1:] for choice in catalog["made_single"]] == [("adam", 0), ("lbfgs", 0), ("sgd", 0)]
+    assert catalog["made_multi"][1] == ("learned, seed 1", "learned", 1)
     explorer.choice = {"study": "made_single", "runs": [["adam", 0]], "read": 0}
     assert [data.label for data in explorer.runs] == ["adam, seed 0"]
     assert len(explorer.shown["runs"]) == 1
@@ -266,7 +268,9 @@ def test_choices_from_the_browser(outputs):
 
 
 def test_what_there_is_not(outputs, tmp_path):
-    with pytest.raises(ParameterError, match="no run 'none' with seed None, but learned, seeds 0, 1; etf, seeds 0, 1"):
+    with pytest.raises(
+        ParameterError, match="no run 'none' with seed None, but learned with seed 0, learned with seed 1"
+    ):
         Explorer(outputs / "made_multi", run="none")
     with pytest.raises(ParameterError, match="no run '' with seed 7"):
         Explorer(outputs / "made_multi", seed=7)

@@ -281,7 +281,7 @@ def test_smoke_has_a_name_of_its_own_and_may_keep_some_runs_only():
     assert list(plan.runs) == ["etf"]
     assert plan.resolve("etf").training.epochs == 2
     assert Study.from_mapping(study(smoke=small)).resolve("etf").training.epochs == DIGITS["training"]["epochs"]
-    with pytest.raises(ParameterError, match=r"smoke\.runs: study 'mlab_digits' has no run 'x'"):
+    with pytest.raises(ParameterError, match=r"run: study 'mlab_digits' has no run 'x'"):
         Study.from_mapping(study(smoke={"runs": ["x"]}), smoke=True)
     with pytest.raises(ParameterError, match=r"smoke\.traning: no such parameter"):
         Study.from_mapping(study(smoke={"traning": {}}))

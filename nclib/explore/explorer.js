@@ -947,9 +947,7 @@ class View {
 
   offerChoices(classes) {
     const { controls: c, shown, state } = this;
-    const found = shown.catalog[shown.study] ?? {};
-    const runs = Object.entries(found).flatMap(([run, seeds]) => (
-      seeds.map((seed) => [seeds.length > 1 ? `${run}, seed ${seed}` : run, `${run}/${seed}`])));
+    const runs = (shown.catalog[shown.study] ?? []).map(([label, run, seed]) => [label, `${run}/${seed}`]);
     const [first, second] = shown.chosen.map((which) => which.join("/"));
     offer(c.study, [...new Set([...Object.keys(shown.catalog), shown.study])].map((text) => [text, text]), shown.study);
     offer(c.run0, runs, first ?? "");
@@ -964,9 +962,8 @@ class View {
   choose(again = 0) {
     const { controls: c, shown } = this;
     const study = c.study.value;
-    const first = Object.entries(shown.catalog[study] ?? {}).slice(0, 2).map(([run, seeds]) => [run, seeds[0]]);
-    const chosen = [c.run0.value, c.run1.value].filter(Boolean).map((which) => which.split("/"));
-    const runs = study === shown.study ? chosen.map(([run, seed]) => [run, Number(seed)]) : first;
+    const chosen = study === shown.study ? [c.run0.value, c.run1.value] : []; // of another study its first runs
+    const runs = chosen.filter(Boolean).map((which) => which.split("/")).map(([run, seed]) => [run, Number(seed)]);
     this.root.classList.add("nc-busy");
     this.waiting = setTimeout(() => this.say("No answer yet: is the kernel running?"), 8000);
     this.model.set("choice", { study, runs, read: shown.read + again });

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
 
-from nclib.explore.outputs import RunData, load_run, runs, studies
+from nclib.explore.outputs import RunData, labels, load_run, runs, studies
 from nclib.explore.payload import pack, run_payload
 from nclib.figures.feature_plane import Plane
 from nclib.figures.run_views import draw_view
@@ -57,7 +57,7 @@ class Explorer(anywidget.AnyWidget):
             self._message, run, seed = _nothing(folder), "", None
             name = known[0] if known else name
         self._load = lru_cache(maxsize=4)(self._read)
-        self.choice = {"study": name, "runs": _first_choice(runs(self._outputs / name), run, seed), "read": 0}
+        self.choice = {"study": name, "runs": _first_choice(_choices(self._outputs / name), run, seed), "read": 0}
         self._show()
         self.observe(self._chosen, "choice")
 
@@ -97,12 +97,11 @@ class Explorer(anywidget.AnyWidget):
         study = self.choice["study"]
         if not self._data:
             raise StageError(self._message)
-        found = runs(self._outputs / study)
-        files = dict(self.shown["files"])
-        for which in [(run, seed) for run in found for seed in found[run]]:
-            _, files["{}/{}".format(*which)], shared = self._load(study, *which)
+        choices, files = _choices(self._outputs / study), {}
+        for _, run, seed in choices:
+            _, files[f"{run}/{seed}"], shared = self._load(study, run, seed)
             files |= shared
-        shown = {**self.shown, "catalog": {study: found}, "runs": [], "files": {}}
+        shown = {**self.shown, "catalog": {study: choices}, "runs": [], "files": {}}
         book = pack(shown, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
         parts = {"title": html.escape(f"{study} - neural collapse"), "css": self._css, "esm": self._esm}
         parts["book"] = base64.b64encode(gzip.compress(book, 6, mtime=0)).decode()
@@ -131,10 +130,10 @@ class Explorer(anywidget.AnyWidget):
     def _show(self) -> None:
         """Send what is chosen; a failure is sent in words, since an exception here would reach nobody."""
         study = self.choice.get("study", "")
-        catalog = {name: runs(self._outputs / name) for name in studies(self._outputs)}
-        found = catalog.get(study, {})
-        chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if seed in found.get(run, ())]
-        chosen = chosen or _first_choice(found)
+        catalog = {name: _choices(self._outputs / name) for name in studies(self._outputs)}
+        known = [(run, seed) for _, run, seed in catalog.get(study, ())]
+        chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if (run, seed) in known]
+        chosen = chosen or _first_choice(catalog.get(study, []))
         loaded, message = [], self._message
         try:
             loaded = [self._load(study, run, seed) for run, seed in chosen]
@@ -154,14 +153,18 @@ class Explorer(anywidget.AnyWidget):
         }
 
 
-def _first_choice(
-    found: Mapping[str, tuple[int, ...]], run: str = "", seed: int | None = None
-) -> list[tuple[str, int]]:
+def _choices(study: Path) -> list[tuple[str, str, int]]:
+    """Label, run and seed of all that can be chosen."""
+    names = labels(study)
+    return [(f"{names[run]}, seed {seed}", run, seed) for run, seeds in runs(study).items() for seed in seeds]
+
+
+def _first_choice(choices: list[tuple[str, str, int]], run: str = "", seed: int | None = None) -> list[tuple[str, int]]:
     """The first run and seed that fit, and beside it the first of another run, or of another seed."""
-    known = [(name, known) for name, seeds in found.items() for known in seeds]
+    known = [(name, other) for _, name, other in choices]
     fitting = [which for which in known if run in ("", which[0]) and seed in (None, which[1])]
     if known and not fitting:
-        has = "; ".join(f"{name}, seeds {', '.join(map(str, seeds))}" for name, seeds in found.items())
+        has = ", ".join(f"{name} with seed {other}" for name, other in known)
         raise ParameterError(f"run, seed: there is no run '{run}' with seed {seed}, but {has}")
     others = [which for which in known if which[0] != fitting[0][0]] + [which for which in known if which != fitting[0]]
     return [*fitting[:1], *others[:1]]

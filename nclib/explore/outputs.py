@@ -39,26 +39,27 @@ def studies(outputs: str | Path) -> list[str]:
 
 
 def runs(study: str | Path) -> dict[str, tuple[int, ...]]:
-    """The runs in a study's folder with their seeds, in the order of `study_order`; those without results come last."""
+    """The runs in a study's folder with their seeds, in the order of `labels`; those without results come last."""
     study = Path(study)
     found = _seeds(study)
     measured = {path.parts[-3] for path in study.glob("*/seed*/geometry.safetensors")}
-    order = sorted(study_order(study), key=lambda run: run not in measured)
+    order = sorted(labels(study), key=lambda run: run not in measured)
     return {run: found[run] for run in order if run in found}
 
 
-def study_order(study: str | Path) -> list[str]:
-    """All runs of a study, those not begun included, in the order in which its figures show and color them.
+def labels(study: str | Path) -> dict[str, str]:
+    """What people call each run of a study, also of those not begun, in the order in which its figures color them.
 
     The study as it was run has it, or else its file in `params/`. Runs that it does not name come last: `learned` or
     `baseline`, then the others by name.
     """
-    study, planned = Path(study), []
+    study, named = Path(study), {}
     for file in (study / "study.yaml", project_root(study) / "params" / f"{study.name}.yaml"):
         with suppress(ParameterError):
-            planned = planned or list(Study.from_file(file).runs)
-    others = sorted(_seeds(study).keys() - set(planned), key=lambda run: (run not in LEADERS, run))
-    return [*planned, *others]
+            planned = Study.from_file(file)
+            named = named or {run: planned.resolve(run).label for run in planned.runs}
+    others = sorted(_seeds(study).keys() - named.keys(), key=lambda run: (run not in LEADERS, run))
+    return named | {run: run for run in others}
 
 
 def _seeds(study: Path) -> dict[str, tuple[int, ...]]:
@@ -77,14 +78,11 @@ class RunData:
     study: Path  # the folder of its study
     run: str
     seed: int
+    label: str
     geometry: Geometry | None  # what 03_validate kept of the last layer
     metrics: pd.DataFrame | None  # one row per measured value (`nclib.results.metrics_table`)
     problems: tuple[str, ...]  # what is missing and the stage to run, in words
     parameters: Mapping[str, Any]  # sections of its study, as its manifest has them; empty without a manifest
-
-    @property
-    def label(self) -> str:
-        return f"{self.run}, seed {self.seed}"
 
     @cached_property
     def sample_images(self) -> UInt8[Tensor, "q c h w"] | None:
@@ -127,4 +125,5 @@ def load_run(study: str | Path, run: str, seed: int) -> RunData:
         problems.append(f"{folder} was trained again since it was measured: run stage 03_validate.")
     manifests = (json_or_empty(folder / f"{stage}.manifest.json") for stage in ("03_validate", "02_train"))
     parameters = next((noted for manifest in manifests if isinstance(noted := manifest.get("parameters"), dict)), {})
-    return RunData(study, run, seed, *found, tuple(problems), parameters)
+    label = f"{labels(study).get(run, run)}, seed {seed}"
+    return RunData(study, run, seed, label, *found, tuple(problems), parameters)

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from nclib.explore.arrays import FACTS, geometry_arrays
-from nclib.explore.outputs import RunData, study_order
+from nclib.explore.outputs import RunData, labels
 from nclib.figures.panels import panel
 from nclib.figures.style import RunStyles
 
@@ -29,13 +29,13 @@ PLAIN = {r"\Sigma": "Σ", r"\mu": "μ", r"\|": "‖", r"\mathrm": "", "^{+}": "�
 PANELS = {  # of several metrics: its title, and what each line is called
     "nc2_w_centered": ("NC2", "classifier"),
     "nc2_h_centered": ("NC2", "means"),
-    "tag_wise_ratio": ("tag-wise ratio", "{labels} labels"),
+    "tag_wise_ratio": ("tag-wise ratio", "{m} labels"),
 }
 
 
 def run_payload(data: RunData) -> tuple[bytes, dict[str, bytes]]:
     """All that the browser shows of a run: its numbers, and files that runs share (color maps, its images) by name."""
-    styles = RunStyles.from_runs(study_order(data.study))
+    styles = RunStyles.from_runs(labels(data.study))
     marker = MarkerStyle(styles.markers[data.run] or "o")
     header: dict[str, Any] = {
         "run": data.run,
@@ -73,14 +73,14 @@ def _series(data: RunData) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray
     """What each line is, the epochs, and line x epoch; NaN where a line has no value."""
     epochs = np.unique(data.metrics["epoch"])
     described, values = [], []
-    for (metric, split, labels), rows in data.metrics.groupby(["metric", "split", "labels"], dropna=False, sort=False):
-        shown = panel(metric, labels=None if pd.isna(labels) else int(labels))
+    for (metric, split, m), rows in data.metrics.groupby(["metric", "split", "labels"], dropna=False, sort=False):
+        shown = panel(metric, labels=None if pd.isna(m) else int(m))
         predicted = data.theory.get(f"train_{shown.name}", data.theory.get(shown.name))
         panel_title, name = PANELS.get(metric, (shown.title, split))
         values.append(rows.drop_duplicates("epoch").set_index("epoch")["value"].reindex(epochs).to_numpy(np.float32))
         described.append(
             {"key": f"{split} {shown.name}", "metric": metric, "split": split, "title": plain(shown.title)}
-            | {"panel": plain(panel_title), "name": name.format(labels=labels), "log": shown.log}
+            | {"panel": plain(panel_title), "name": name.format(m=m), "log": shown.log}
             | {"mayBeLog": shown.may_be_log, "floor": shown.floor, "ceiling": shown.ceiling}
             | {"theory": predicted if split == "train" else None}
         )

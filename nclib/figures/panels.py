@@ -13,6 +13,15 @@ TITLES = {  # of those whose name does not read well
     "nc3": "NC3, not centered",
     "released_nc3": "released NC3",
     "nc4": "NC4: disagreement with nearest mean",
+    "held_out_nc4": "NC4 by the means of training",
+    "ncc_accuracy": "accuracy of the nearest mean",
+    "held_out_ncc_accuracy": "accuracy of the nearest mean of training",
+    "gnc2_w": "GNC2 (W): uniformity",
+    "gnc2_h": "GNC2 (H): uniformity",
+    "unc3": "UNC3: uniform duality",
+    "separation": r"separation: $\mathrm{tr}(SS_W SS_B^{+})$",
+    "margin_one_vs_rest": "margin, one row of W against the rest",
+    "class_mean_rank": "rank of the class means",
     "bias_residual": r"bias: $\|W\mu_G+b\|_2$",
     "nuclear_over_frobenius": "nuclear / Frobenius norm",
     "cosine_margin_mean": "mean cosine margin",
@@ -29,9 +38,15 @@ TITLES = {  # of those whose name does not read well
     "lr": "learning rate",
     "train_feature_decay": "feature decay",
 }
-LOG = {"nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "lr", "train_loss", "test_loss", "train_feature_decay"}
+LOG = {
+    *("nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "separation"),
+    *("lr", "train_loss", "test_loss", "train_feature_decay"),
+}
 SHARES = ("iou", "jaccard", "accuracy", "top1", "top5")  # ends of the names of shares, at most 1
-FLOORLESS = {"cosine_margin_mean", "tag_wise_scale", "nuclear_over_frobenius"}
+FLOORLESS = {
+    *("cosine_margin_mean", "tag_wise_scale", "nuclear_over_frobenius", "margin_one_vs_rest", "class_mean_rank"),
+    *("gnc2_w_mean", "gnc2_h_mean", "nc3_cosine", "feature_norm", "mean_norm"),
+}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class CheckpointMeasurements:
 
     The metrics are long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
     checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data the scores
-    of the decoders.
+    of the decoders, and all test rows `held_out_nc4` and `held_out_ncc_accuracy`: by the class means of training.
     """
 
     metrics: pd.DataFrame
@@ -111,8 +111,14 @@ def measure_checkpoints(
         if dataset.pair_groups:
             ratios = _imbalance_ratio(statistics, counts=dataset.pair_groups)
             values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
+        test_features, test_logits = found["test"]
+        of_test = test_features, found["test"].labels
+        known = {"class_means": statistics.class_means}
+        values["test"] += [
+            ("held_out_nc4", None, float(metrics.nc4(*of_test, weight, bias, **known))),
+            ("held_out_ncc_accuracy", None, float(metrics.ncc_accuracy(*of_test, **known))),
+        ]
         if splits.is_multi_label:
-            test_features, test_logits = found["test"]
             threshold = decode.tune_threshold(logits, found["train"].labels)
             predicted = {
                 "onn": decode.nearest_tag_average(test_features, decode.averages_of_sets(statistics)),

@@ -189,14 +189,9 @@ class Study(Section):
                 f"smoke: study '{self.study}' does not say how to make it small; "
                 "add, for example, 'smoke: {training: {epochs: 2}, model: {width: 4}}'"
             )
-        kept = self.smoke.runs or tuple(self.runs)
-        for run in kept:
-            if run not in self.runs:
-                raise ParameterError(
-                    f"smoke.runs: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}"
-                )
-        overrides = {section: getattr(self.smoke, section) for section in SECTIONS}
-        runs = {run: merge(self.runs[run] or {}, {k: v for k, v in overrides.items() if v}) for run in kept}
+        overrides = {section: values for section in SECTIONS if (values := getattr(self.smoke, section))}
+        kept = self.only(self.smoke.runs or ()).runs
+        runs = {run: merge(own or {}, overrides) for run, own in kept.items()}
         return self.model_copy(
             update={"study": f"{self.study}_smoke", "runs": runs, "seeds": self.smoke.seeds, "sweep": {}}
         )
