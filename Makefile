@@ -111,7 +111,7 @@ NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
-	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/*.png 04_figures.manifest.json $(abspath $(REFERENCE))
+	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/* 04_figures.manifest.json $(abspath $(REFERENCE))
 
 reference-gpu: STUDY = params/mlab_mnist.yaml
 reference-gpu: RUNS = resnet18_learned resnet18_etf

@@ -79,7 +79,9 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"study": "theory"}, r"study: the name 'theory' is taken"),
         ({"study": "reference"}, r"study: the name 'reference' is taken"),
         ({"training": {"lr": 10**400}}, r"training\.lr: should be a valid number"),
-        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
+        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, .*, and has a label"),
+        ({"runs": {"a": {"label": ""}}}, r"runs\.a\.label: should match pattern"),
+        ({"runs": {"a": {}, "b": {"label": "a"}}}, r"runs\.b\.label: run 'a' is called 'a', too"),
         ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
         ({"seeds": []}, r"seeds: .*at least 1 item"),
         ({"seeds": [0, 1, 0]}, r"seeds: .*expected different seeds, but got \[0, 1, 0\]"),
@@ -247,7 +249,15 @@ def test_sweep_multiplies_runs():
     assert (chosen.training.lr, chosen.model.width, chosen.model.head) == (0.001, 8, "etf")
 
 
-def test_labels_of_a_sweep_tell_its_values_apart():
+def test_a_run_is_called_by_its_label():
+    runs = {"a": {}, "b": {"label": "MSE, learned", "training": {"loss": "mse"}}}
+    plan = Study.from_mapping(study(runs=runs))
+    assert [plan.resolve(run).label for run in runs] == ["a", "MSE, learned"]
+    swept = Study.from_mapping(study(runs=runs, sweep={"model.width": [4]}))
+    assert [swept.resolve(run).label for run in swept.runs] == ["a, width=4", "MSE, learned, width=4"]
+
+
+def test_runs_of_a_sweep_have_names_that_tell_its_values_apart():
     plan = Study.from_mapping(study(runs={"a": {}}, sweep={"training.lr": [0.1, 0.1000001, 5.0e-4, 1.0e-5, 2]}))
     assert list(plan.runs) == ["a-lr=0.1", "a-lr=0.1000001", "a-lr=0.0005", "a-lr=1e-05", "a-lr=2"]
     assert [plan.resolve(run).training.lr for run in plan.runs] == [0.1, 0.1000001, 5e-4, 1e-5, 2]

@@ -7,7 +7,14 @@ a marker of its own, so that the figures also read in gray print.
 
 from nclib.figures.concept import TagWisePlane
 from nclib.figures.contact import ContactSheet
-from nclib.figures.curves import LossCurves, MetricCurves, ScoreCurves
+from nclib.figures.curves import (
+    CollapseCurves,
+    GeometryCurves,
+    LossCurves,
+    MetricCurves,
+    ReleasedCurves,
+    ScoreCurves,
+)
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
 from nclib.figures.imbalance import ImbalanceCurves
@@ -19,7 +26,9 @@ from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
 
 __all__ = [
+    "CollapseCurves",
     "ContactSheet",
+    "GeometryCurves",
     "GramMatrices",
     "ImbalanceCurves",
     "LabelHeatMap",
@@ -28,6 +37,7 @@ __all__ = [
     "MarginDistribution",
     "MetricCurves",
     "Panel",
+    "ReleasedCurves",
     "RunStyles",
     "SampleGrid",
     "ScoreCurves",

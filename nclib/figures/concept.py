@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from nclib.figures.descent_plane import FAINT, GRAY, label_set_marker
 from nclib.figures.display import Display
 from nclib.figures.feature_plane import plane_axes
-from nclib.figures.layout import legend_below
+from nclib.figures.layout import add_legend, drawable
 from nclib.figures.style import TEXT_WIDTH, style
 from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
@@ -37,6 +37,10 @@ class TagWisePlane(Display):
         checkpoints: places in `geometry.epochs`, one panel for each.
     """
 
+    SEEN = (
+        "{study}, first run: features of three classes and of their pairs (small), means (large) and tag-wise averages "
+        "(rings), before and after training; at exact collapse all features of a pair lie in its ring."
+    )
     geometry: Geometry
     checkpoints: Sequence[int] = (0, -1)
 
@@ -61,15 +65,13 @@ class TagWisePlane(Display):
             self.axes_ = grid[0]
             for axes, checkpoint in zip(self.axes_, self.checkpoints, strict=True):
                 self._draw(axes, checkpoint, classes, shown)
-            names = {labels: " and ".join(g.class_names[k] for k in labels) for labels in shown}
-            handles = [Line2D([], [], label=names[s], **_marker(classes, s, LARGE)) for s in shown]
+            names = drawable(g.class_names)
+            entries = {" and ".join(names[k] for k in s): Line2D([], [], **_marker(classes, s, LARGE)) for s in shown}
             gray = {"linestyle": "none", "marker": "o", "color": "0.7"}
-            handles += [
-                Line2D([], [], label="one image", markersize=SMALL, **gray),
-                Line2D([], [], label="mean", markersize=LARGE, markeredgecolor="black", **gray),
-                Line2D([], [], label="$C_2(\\mu_i + \\mu_j)$", markersize=LARGE, **gray | RING_LOOK),
-            ]
-            legend_below(self.figure_, handles)
+            entries["one image"] = Line2D([], [], markersize=SMALL, **gray)
+            entries["mean"] = Line2D([], [], markersize=LARGE, markeredgecolor="black", **gray)
+            entries["$C_2(\\mu_i + \\mu_j)$"] = Line2D([], [], markersize=LARGE, **gray | RING_LOOK)
+            add_legend(self.figure_, entries)
         return self
 
     def _draw(self, axes: Axes, checkpoint: int, classes: Sequence[int], shown: Sequence[tuple[int, ...]]) -> None:

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 
 from nclib import losses
 from nclib.figures.display import Display
-from nclib.figures.layout import legend_below
+from nclib.figures.layout import add_legend
 from nclib.figures.style import TEXT_WIDTH, RunStyles, style
 from nclib.heads import simplex_etf
 from nclib.theory import fixed_head_minimum
@@ -81,5 +81,5 @@ class LossLandscape(Display):
             self.axes_[2].set(title="at angle 0", xlabel="length / optimal length", xlim=(0, LENGTHS[-1]), ylim=(0, 2))
             self.axes_[3].set(title="at the optimal length", xlabel="angle [degrees]", xticks=(0, 60, 120, 180))
             self.axes_[3].autoscale_view()
-            legend_below(self.figure_, [styles.line(name) for name in self.excess])
+            add_legend(self.figure_, {name: styles.line(name) for name in self.excess})
         return self

@@ -16,8 +16,8 @@ TITLES = {  # of those whose name does not read well
     "bias_residual": r"bias: $\|W\mu_G+b\|_2$",
     "nuclear_over_frobenius": "nuclear / Frobenius norm",
     "cosine_margin_mean": "mean cosine margin",
-    "tag_wise_angle_mean": "tag-wise angle, {labels} labels [°]",
-    "tag_wise_angle_max": "largest tag-wise angle, {labels} labels [°]",
+    "tag_wise_angle_mean": "tag-wise angle [°], {labels} labels",
+    "tag_wise_angle_max": "largest tag-wise angle [°], {labels} labels",
     "tag_wise_scale": "tag-wise scale $C_{labels}$",
     "imbalance_ratio": "tag-wise ratio, {labels} images per pair",
     "jaccard": "Jaccard index",
@@ -42,13 +42,11 @@ class Panel:
         metric: its name in `metrics.csv`, or a column of `history.csv`.
         title: its name in the figure.
         labels: the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
-        split: of `metrics.csv`, `train` or `test`.
     """
 
     metric: str
     title: str
     labels: int | None = None
-    split: str = "train"
 
     @property
     def name(self) -> str:
@@ -76,13 +74,12 @@ class Panel:
         return self.log or self.floor == 0.0
 
 
-def panel(metric: str, *, labels: int | None = None, split: str = "train", title: str | None = None) -> Panel:
-    """The panel of a metric, with a title of its own or made of its name.
+def panel(metric: str, *, labels: int | None = None) -> Panel:
+    """The panel of a metric.
 
     >>> panel("tag_wise_ratio", labels=2).title
     'tag-wise ratio, 2 labels'
     """
     words = metric.replace("tag_wise", "tag-wise").replace("soft_iou", "IoU").replace("train_", "training_")
     words = words.replace("_", " ") + ("" if labels is None else ", {labels} labels")
-    found = title or TITLES.get(metric, words)
-    return Panel(metric, found.replace("{labels}", str(labels)), labels, split)
+    return Panel(metric, TITLES.get(metric, words).replace("{labels}", str(labels)), labels)

@@ -21,7 +21,7 @@ def gnc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     """Variance over pairs k < l of `log(1/|u_k - u_l|)`, `u_k` the unit rows of the centered weight; in [0, inf).
 
     Hyperspherical uniformity: 0 at collapse, also where K > d + 1 forbids a simplex ETF. Divides by the number of
-    pairs.
+    pairs; NaN where two directions coincide.
 
     Source: Liu et al. 2023; Wu & Papyan 2024. Args, Returns, Raises: as `nc2_w`.
 

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from nclib.study.registry import SOURCES
 from nclib.study.source_files import absent, answers
 from nclib.study.stage import KEEP_CODE, Stage, stages, to_do
 from nclib.study.study import ParameterError, Study
-from nclib.study.watch import WIDTH, Watch, report_failures, say
+from nclib.study.watch import Watch, report_failures, say
 
 LOG = "snakemake.log"
 BUSY = 75  # exit status: another run is at work on the same outputs (sysexits' EX_TEMPFAIL)
@@ -210,7 +209,7 @@ def _announce(stage: Stage, why: str | None) -> None:
 
 def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
     """Print where the results are, or what failed."""
-    log, table = folder / LOG, folder / "table.md"
+    log, table = folder / LOG, folder / "table.txt"
     if status:
         reported = report_failures(folder, since=started)
         if shutil.disk_usage(folder).free < ROOM:  # then the logs may say nothing
@@ -221,21 +220,11 @@ def _conclude(study: Study, folder: Path, status: int, started: float) -> None:
     elif not table.is_file():  # as after snakemake's own --until
         print(f"\n{study.study}: what was asked for is done, in {os.path.relpath(folder)}")
     else:
-        print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:\n\n{_first_table(table)}\n")
+        print(f"\n{study.study} is complete, in {os.path.relpath(folder)}:\n\n{table.read_text().rstrip()}\n")
         results = {"figures": "figures (PDF and PNG)", "table.md": "all tables", "claims.md": "the papers' claims"}
         for name, what in (results | {"04_figures.ipynb": "notebook"}).items():
             if (folder / name).exists():
                 print(f"  {what:22} {os.path.relpath(folder / name)}")
-
-
-def _first_table(path: Path) -> str:
-    """The first table of a study's Markdown, with the text before it and a column for each run."""
-    import pandas as pd  # half a second
-
-    _, about, table, *_ = path.read_text().split("\n\n")
-    heads, _, *runs = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    turned = pd.DataFrame(runs, columns=heads).set_index(heads[0]).rename_axis(None).T
-    return f"{textwrap.fill(about, WIDTH)}\n\n{turned.to_string(line_width=WIDTH)}"
 
 
 @contextmanager

@@ -101,6 +101,7 @@ LOSSES = {
     "cross_entropy": Loss(),
     "mse": Loss(),
     "rescaled_mse": Loss({"mse_k": "k", "mse_M": "M"}, is_multi_hot=True),
+    "binary_cross_entropy": Loss(is_multi_hot=True),
     "label_smoothing": Loss({"smoothing": "smoothing"}),
     "focal": Loss({"gamma": "gamma"}),
 }

@@ -130,9 +130,9 @@ class Stage:
                 return f"{name} is gone"
             if path.stat().st_size != record.get("bytes"):
                 return f"{name} has another size than it had"
-        known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
-        for name, recorded in inputs.items() if self.upstream else ():
-            if known.get(Path(os.path.normpath(self.folder / name))) != recorded:
+        known = {path: digest for stage in self.upstream for path, digest in stage.files().items()}
+        for name, digest in inputs.items() if self.upstream else ():
+            if known.get(Path(os.path.normpath(self.folder / name))) != digest:
                 return f"{Path(name).name} is another"
         return None if os.environ.get(KEEP_CODE) else self.changed_code()
 

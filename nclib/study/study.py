@@ -1,9 +1,9 @@
 """A study: shared sections, seeds and runs, read from a YAML file.
 
 A study file has the sections `study`, `dataset`, `model`, `training`, `validation`, `seeds` and `runs`; `runs` maps
-each run's name to overrides that are deep-merged over the sections. Two more are optional: `sweep` multiplies the runs
-by lists of values, and `smoke` holds overrides that make the study small enough to try in a minute. What is left out
-takes the defaults of `nclib.study.parameters`.
+each run's name to overrides that are deep-merged over the sections, and to a `label`, its name in figures and tables.
+Two more are optional: `sweep` multiplies the runs by lists of values, and `smoke` holds overrides that make the study
+small enough to try in a minute. What is left out takes the defaults of `nclib.study.parameters`.
 """
 
 import copy
@@ -123,9 +123,9 @@ class Study(Section):
         if run not in self.runs:
             raise ParameterError(f"run: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}")
         overrides = self.runs[run] or {}
-        for section in overrides:
-            if section not in SECTIONS:
-                raise ParameterError(f"runs.{run}.{section}: a run overrides {', '.join(SECTIONS)} only")
+        for field in overrides:
+            if field not in (*SECTIONS, "label"):
+                raise ParameterError(f"runs.{run}.{field}: a run overrides {', '.join(SECTIONS)}, and has a label")
         merged = merge({section: getattr(self, section) for section in SECTIONS}, overrides)
         try:
             return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged}, context=built)
@@ -166,10 +166,14 @@ class Study(Section):
         if self.study in RESERVED_STUDIES:
             raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
         seen: dict[str, tuple[str, Dataset]] = {}
+        labels: dict[str, str] = {}
         for run in self.runs:
             if run in RESERVED_RUNS:
                 raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
-            dataset = self.resolve(run).dataset
+            resolved = self.resolve(run)
+            if (other := labels.setdefault(resolved.label, run)) != run:
+                raise ParameterError(f"runs.{run}.label: run '{other}' is called '{resolved.label}', too")
+            dataset = resolved.dataset
             first, known = seen.setdefault(dataset.name, (run, dataset))
             if known != dataset:
                 field = next(f for f in Dataset.model_fields if getattr(known, f) != getattr(dataset, f))
@@ -204,18 +208,20 @@ class Study(Section):
 
     def _variant(self, run: str, changes: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
         """Name and overrides of `run` with some fields changed; changed data get a data set of their own."""
-        overrides, labels, of_data = copy.deepcopy(self.runs[run] or {}), [], []
+        overrides, changed, of_data = copy.deepcopy(self.runs[run] or {}), [], []
         for key, value in changes.items():
             section, _, field = str(key).partition(".")
             if section not in SECTIONS or not field or "." in field:
                 raise ParameterError(f"{where}.{key}: expected a field such as training.lr or model.arch")
             overrides = merge(overrides, {section: {field: value}})
-            labels.append(f"{field}={_readable(value)}")
-            of_data += labels[-1:] if section == "dataset" else []
+            changed.append(f"{field}={_readable(value)}")
+            of_data += changed[-1:] if section == "dataset" else []
         if of_data and "dataset.name" not in changes:
             name = merge(self.dataset, overrides["dataset"]).get("name", Dataset().name)
             overrides["dataset"]["name"] = "-".join([name, *of_data])
-        return "-".join([run, *labels]), overrides
+        if changed:
+            overrides["label"] = ", ".join([overrides.get("label", run), *changed])
+        return "-".join([run, *changed]), overrides
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -261,7 +267,7 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
         within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `FieldError`
         path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
         section = (overrides or {}).get(path[0]) if path else None
-        overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)
+        overridden = section is not None and (len(path) == 1 or path[1] in section)
         where = ".".join(["runs", run, *path] if run and overridden else path)
         if fault["type"] == "extra_forbidden":
             known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke if path[1:] else Study
