@@ -60,6 +60,7 @@ def test_images_that_cannot_be_downloaded_are_said_at_once(tmp_path, capsys, mon
     assert capsys.readouterr().err.startswith("01_dataset downloads from http://127.0.0.1:9/housenumbers/: ")
 
 
+@pytest.mark.timing
 def test_an_interrupt_is_answered_at_once(tmp_path):
     """While Snakemake still starts: what a training would write is written here."""
     project = Project(tmp_path)

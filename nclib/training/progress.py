@@ -36,7 +36,7 @@ class TrainingProgress:
             self.epoch(history[-1])
 
     def step(self) -> None:
-        self.bar.update(self.share)
+        self.bar.update(min(self.share, self.bar.total - self.bar.n))  # sums of shares are not exact
         if time.monotonic() - self._written > 1:
             self._write()
 
