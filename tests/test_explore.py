@@ -268,7 +268,9 @@ def test_choices_from_the_browser(outputs):
 
 
 def test_what_there_is_not(outputs, tmp_path):
-    with pytest.raises(ParameterError, match="no run 'none' with seed None, but learned with seed 0, learned with seed 1"):
+    with pytest.raises(
+        ParameterError, match="no run 'none' with seed None, but learned with seed 0, learned with seed 1"
+    ):
         Explorer(outputs / "made_multi", run="none")
     with pytest.raises(ParameterError, match="no run '' with seed 7"):
         Explorer(outputs / "made_multi", seed=7)
