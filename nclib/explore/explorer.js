@@ -898,7 +898,7 @@ class View {
     on(c.stage, "pointerleave", () => this.hover(undefined, 0, 0));
     on(c.stage, "dblclick", () => this.reset());
     on(c.stage, "wheel", (event) => this.wheel(event), { passive: false });
-    const sizes = new ResizeObserver(() => this.measure());
+    const sizes = new ResizeObserver(() => this.restyle()); // also once it is on the page, and has a style
     const themes = new MutationObserver(() => isDark() === this.dark || this.restyle());
     sizes.observe(c.stage);
     for (const target of [document.body, document.documentElement]) themes.observe(target, { attributes: true });
@@ -938,7 +938,6 @@ class View {
     c.stage.replaceChildren(c.canvas, c.row, ...views.slice(5));
     c.stage.dataset.runs = String(this.runs.length);
     this.restyle();
-    this.measure();
     state.at = place(this.scene.epochs, epoch)[0];
     c.epoch.max = String(this.scene.epochs.length - 1);
     c.play.disabled = c.epoch.disabled = this.scene.epochs.length < 2;
@@ -980,7 +979,7 @@ class View {
     const pixels = (what) => [what, new Uint32Array(bytesOf(files[what]).slice().buffer)];
     const maps = Object.fromEntries(this.runs.length ? ["cosine", "angle"].map(pixels) : []);
     this.scene = new Scene(this.runs, this.state, theme, maps, () => el("canvas"));
-    this.redraw();
+    this.measure();
   }
 
   say(text) { this.controls.message.textContent = text; }
@@ -1008,7 +1007,8 @@ class View {
     if (!this.sheet.w) return; // not on the page yet
     if (state.playing) {
       const last = scene.epochs.length - 1;
-      state.at = Math.min(last, state.at + (Math.min(now - this.before, 100) * last) / SECONDS_OF_PLAY / 1000);
+      const passed = Math.min(Math.max(now - this.before, 0), 100); // a frame's time may lie before the key's
+      state.at = Math.min(last, state.at + (passed * last) / SECONDS_OF_PLAY / 1000);
       this.before = now;
       state.playing = state.at < last;
       this.redraw();
