@@ -1,7 +1,7 @@
 """Figures of both papers, as display classes in the manner of scikit-learn: data in, `.plot()` draws.
 
-Each class is made by a constructor `from_...` and drawn with `.plot()`, in a notebook with `.show(study)`, which adds the
-caption; then it has `.figure_` and `.axes_`. `save` writes a figure as vector PDF and PNG. Colors are safe for
+Each class is made by a constructor `from_...`, drawn with `.plot()`, or with its caption by `.show(study)` in a
+notebook, and then has `.figure_` and `.axes_`; `save` writes a figure as vector PDF and PNG. Colors are safe for
 color-blind eyes, and every run has a line style and a marker of its own, so that the figures also read in gray print.
 """
 
