@@ -223,6 +223,15 @@ def test_curves_follow_what_was_measured(load):
         figures.MetricCurves.from_results(results, panels=[figures.panel("nc9")])
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "nc1", "nc3"])
+def test_a_shared_axis_holds_the_lines_of_all(metric):
+    ends = {f"{group}, {variant}": 0.1 + 0.1 * group for group in range(4) for variant in ("learned", "ETF")}
+    rows = [{"run": run, "seed": 0, "epoch": e, metric: end * e / 2} for run, end in ends.items() for e in (1, 2)]
+    for axes in curves(pd.DataFrame(rows), [figures.panel(metric)]).plot().axes_:
+        low, high = axes.get_ylim()
+        assert low < min(ends.values()) / 2 and max(ends.values()) < high
+
+
 @pytest.mark.parametrize("number", [1, 5, 8, 100])
 def test_curves_fit_a_page(number):
     runs = [f"{group}, {variant}" for group in range(25) for variant in ("learned", "ETF", "d = 5", "d = 9")][:number]

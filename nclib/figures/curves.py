@@ -100,6 +100,8 @@ class MetricCurves(Display):
         self.axes_ = grid.ravel()[: len(self.panels)]
         for place, (axes, shown) in enumerate(zip(self.axes_, self.panels, strict=True)):
             self._draw(axes, shown, self.values[self.values["panel"] == place], styles)
+        for axes, shown in zip(self.axes_, self.panels, strict=True):  # when all that shares an axis is drawn
+            scale_axis(axes, shown)
         set_titles(self.axes_, [shown.title for shown in self.panels], width)
         return grid.flat[-1] if len(self.panels) < grid.size else None
 
@@ -114,17 +116,18 @@ class MetricCurves(Display):
             for axes, name in zip(grid[place], names, strict=True):
                 values = self.values[(self.values["panel"] == place) & (self.values["run"].map(groups) == name)]
                 self._draw(axes, shown, values, styles)
+        for place, axes in enumerate(self.axes_):
+            scale_axis(axes, self.panels[place // len(names)])
         set_titles(grid[0], names, width - 0.2)
         labels, size = fit_texts([shown.title.split(":")[0] for shown in self.panels], height)
         for axes, label in zip(grid[:, 0], labels, strict=True):
             axes.set_ylabel(label, fontsize=size)
 
     def _draw(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
-        """Draw lines and references of some runs, then scale the axis."""
+        """Draw lines and references of some runs."""
         draw_lines(axes, values, styles)
         compared, runs = self._compared(shown), set(values["run"])
         draw_references(axes, {run: value for run, value in compared.items() if run in runs}, styles)
-        scale_axis(axes, shown)
 
 
 class CollapseCurves(MetricCurves):

@@ -50,6 +50,7 @@ class ImbalanceCurves(Display):
             set_titles(self.axes_, [labels[run] for run in runs], width)
             for axes, run in zip(self.axes_, runs, strict=True):
                 draw_lines(axes, values[values["run"] == run], lines, hue="images")
+            for axes in self.axes_:
                 scale_axis(axes, panel("imbalance_ratio"))
             for axes in grid[:, 0]:
                 axes.set_ylabel("tag-wise ratio")
