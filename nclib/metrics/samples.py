@@ -166,10 +166,10 @@ def measure_samples(
 ) -> SampleMeasures:
     """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
     dtype, sets, means = working_dtype(features), statistics.sets, statistics.deviations.dense
-    class_squares = statistics.deviations.norms.square()
+    class_squares, wide = statistics.deviations.norms.square(), weight.double()
 
     def set_logits(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
-        return (statistics.set_means[ids] @ weight.double().T + bias).to(dtype)
+        return (statistics.set_means[ids] @ wide.T + bias).to(dtype)
 
     def class_distances(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
         return (class_squares[ids].unsqueeze(1) + class_squares - 2 * means[ids] @ means.T).to(dtype)
