@@ -672,9 +672,10 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", parameters)
     names = ["collapse", "collapse_released", "concept", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
     names += ["geometry", "scores"]
-    written = sorted(path.name for path in results.folder.figures.iterdir())
+    drawn = results.folder.root / "figures"
+    written = sorted(path.name for path in drawn.iterdir())
     assert written == sorted(f"{name}.{kind}" for name in names for kind in ("pdf", "png", "txt"))
-    assert all(path.read_text().startswith("made_imbalanced") for path in results.folder.figures.glob("*.txt"))
+    assert all(path.read_text().startswith("made_imbalanced") for path in drawn.glob("*.txt"))
     manifest = json.loads((results.folder.root / "04_figures.manifest.json").read_text())
     tables = {"table.csv", "table.md", "table.txt", "checkpoints.csv"}
     assert manifest["outputs"].keys() == tables | {f"figures/{name}" for name in written}

@@ -12,11 +12,8 @@ taken from the project's root, so that a notebook finds the same files from Jupy
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-
-from nclib.study.files import StageError
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -64,23 +61,12 @@ class StudyFolder:
         """Folder of one training run."""
         return self.root / run / f"seed{seed}"
 
-    @property
-    def figures(self) -> Path:
-        return self.root / "figures"
-
 
 def checkpoint_name(epoch: int) -> str:
     """The file of the weights after `epoch` finished epochs (0: as initialized), from the run's folder."""
     return f"checkpoints/epoch_{epoch:04d}.safetensors"
 
 
-def checkpoint_epoch(path: str | Path) -> int:
-    """The number of finished epochs in a checkpoint's file name.
-
-    Raises:
-        StageError: the name is not of the form `epoch_0020.safetensors`.
-    """
-    found = re.fullmatch(r"epoch_(\d{4,})\.safetensors", Path(path).name)
-    if found is None:
-        raise StageError(f"{path} is no checkpoint of stage 02_train (expected a name like epoch_0020.safetensors).")
-    return int(found.group(1))
+def checkpoint_epoch(name: str) -> int:
+    """The number of finished epochs in the name of a checkpoint."""
+    return int(Path(name).stem.removeprefix("epoch_"))

@@ -435,12 +435,9 @@ def _write(path: Path, content: Content) -> None:
 
 def _git_commit() -> str | None:
     """The commit the code stands at, with `+` where tracked files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
-
+    words = ("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        command = ["git", "-C", Path(__file__).parent, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
