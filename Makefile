@@ -17,7 +17,7 @@
 #   PYTEST="-k metrics"             only these tests
 #   WORKERS=3         tests at once
 # make stress         the tests of minutes: kills, damage, the default study
-# make lint           ruff and nbstripout
+# make lint           ruff, nbstripout and, where npx is there, tsc
 # make format         repair what they find
 # make reference      make reproduce, small results to outputs/reference/
 # make reference-gpu  that for MLab-MNIST at paper scale on one GPU
@@ -146,10 +146,15 @@ endif
 stress: $(READY)
 	$(QUIET_THREADS) $(BIN)/python -m pytest -m stress $(PARALLEL)
 
+# finds undefined and unused names and wrong types by itself, where eslint needs a configuration and plugins
+TSC = npx --yes --package typescript@5.9.3 tsc --noEmit --checkJs --target es2023 --lib es2023,dom,dom.iterable \
+	--noUnusedLocals --noUnusedParameters --noImplicitReturns
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	@if command -v npx > /dev/null; then $(TSC) nclib/explore/explorer.js; else echo "no npx: JavaScript is not checked"; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .

@@ -457,6 +457,7 @@ export class Scene {
     this.hits = [];
     const epochs = new Set(runs.flatMap((run) => [...run.epochs ?? run.metric_epochs ?? []]));
     this.epochs = Float64Array.from(epochs.size ? epochs : [0]).sort();
+    this.span = [this.epochs[0], Math.max(this.epochs[this.epochs.length - 1], this.epochs[0] + 1)];
     this.known = runs.filter((run) => run.classes);
     this.colors = runs.map((run, i) => (i && run.color === runs[0].color ? theme.ink : run.color));
     const angles = Float32Array.from(this.known.flatMap((run) => [...run.angles].filter((x) => x > 0.01))).sort();
@@ -499,13 +500,14 @@ export class Scene {
     pen.line(xy, this.theme.paper, { width: 0.6, fill: this.colors[i], closed: true });
   }
 
-  /** A view's title, after the marker of its run, and a note on the right. */
+  /** A view's title, after the marker of its run, and a note on the right if there is room. */
   drawTitle(pen, box, text, { run = -1, note = "", size = 12 } = {}) {
     const left = box.x + (run < 0 ? 0 : 14);
+    const room = box.x + box.w - left;
     if (run >= 0) this.drawMarker(pen, box.x + 5, box.y + 8, run, 9);
-    this.note(pen, note, box.x + box.w, box.y + 8, "right");
-    const room = box.x + box.w - left - (note && pen.width(note, 9.5) + 8);
     pen.text(fitted(pen, text, room, size, true), left, box.y + 8, { color: this.theme.ink, size, bold: true });
+    if (pen.width(text, size, true) + 8 + pen.width(note, 9.5) > room) return;
+    this.note(pen, note, box.x + box.w, box.y + 8, "right");
   }
 
   /** Axes with round numbers; what places values on them, and where they lie. */
@@ -543,9 +545,10 @@ export class Scene {
     this.drawTitle(pen, box, title ?? "not measured", { note: names.join(", pale: ") });
     const predicted = lines.filter(({ series }) => state.theory && series.theory !== null);
     const values = [...lines.flatMap((line) => [...line.values]), ...predicted.map(({ series }) => series.theory)];
-    const [low, high] = state.span ?? [epochs[0], Math.max(epochs[epochs.length - 1], epochs[0] + 1)];
-    const scale = { ...panel[0], mayBeLog: state.logEpochs, floor: low, ceiling: high };
-    const across = axisOf([low, ...epochs.filter((e) => e > low && e < high), high], scale, "log");
+    const [low, high] = state.span ?? this.span;
+    const within = [low, ...epochs.filter((e) => e > low && e < high), high];
+    const logarithmic = axisOf(within, { ...panel[0], mayBeLog: true }, "log");
+    const across = state.logEpochs ? logarithmic : { isLog: false, low, high };
     const { plot, x, y } = this.drawAxes(pen, box, across, axisOf(values, panel[0], state.scale));
     pen.clip({ x: plot.x - 1, y: plot.y - 3, w: plot.w + 7, h: plot.h + 6 }, () => {
       pen.line([x(epoch), plot.y, x(epoch), plot.y + plot.h], theme.grey);
@@ -969,17 +972,23 @@ class View {
     this.model.save_changes();
   }
 
+  /** Read the style sheet: colors, and where the views lie. */
   restyle() {
-    const { files } = this.shown;
+    const { root, controls: { stage }, shown: { files } } = this;
     this.dark = isDark();
-    this.root.classList.toggle("nc-dark", this.dark);
-    const style = getComputedStyle(this.root);
+    root.classList.toggle("nc-dark", this.dark);
+    const style = getComputedStyle(root);
     const color = (what) => [what, style.getPropertyValue(`--nc-${what}`).trim()];
     const theme = Object.fromEntries(["ink", "grey", "faint", "paper", "chosen"].map(color));
     const pixels = (what) => [what, new Uint32Array(bytesOf(files[what]).slice().buffer)];
     const maps = Object.fromEntries(this.runs.length ? ["cosine", "angle"].map(pixels) : []);
     this.scene = new Scene(this.runs, this.state, theme, maps, () => el("canvas"));
-    this.measure();
+    const outer = stage.getBoundingClientRect();
+    const boxOf = ({ left, top, width: w, height: h }) => ({ x: left - outer.left, y: top - outer.top, w, h });
+    const boxes = [...stage.querySelectorAll(".nc-view")].map((view) => boxOf(view.getBoundingClientRect()));
+    this.views = viewsOf(this.runs).map((view, i) => ({ ...view, box: boxes[i] }));
+    this.sheet = boxOf(outer);
+    this.redraw();
   }
 
   say(text) { this.controls.message.textContent = text; }
@@ -1026,16 +1035,6 @@ class View {
     root.ariaLabel = `${runs} at epoch ${scene.epoch}`;
     if (state.at % 1 === 0 && this.drawnAt !== state.at) this.details();
     this.drawnAt = state.at;
-  }
-
-  /** Find where the style sheet has put the views. */
-  measure() {
-    const outer = this.controls.stage.getBoundingClientRect();
-    const boxOf = ({ left, top, width: w, height: h }) => ({ x: left - outer.left, y: top - outer.top, w, h });
-    const boxes = [...this.controls.stage.querySelectorAll(".nc-view")].map((e) => boxOf(e.getBoundingClientRect()));
-    this.views = viewsOf(this.runs).map((view, i) => ({ ...view, box: boxes[i] }));
-    this.sheet = boxOf(outer);
-    this.redraw();
   }
 
   /** Draw all views. @returns {CanvasPen} */
@@ -1161,14 +1160,14 @@ class View {
     if (!hit || !(event.ctrlKey || event.metaKey)) return; // a plain wheel scrolls the page
     event.preventDefault();
     const { box, kind, across } = hit;
-    const { epochs } = this.scene;
+    const [first, last] = this.scene.span;
     const factor = Math.exp(-event.deltaY / 300);
     if (kind === "plane") this.zoom(factor, (x - box.x) / box.w - 0.5, (y - box.y - box.h / 2) / box.w);
     if (kind !== "metrics") return;
     const share = (x - box.x) / box.w;
-    const [low, high] = [share - share / factor, share + (1 - share) / factor].map((at) => valueOn(across, at));
-    const span = [Math.max(low, epochs[0]), Math.min(high, epochs[epochs.length - 1])];
-    if (span[1] - span[0] >= 1) this.set({ span });
+    const ends = [share - share / factor, share + (1 - share) / factor].map((at) => valueOn(across, at));
+    const [low, high] = ends.map((epoch) => Math.min(Math.max(epoch, first), last));
+    if (high - low >= 1) this.set({ span: [low, high] });
   }
 
   hover(hit, x, y) {
