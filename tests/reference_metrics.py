@@ -7,6 +7,7 @@ import itertools
 import math
 
 import numpy as np
+import scipy.optimize
 
 
 def simplex(k):
@@ -82,6 +83,43 @@ def nuclear_over_frobenius(features, labels):
     return np.mean(ratios)
 
 
+def uniformity(rows):
+    """Variance and mean of log(1/distance), and variance of the distance, over the pairs of unit rows."""
+    unit = [row / np.linalg.norm(row) for row in rows]
+    distances = [np.linalg.norm(u - v) for u, v in itertools.combinations(unit, 2)]
+    logs = [math.log(1 / x) for x in distances]
+    return {"": np.var(logs), "_mean": np.mean(logs), "_distance": np.var(distances)}
+
+
+def one_vs_rest(weight):
+    """Distance of each unit row to the convex hull of the others, by a general solver."""
+    unit = weight / np.linalg.norm(weight, axis=1, keepdims=True)
+    distances = []
+    for k in range(len(unit)):
+        rest = np.delete(unit, k, axis=0)
+        start = np.full(len(rest), 1 / len(rest))
+        found = scipy.optimize.minimize(
+            lambda a, rest=rest, k=k: np.sum((a @ rest - unit[k]) ** 2),
+            start,
+            jac=lambda a, rest=rest, k=k: 2 * rest @ (a @ rest - unit[k]),
+            bounds=[(0, None)] * len(rest),
+            constraints={"type": "eq", "fun": lambda a: a.sum() - 1},
+            options={"ftol": 1e-15, "maxiter": 1000},
+        )
+        distances.append(math.sqrt(found.fun))
+    return min(distances)
+
+
+def separation(features, labels):
+    """`tr(SS_W SS_B^+)`."""
+    means, d = means_of_classes(features, labels), features.shape[1]
+    rows = [single_rows(labels, k) for k in range(len(means))]
+    center = np.concatenate([features[r] for r in rows]).mean(axis=0)
+    within = sum(np.outer(features[i] - means[k], features[i] - means[k]) for k in range(len(means)) for i in rows[k])
+    between = sum(len(rows[k]) * np.outer(means[k] - center, means[k] - center) for k in range(len(means)))
+    return np.trace(within.reshape(d, d) @ np.linalg.pinv(between, rcond=1e-12))
+
+
 def margins(features, labels, weight, bias, logits):
     center = means_of_classes(features, labels).mean(axis=0)
     wbar = weight.mean(axis=0)
@@ -138,14 +176,16 @@ def predictions(logits, labels):
     return {name: np.mean(scores) for name, scores in values.items()}
 
 
-def disagreement(features, labels, logits):
+def nearest_mean(features, labels, logits):
+    """Share of single samples whose nearest class mean is not the argmax, and whose nearest is their own."""
     means = means_of_classes(features, labels)
-    wrong = []
+    wrong, right = [], []
     for i in range(len(features)):
         if labels[i].sum() == 1:
             nearest = min(range(len(means)), key=lambda k: np.sum((features[i] - means[k]) ** 2))
             wrong.append(float(nearest != int(np.argmax(logits[i]))))
-    return np.mean(wrong)
+            right.append(float(labels[i, nearest] == 1))
+    return np.mean(wrong), np.mean(right)
 
 
 def measure(features, labels, weight, bias):
@@ -162,6 +202,9 @@ def measure(features, labels, weight, bias):
     _, released_between = variability(features, labels, released_center)
     logits = features @ weight.T + bias
     w, h = weight - weight.mean(axis=0), means - center
+    disagreement, ncc_accuracy = nearest_mean(features, labels, logits)
+    products = np.array([w_k @ h_k for w_k, h_k in zip(weight, h, strict=True)])
+    cosines = products / np.linalg.norm(weight, axis=1) / np.linalg.norm(h, axis=1)
     values = {
         "nc1": np.trace(within @ np.linalg.pinv(between, rcond=1e-12)) / k,
         "nc1_quotient": np.trace(within) / np.trace(between),
@@ -176,7 +219,19 @@ def measure(features, labels, weight, bias):
         "equinorm_h": norm_spread(h),
         "equiangle_w": angle_spread(w),
         "equiangle_h": angle_spread(h),
-        "nc4": disagreement(features, labels, logits),
+        "nc4": disagreement,
+        "ncc_accuracy": ncc_accuracy,
+        **{f"gnc2_w{name}": value for name, value in uniformity(w).items()},
+        **{f"gnc2_h{name}": value for name, value in uniformity(h).items()},
+        "unc3": products.var(ddof=1),
+        "unc3_cosine": cosines.var(ddof=1),
+        "nc3_cosine": cosines.mean(),
+        "nc3_distance": np.linalg.norm(weight / np.linalg.norm(weight) - h / np.linalg.norm(h)),
+        "margin_one_vs_rest": one_vs_rest(weight),
+        "separation": separation(features, labels),
+        "class_mean_rank": np.linalg.matrix_rank(h),
+        "mean_norm": np.mean([np.linalg.norm(row) for row in h]),
+        "feature_norm": np.mean([np.linalg.norm(features[i]) for j in range(k) for i in single_rows(labels, j)]),
         "bias_residual": np.linalg.norm(weight @ center + bias),
         "nuclear_over_frobenius": nuclear_over_frobenius(features, labels),
         "cosine_margin_mean": margins(features, labels, weight, bias, logits).mean(),

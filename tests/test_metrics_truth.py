@@ -15,6 +15,7 @@ from tests.test_metrics_values import draw
 ZERO_AT_COLLAPSE = [
     *("nc1", "nc1_quotient", "nc1_cdnv", "nc2_w", "nc2_h", "nc2_w_centered", "nc2_h_centered", "nc3"),
     *("nc3_centered", "equinorm_w", "equinorm_h", "equiangle_w", "equiangle_h", "nc4", "bias_residual"),
+    *("gnc2_w", "gnc2_h", "gnc2_w_distance", "gnc2_h_distance", "unc3", "unc3_cosine", "nc3_distance", "separation"),
 ]
 SINGLE_LABEL_RELEASED = ["released_nc1", "released_nc3"]
 
@@ -49,6 +50,17 @@ def test_exact_collapse_single_label(k, d):
         assert abs(values[name]) < 1e-12, name
     assert values["nuclear_over_frobenius"] == pytest.approx(1, abs=1e-12)
     assert values["cosine_margin_mean"] == pytest.approx(k / (k - 1), abs=1e-12)
+    assert values["margin_one_vs_rest"] == pytest.approx(k / (k - 1), abs=1e-12)
+    for name in ("gnc2_w_mean", "gnc2_h_mean"):
+        assert values[name] == pytest.approx(-math.log(2 * k / (k - 1)) / 2, abs=1e-12), name
+    assert values["nc3_cosine"] == pytest.approx(1, abs=1e-12)
+    assert values["ncc_accuracy"] == 1
+    assert values["class_mean_rank"] == k - 1
+    assert values["feature_norm"] == pytest.approx(1.7, rel=1e-12)
+    assert values["mean_norm"] == pytest.approx(1.7, rel=1e-12)
+    others = metrics.class_means(features, labels).mean(dim=0) + torch.linalg.svd(weight)[2][-1]
+    if d >= k:  # a direction orthogonal to all class means
+        assert float(metrics.nc5(features, labels, others.unsqueeze(0))) < 1e-12
     assert values["top1"] == values["top5"] == values["jaccard"] == values["subset_accuracy"] == 1
 
 
@@ -97,6 +109,8 @@ def test_invariance_to_rotation_scale_class_and_sample_order(seed, scale, classe
     )
     # logits are the same; only the margin depends on |h| |w|, which the scales leave alone, too
     assert sorted(before) == sorted(after)
+    for name in ("feature_norm", "mean_norm"):
+        before[name] *= scale
     for name, value in before.items():
         assert after[name] == pytest.approx(value, rel=1e-7, abs=1e-9), name
 
@@ -117,11 +131,15 @@ def test_centered_metrics_ignore_a_common_offset(seed, offset):
 @given(seed=st.integers(0, 10**6), k=st.integers(2, 7), d=st.integers(1, 12))
 def test_ranges(seed, k, d):
     values = metrics.measure(*draw(n=5 * k, d=d, k=k, max_labels=2, seed=seed))
-    for name in ("nc1", "nc1_quotient", "nc1_cdnv", "equinorm_w", "equiangle_h", "bias_residual"):
+    for name in ("nc1", "nc1_quotient", "nc1_cdnv", "equinorm_w", "equiangle_h", "bias_residual", "unc3"):
         assert values[name] >= 0, name
     for name in ("nc2_w", "nc2_h", "nc2_w_centered", "nc2_h_centered", "nc3", "nc3_centered"):
         assert 0 <= values[name] <= 2, name
-    for name in ("nc4", "top1", "top5", "soft_iou", "jaccard", "subset_accuracy"):
+    assert values["gnc2_w"] >= 0 or d == 1  # where two directions coincide
+    assert 0 <= values["margin_one_vs_rest"] <= 2
+    assert 0 <= values["unc3_cosine"] <= 2
+    assert 1 <= values["class_mean_rank"] <= min(k - 1, d)
+    for name in ("nc4", "ncc_accuracy", "gnc2_h_distance", "top1", "top5", "soft_iou", "jaccard", "subset_accuracy"):
         assert 0 <= values[name] <= 1, name
     assert values["nuclear_over_frobenius"] + 1e-12 >= 1
     assert values["top5"] >= values["top1"]
@@ -166,6 +184,46 @@ def test_a_rank_deficient_between_class_covariance_is_truncated():
     noise = torch.tensor([[1.0, 0.2]], dtype=torch.float64)
     features = torch.cat([means[:3] + 0.1 * noise, means[3:] - 0.1 * noise])
     assert float(metrics.nc1(features, labels)) == pytest.approx(0.01 / (2 / 3) / 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [5, 12, 101])
+def test_uniformity_beyond_the_simplex(k):
+    """On a circle K > d + 1 unit vectors are spread best evenly, and the nearest is 2 sin(pi/K) away."""
+    angles = 2 * math.pi / k * torch.arange(k, dtype=torch.float64)
+    circle = torch.stack([angles.cos(), angles.sin()], dim=1)
+    chord = 1 - math.cos(2 * math.pi / k)  # of the hull of the others, from the point between its two neighbors
+    assert float(metrics.margin_one_vs_rest(circle)) == pytest.approx(chord, rel=1e-9)
+    # the product of all distances from one corner of a regular polygon is K
+    assert float(metrics.gnc2_w_mean(circle)) == pytest.approx(-math.log(k) / (k - 1), rel=1e-9)
+    worse = circle.clone()
+    worse[0] = torch.tensor([math.cos(0.3 / k), math.sin(0.3 / k)])
+    assert float(metrics.margin_one_vs_rest(worse)) < chord
+    assert float(metrics.gnc2_w_mean(worse)) > -math.log(k) / (k - 1)
+    # duality asks for no simplex
+    labels = torch.arange(k)
+    values = metrics.measure(3 * circle, labels, circle)
+    for name in ("unc3", "unc3_cosine", "nc3_distance"):
+        assert abs(values[name]) < 1e-12, name
+    assert values["gnc2_h"] == pytest.approx(values["gnc2_w"], rel=1e-9)
+    # an orthoplex: all distances are equal but those of opposite vectors
+    cross = torch.cat([torch.eye(50), -torch.eye(50)]).double()
+    opposite = 50 / (50 * 99)
+    expected = opposite * (1 - opposite) * (math.log(2) / 2) ** 2
+    assert float(metrics.gnc2_w(cross)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_held_out_samples_are_decided_by_the_training_means():
+    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
+    features = torch.tensor([[0.9, 0.0], [-0.2, 0.1], [0.1, 0.0]])  # no sample of class 2
+    labels = torch.tensor([0, 1, 1])
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    assert metrics.nearest_class_mean(features, means).tolist() == [0, 1, 0]
+    assert float(metrics.ncc_accuracy(features, labels, class_means=means)) == pytest.approx(2 / 3)
+    assert float(metrics.nc4(features, labels, weight, class_means=means)) == 0
+    bias = torch.tensor([0.0, 1.0, 0.0])
+    assert float(metrics.nc4(features, labels, weight, bias, class_means=means)) == pytest.approx(2 / 3)
+    several = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 1]])  # counts only samples with one label
+    assert metrics.ncc_accuracy(features, several, class_means=means) == 1
 
 
 def test_simplex_gram_is_that_of_the_head():

@@ -95,6 +95,39 @@ def test_released_code_of_paper_2(name, dtype):
     assert margins[-5:].tolist() == pytest.approx(expected["cos_margin_sorted_last5"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", MULTI_LABEL + SINGLE_LABEL)
+def test_values_of_a_general_library(name):
+    (features, labels, weight, _), _ = golden(name, torch.float64)
+    expected = json.loads((GOLDEN / "general_metrics.json").read_text())[name]
+    if labels.ndim == 2:
+        single = labels.sum(dim=1) == 1
+        features, labels = features[single], labels[single].long().argmax(dim=1)
+    values = metrics.measure(features, labels, weight)  # that library leaves out the bias
+    train, test = slice(0, None, 2), slice(1, None, 2)
+    held_out = metrics.class_means(features[train], labels[train])
+    values["held_out"] = metrics.nc4(features[test], labels[test], weight, class_means=held_out)
+    values["nc5"] = metrics.nc5(features, labels, features.flip(1))
+    same = {
+        "nc1": expected["nc1_pinv"],
+        "nc1_quotient": expected["nc1_quotient"],
+        "nc1_cdnv": expected["nc1_cdnv"],
+        "nc2_h_centered": expected["nc2_etf_err"],
+        "nc3": expected["nc3_dual_err"],
+        **dict(zip(("gnc2_h_mean", "gnc2_h"), expected["gnc2_log"], strict=True)),
+        **dict(zip(("gnc2_w_mean", "gnc2_w"), expected["gnc2_log_weight"], strict=True)),
+        "gnc2_h_distance": expected["gnc2_dist"][1],
+        "unc3": expected["unc3_dot_var"],
+        "unc3_cosine": expected["unc3_cos_var"],
+        "nc3_cosine": expected["unc3_cos_mean"],
+        "nc4": 1 - expected["nc4_agree"],
+        "held_out": 1 - expected["nc4_agree_heldout"],
+        "nc5": expected["nc5_ood_dev"],
+        "mean_norm": expected["mean_norm"],
+    }
+    for key, value in same.items():
+        assert float(values[key]) == pytest.approx(value, rel=1e-6), key
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -108,8 +141,12 @@ def test_released_code_of_paper_2(name, dtype):
 )
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 3e-4), (torch.float64, 1e-9)])
 def test_every_scalar_equals_the_slow_reference(shape, dtype, rel, monkeypatch):
-    # blocks of 7 rows, so that sums over several blocks and a remainder are seen
+    # blocks of 7 rows and tiles of 4, so that sums over several and a remainder are seen; the rest as for many classes
     monkeypatch.setattr(metrics.statistics, "MIN_ROWS", 7)
+    monkeypatch.setattr(metrics.rows, "TILE", 4)
+    monkeypatch.setattr(metrics.rows, "BLOCK_NUMBERS", 3 * shape["d"])
+    for module in (metrics.samples, metrics.tag_wise):
+        monkeypatch.setattr(module, "MAX_TABLE", 8 if shape["max_labels"] > 2 else 1 << 22)
     monkeypatch.setitem(metrics.statistics.BLOCK_BYTES, "cpu", 7 * max(shape["d"], 8) * dtype.itemsize)
     inputs = [array if array.dtype == torch.uint8 else array.to(dtype) for array in draw(**shape, seed=1)]
     values = metrics.measure(*inputs)
@@ -123,11 +160,15 @@ def test_single_functions_equal_measure():
     features, labels, weight, bias = draw(n=120, d=10, k=5, max_labels=3, seed=2)
     values = metrics.measure(features, labels, weight, bias)
     of_features = ["nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "nuclear_over_frobenius"]
-    of_features += ["nc2_h", "nc2_h_centered", "equinorm_h", "equiangle_h"]
+    of_features += ["nc2_h", "nc2_h_centered", "equinorm_h", "equiangle_h", "gnc2_h", "gnc2_h_mean", "gnc2_h_distance"]
+    of_features += ["separation", "class_mean_rank", "ncc_accuracy", "feature_norm", "mean_norm"]
+    of_weight = ["nc2_w", "nc2_w_centered", "equinorm_w", "equiangle_w", "gnc2_w", "gnc2_w_mean", "gnc2_w_distance"]
+    of_weight += ["margin_one_vs_rest"]
+    of_both = ["nc3", "nc3_centered", "released_nc3", "nc3_distance", "nc3_cosine", "unc3", "unc3_cosine"]
     single = {
         **{name: getattr(metrics, name)(features, labels) for name in of_features},
-        **{name: getattr(metrics, name)(weight) for name in ("nc2_w", "nc2_w_centered", "equinorm_w", "equiangle_w")},
-        **{name: getattr(metrics, name)(features, labels, weight) for name in ("nc3", "nc3_centered", "released_nc3")},
+        **{name: getattr(metrics, name)(weight) for name in of_weight},
+        **{name: getattr(metrics, name)(features, labels, weight) for name in of_both},
         **{
             name: getattr(metrics, name)(features, labels, weight, bias)
             for name in ("nc4", "bias_residual", "cosine_margin_mean")
@@ -139,7 +180,7 @@ def test_single_functions_equal_measure():
     }
     for name, value in single.items():
         assert value.shape == ()
-        assert value.dtype == torch.float64
+        assert value.dtype == (torch.int64 if name == "class_mean_rank" else torch.float64)
         assert float(value) == pytest.approx(values[name], rel=1e-12), name
 
 

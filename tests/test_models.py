@@ -47,7 +47,10 @@ def test_trainable_parameters_are_the_papers(arch, channels):
     assert trainable_parameters(on_meta(arch, in_channels=channels, head="etf", feature_dim=10)) == etf
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
+RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"]
+
+
+@pytest.mark.parametrize("arch", RESNETS)
 def test_resnets_have_torchvisions_names_and_shapes(arch):
     with torch.device("meta"):
         theirs = torchvision.models.get_model(arch, num_classes=10)
@@ -72,6 +75,17 @@ def test_wide_resnet_is_the_one_of_depth_26_and_160_channels():
     assert sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d)) == weights
 
 
+@pytest.mark.parametrize(("arch", "parameters"), [("vgg11", 9_231_114), ("vgg13", 9_416_010)])
+def test_shorter_vggs_have_the_released_codes_parameters_and_torchvisions_names(arch, parameters):
+    model = on_meta(arch)
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(f"{arch}_bn").features.state_dict()
+    assert trainable_parameters(model) == parameters
+    assert {name: value.shape for name, value in model.backbone.features.state_dict().items()} == {
+        name: value.shape for name, value in theirs.items()
+    }
+
+
 @pytest.mark.parametrize("feature_dim", [1, 9, 40])
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "vgg16", "mlp", "wide_resnet"])
 def test_feature_dim_changes_the_last_block_alone(arch, feature_dim):
@@ -89,8 +103,15 @@ def test_feature_dim_changes_the_last_block_alone(arch, feature_dim):
     assert changed and all(name.startswith(start) for name in changed)
 
 
-def test_natural_feature_dim_is_the_ordinary_network():
-    assert list(on_meta("resnet18", feature_dim=512).state_dict()) == list(on_meta("resnet18").state_dict())
+@pytest.mark.parametrize(
+    ("arch", "block", "parameters"), [("resnet18", "layer4.1", 11_437_130), ("resnet34", "layer4.2", 21_545_290)]
+)
+def test_a_given_natural_feature_dim_adds_the_released_codes_shortcut(arch, block, parameters):
+    """`--fixdim 512`: a 1 x 1 convolution and batch norm beside the last block; without the option there is neither."""
+    plain, fixed = on_meta(arch).state_dict(), on_meta(arch, feature_dim=512)
+    added = {name for name in fixed.state_dict() if name not in plain}
+    assert {name.split(".downsample.")[0] for name in added} == {f"backbone.{block}"}
+    assert trainable_parameters(fixed) == parameters
 
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
@@ -111,7 +132,10 @@ def test_resnets_take_small_and_large_images(size, channels, stem):
         ("vgg16", {}, 32),
         ("vgg16", {"in_channels": 1, "feature_dim": 9}, 56),
         ("vgg19", {}, 64),
+        ("vgg11", {}, 32),
+        ("wide_resnet50_2", {"feature_dim": 32}, 16),
         ("mlp", {"image_size": (8, 8), "depth": 2, "feature_dim": 7}, 8),
+        ("mlp_norm_last", {"image_size": 8, "depth": 2}, 8),
         ("wide_resnet", {"depth": 8, "feature_dim": 5}, 16),
     ],
 )
@@ -219,9 +243,9 @@ def test_double_stays_double():
     assert logits.dtype == features.dtype == torch.float64
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHITECTURES if arch not in ("resnet101", "resnet152")])
 def test_one_seed_is_one_network_whatever_the_global_state(arch):
-    options = {"image_size": 8} if arch == "mlp" else {}
+    options = {"image_size": 8} if arch.startswith("mlp") else {}
     before = torch.get_rng_state()
     model, other = narrow(arch, seed=1, **options), narrow(arch, seed=2, **options)
     assert torch.equal(torch.get_rng_state(), before)
@@ -285,12 +309,16 @@ def released_names(model, last="fc"):
     }
 
 
-def test_released_resnet_computes_as_torchvisions(tmp_path):
+@pytest.mark.parametrize("feature_dim", [None, 512])
+def test_released_resnet_computes_as_torchvisions(tmp_path, feature_dim):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = torchvision.models.resnet18(num_classes=10).eval()
+        if feature_dim:  # what the released code's `--fixdim` adds to it
+            shortcut = nn.Sequential(nn.Conv2d(512, feature_dim, 1, bias=False), nn.BatchNorm2d(feature_dim))
+            theirs.layer4[1].downsample = shortcut.eval()
     torch.save(theirs.state_dict(), tmp_path / "epoch_200.pth")
-    model = narrow(width=64, stem="imagenet", seed=1).eval()
+    model = narrow(width=64, stem="imagenet", feature_dim=feature_dim, seed=1).eval()
     load_released_state_dict(model, tmp_path / "epoch_200.pth")
     images = torch.rand(2, 3, 40, 40, generator=seeded())
     with torch.no_grad():
@@ -323,6 +351,40 @@ def test_data_parallel_vgg_without_counters(tmp_path):
     load_released_state_dict(model, str(tmp_path / "vgg.pth"))
     for name, value in saved.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+def released_mlp(*, norm_last):
+    """Both papers' MLPs, built from their layers: paper 1 nests linear, ReLU and batch norm, paper 2 has one list."""
+    nested = [[nn.Linear(12, 6), nn.ReLU(), nn.BatchNorm1d(6)], [nn.Linear(6, 6), nn.ReLU(), nn.BatchNorm1d(6)]]
+    if norm_last:
+        layers = [nn.Sequential(*layer) for layer in nested]
+    else:
+        layers = [layer for linear, relu, norm in nested for layer in (linear, norm, relu)]
+    return nn.ModuleDict({"layers": nn.Sequential(*layers), "fc": nn.Linear(6, 3)})
+
+
+@pytest.mark.parametrize("arch", ["mlp", "mlp_norm_last"])
+def test_released_mlps_compute_the_same(tmp_path, arch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = released_mlp(norm_last=arch == "mlp_norm_last")
+    torch.save(theirs.state_dict(), tmp_path / "mlp.pth")
+    model = build_model(arch, in_channels=3, num_classes=3, width=6, depth=2, image_size=2)
+    load_released_state_dict(model, tmp_path / "mlp.pth")
+    images = torch.rand(5, 3, 2, 2, generator=seeded())
+    features = theirs["layers"](images.flatten(1))
+    torch.testing.assert_close(model(images), (theirs["fc"](features), features))
+    assert (features < 0).any() == (not ARCHITECTURES[arch].ends_in_relu)
+
+
+def test_shortcuts_of_the_released_resnets_of_any_width_are_read(tmp_path):
+    saved = narrow(seed=1)
+    state = {name.replace("downsample", "shortcut"): value for name, value in released_names(saved).items()}
+    assert "layer2.0.shortcut.0.weight" in state
+    torch.save(state, tmp_path / "adapt.pth")
+    model = narrow()
+    load_released_state_dict(model, tmp_path / "adapt.pth")
+    assert torch.equal(model.backbone.layer2[0].downsample[0].weight, saved.backbone.layer2[0].downsample[0].weight)
 
 
 @pytest.mark.parametrize(

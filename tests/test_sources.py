@@ -218,6 +218,8 @@ def test_an_image_folder_is_split_by_class_like_mini_imagenet(folder: Path) -> N
             assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(files[place])))
     seen = torch.cat([splits.train.source_index, splits.test.source_index])
     assert len(seen) == 36 == len(seen.unique())
+    last = dataset.build(**options, split="last").test.source_index.flatten()
+    assert last.tolist() == [10, 11, 22, 23, 34, 35]  # the last two files of each class of twelve
 
 
 def test_an_image_folder_without_root_is_named_after_the_data_set(folder: Path, tmp_path: Path) -> None:
@@ -255,8 +257,9 @@ def test_of_several_test_folders_the_study_names_one(folder: Path, tmp_path: Pat
     assert len(dataset.build(source="image_folder", root=root, test_folder="val").test) == 3
     with pytest.raises(SourceError, match="no folder 'train' beside 'dev' with class folders in both"):
         dataset.build(source="image_folder", root=root, test_folder="dev")
-    with pytest.raises(ValueError, match="it is for source 'image_folder'"):
-        dataset.build(source="digits", test_folder="val")
+    for field, value in (("test_folder", "val"), ("split", "last")):
+        with pytest.raises(ValueError, match="it is for source 'image_folder'"):
+            dataset.build(source="digits", **{field: value})
 
 
 def test_a_class_may_be_called_train(folder: Path) -> None:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 SMALL = {name for name in STUDIES if re.search("digits|small", name)}  # of this project, for a laptop
 SIBLINGS = {  # of a study that takes the same way through the code
-    *("ce_etf", "ce_feature_dim", "ce_optimizers", "mse_feature_dim", "mse_rescaled_M", "mlab_mnist"),
+    *("ce_etf", "ce_feature_dim", "ce_optimizers", "mse_feature_dim", "mse_mnist", "mse_rescaled_M", "mlab_mnist"),
     *SMALL - {"mlab_cifar10_small"},
 }
 
@@ -78,7 +78,7 @@ PLAIN = COMMON | {  # paper 2 without its "SOTA" option
 }
 SOTA = PLAIN | {"stem": "small", "augment": True}
 MINI_IMAGENET = SOTA | {"loss": "rescaled_mse", "lr": 0.01, "source": "image_folder", "image_size": 84}
-MINI_IMAGENET |= {"normalization": "dataset", "test_fraction": pytest.approx(100 / 600, abs=1e-4)}  # of 600 a class
+MINI_IMAGENET |= {"normalization": "imagenet", "test_fraction": pytest.approx(100 / 600, abs=1e-4), "split": "last"}
 
 
 def networks(num_classes: int) -> dict:
@@ -96,7 +96,12 @@ def networks(num_classes: int) -> dict:
 def two_sources(**more) -> dict:
     kinds = {"mnist": MNIST, "cifar10": CIFAR10}
     heads = {"learned": {}, "etf": {"head": "etf", "d": 10}}
-    return {f"{k}_{h}": kind | head | more for k, kind in kinds.items() for h, head in heads.items()}
+    return with_small_decay({f"{k}_{h}": kind | head | more for k, kind in kinds.items() for h, head in heads.items()})
+
+
+def with_small_decay(runs: dict[str, dict], *, of: str = "") -> dict[str, dict]:
+    """Beside runs as released, this project's own at a feature decay that lets a fixed ETF reach an IoU near 1."""
+    return runs | {f"{run}_small_decay": v | {"feature_decay": 2e-6} for run, v in runs.items() if run.startswith(of)}
 
 
 OPTIMIZERS = {
@@ -107,12 +112,16 @@ OPTIMIZERS = {
         for size in (512, 1024, 2048)
     },
 }
-LAST_LAYERS = {f"{head}_d{d}": {"head": head, "d": d} for head in ("learned", "etf") for d in (512, 10)}
-DIMENSIONS = {f"d{d}": {"d": d} for d in (5, 8, 9, 10, 512)}
+LAST_LAYERS = {  # d = 512 without the released --fixdim, which the feature dimensions were all run with
+    f"{head}_d{d}": {"head": head, "d": d, "feature_dim": fixdim}
+    for head in ("learned", "etf")
+    for d, fixdim in ((512, None), (10, 10))
+}
+DIMENSIONS = {f"d{d}": {"feature_dim": d, "d": d} for d in (5, 8, 9, 10, 512)}
 MSE, CE = {"loss": "mse"}, {"loss": "cross_entropy"}
 EXPERIMENTS: dict[str, tuple[dict, dict[str, dict]]] = {
-    "mlab_mnist": (MLAB | MNIST, networks(10)),
-    "mlab_cifar10": (MLAB | CIFAR10, networks(10)),
+    "mlab_mnist": (MLAB | MNIST, with_small_decay(networks(10), of="resnet18")),
+    "mlab_cifar10": (MLAB | CIFAR10, with_small_decay(networks(10), of="resnet18")),
     "mlab_svhn": (
         PAPER_1 | {"source": "svhn", "layout": None, "normalization": "imagenet", "label_mean": False},
         networks(9),
@@ -120,6 +129,14 @@ EXPERIMENTS: dict[str, tuple[dict, dict[str, dict]]] = {
     "mlab_imbalanced": (MLAB | {"train_counts": {1: 3100}}, two_sources(pair_groups=(500, 50, 5))),
     "mlab_triples": (MLAB | {"test_counts": {1: 800, 2: 50, 3: 5}}, two_sources(train_counts={1: 3100, 2: 200, 3: 20})),
     "mse_optimizers": (PLAIN | MSE, OPTIMIZERS),
+    "mse_mnist": (
+        PLAIN | MSE | {"source": "mnist", "normalization": "mnist", "image_size": 32},
+        {
+            "sgd": {"batch_size": 256},
+            "adam": {"optimizer": "adam", "lr": 1e-3, "batch_size": 64},
+            "lbfgs": {"optimizer": "lbfgs", "lr": 0.1, "history_size": 10, "batch_size": 2048},
+        },
+    ),
     "mse_etf": (SOTA | MSE, LAST_LAYERS),
     "mse_feature_dim": (SOTA | MSE, DIMENSIONS),
     "mse_rescaled_k": (MINI_IMAGENET | {"mse_M": 1}, {f"k{k}": {"mse_k": k} for k in (1, 5, 15, 20)}),
@@ -127,9 +144,9 @@ EXPERIMENTS: dict[str, tuple[dict, dict[str, dict]]] = {
     "ce_optimizers": (PLAIN | CE, OPTIMIZERS),
     "ce_etf": (SOTA | CE, LAST_LAYERS),
     "ce_feature_dim": (SOTA | CE, DIMENSIONS),
-    "mse_random_labels": (  # depth and widths: not in the paper's page
-        PLAIN | MSE | {"random_labels": True, "lr": 0.01, "batch_size": 64, "weight_decay": 1e-4},
-        {f"mlp_{w}": {"arch": "mlp", "depth": 4, "width": w, "d": w, "stem": "small"} for w in (256, 1024, 2048)}
+    "mse_random_labels": (  # depth and widths: not in the paper's page; ResNets of any width have the 3 x 3 stem
+        PLAIN | MSE | {"random_labels": True, "lr": 0.01, "batch_size": 64, "weight_decay": 1e-4, "stem": "small"},
+        {f"mlp_{w}": {"arch": "mlp", "depth": 4, "width": w, "d": w} for w in (256, 1024, 2048)}
         | {f"resnet18_{w}": {"width": w, "d": 8 * w} for w in (8, 32, 64)},
     ),
     "mse_feature_decay": (  # the features' decay: not in the paper's page
@@ -240,4 +257,5 @@ def test_study_runs_from_data_to_table(name, outputs):
     made = {path.name for path in (folder / "figures").iterdir()}
     assert {"collapse.pdf", "collapse.png", "gram.pdf", "scores.pdf"} <= made
     assert ("imbalance.pdf" in made) == (name == "mlab_imbalanced")
+    assert ("collapse_released.pdf" in made) == name.startswith("mlab")
     assert ("margins.pdf" in made) == name.startswith(("mse", "ce"))

@@ -43,6 +43,8 @@ def test_the_table_holds_every_metric_of_the_last_checkpoint(load):
     history = read_csv(results.folder.run("etf", 1) / "history.csv", stage="02_train")
     assert row["epochs"] == 60
     assert row["seconds"] == pytest.approx(history["seconds"].sum())
+    assert row["best_test_score"] == history["test_soft_iou"].max()
+    assert history["epoch"][history["test_soft_iou"] == row["best_test_score"]].iloc[0] == row["best_epoch"]
     assert (row["arch"], row["head"], row["dataset"]) == ("resnet18", "etf", "digits")
     assert "train_onn_jaccard" not in table.columns
 
@@ -84,7 +86,7 @@ def test_parameters_are_compared_with_the_same_network_only(load):
 def test_several_seeds_are_mean_and_standard_deviation(load):
     results = load(MULTI_LABEL)
     text = tables.summary(results)
-    assert "mean ± standard deviation over 2 seeds" in text
+    assert "mean ± standard deviation of 2 seeds (0, 1)" in text
     values = of_metric(results.last("test"), "soft_iou", split="test").query("run == 'etf'")["value"]
     assert parse(text, 0)[1]["test IoU"] == f"{values.mean():.4f} ± {np.std(values, ddof=1):.4f}"
 
@@ -98,6 +100,7 @@ def test_multi_label_tables(load):
         "train IoU",
         "ceiling",
         "test IoU",
+        "best test IoU (epoch)",
         "train subset accuracy",
         "test subset accuracy",
         "test Jaccard",
@@ -135,6 +138,30 @@ def test_every_checkpoint_is_kept_as_a_row(load):
     assert len(table) == 4 * 13
     nc1 = results.values("nc1").set_index(["run", "seed", "epoch"])["value"]
     assert table["train_nc1"].to_dict() == nc1.to_dict()
+
+
+@pytest.mark.parametrize("study", [MULTI_LABEL, TRIPLES, MANY_RUNS, {**SINGLE_LABEL, "seeds": [0]}])
+def test_the_terminal_has_the_same_numbers_in_80_columns(load, study):
+    results = load(study)
+    text = tables.terminal_text(results)
+    assert max(map(len, text.splitlines())) <= 80
+    assert ("of one seed (0), so without a deviation" in " ".join(text.split())) == (len(results.seeds) == 1)
+    _, *blocks = text.strip().split("\n\n")
+    heads = [column.head for column in tables.main_columns(results) if column.head]
+    assert " ".join(" ".join(block.splitlines()[0] for block in blocks).replace("\\", "").split()) == " ".join(heads)
+    for row in parse(tables.summary(results), 0):
+        shown = [row[column.title] for column in tables.main_columns(results) if column.head]
+        lines = [line for block in blocks for line in block.splitlines()[1:] if line.startswith(row["run"])]
+        assert " ".join(" ".join(line.removeprefix(row["run"]) for line in lines).split()) == " ".join(shown)
+
+
+def test_the_best_test_score_stands_with_its_epochs(load):
+    results = load(MULTI_LABEL)
+    best = results.history.query("run == 'etf'").groupby("seed")["test_soft_iou"]
+    epochs = sorted(results.history.loc[best.idxmax(), "epoch"])
+    shown = parse(tables.summary(results), 0)[1]["best test IoU (epoch)"]
+    values = best.max()
+    assert shown == f"{values.mean():.4f} ± {values.std():.4f} ({epochs[0]}–{epochs[1]})"
 
 
 def test_single_label_table(load):

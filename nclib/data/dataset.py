@@ -1,6 +1,5 @@
 """The data set of a study: built from its parameters, kept as one safetensors file, read back by the later stages."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class Splits:
         mean: to subtract from values in [0, 1], one number per channel.
         std: to divide by after that, one number per channel.
         class_names: name of each class.
-        meta: what the data set was built from, as JSON values.
+        name: of the data set in its study.
     """
 
     train: MultiLabelData
@@ -40,7 +39,7 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    meta: Mapping[str, Any]
+    name: str
 
     @property
     def num_classes(self) -> int:
@@ -58,7 +57,7 @@ class Splits:
             for split in ("train", "test")
             for part in ("images", "labels", "source_index")
         }
-        header = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "meta": dict(self.meta)}
+        header = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "name": self.name}
         save_tensors(path, tensors, header)
 
 
@@ -86,9 +85,10 @@ def build(**fields: Any) -> Splits:
     settings = Dataset(**fields)
     train_source, test_source = _sources(settings)
     if settings.sample_size is not None and not train_source.is_multi_label:  # these were sampled when they were read
-        train_source = _sampled(train_source, settings.sample_size, stream(settings.seed, "sample"))
+        train_source = _first_of_each_class(train_source, settings.sample_size)
     if settings.random_labels:
         train_source = _with_random_labels(train_source, stream(settings.seed, "random labels"))
+        test_source = _with_random_labels(test_source, stream(settings.seed, "random test labels"))
     if settings.layout is None:
         train, test = uncomposed(train_source), uncomposed(test_source)
     else:
@@ -100,8 +100,7 @@ def build(**fields: Any) -> Splits:
             for name, source, counts in (("train", train_source, counts), ("test", test_source, settings.test_counts))
         )
     mean, std = _moments(settings.normalization, train.images)
-    meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})
-    return Splits(train, test, mean, std, train.class_names, meta)
+    return Splits(train, test, mean, std, train.class_names, settings.name)
 
 
 def check_runs(splits: Splits, study: Study) -> None:
@@ -115,7 +114,7 @@ def check_runs(splits: Splits, study: Study) -> None:
         ParameterError: the message names the field.
     """
     for run in study.runs:
-        if study.resolve(run).dataset.name == splits.meta["name"]:
+        if study.resolve(run).dataset.name == splits.name:
             study.resolve(run, classes=splits.num_classes, side=splits.train.images.shape[-1])
 
 
@@ -133,8 +132,8 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     return train, test
 
 
-def _sampled(source: SourceImages, size: int, generator: torch.Generator) -> SourceImages:
-    """`size` images of each class, drawn without replacement."""
+def _first_of_each_class(source: SourceImages, size: int) -> SourceImages:
+    """The first `size` images of each class, as the released code takes them."""
     kept = []
     for label, name in enumerate(source.class_names):
         rows = (source.labels == label).nonzero().squeeze(1)
@@ -142,7 +141,7 @@ def _sampled(source: SourceImages, size: int, generator: torch.Generator) -> Sou
             raise ValueError(
                 f"Expected sample_size of at most {len(rows)}, the images of class {name!r}, but got {size}."
             )
-        kept.append(rows[torch.randperm(len(rows), generator=generator)[:size]])
+        kept.append(rows[:size])
     return source.select(torch.cat(kept).sort().values)
 
 
@@ -196,7 +195,7 @@ def load(path: str | Path) -> Splits:
         train, test = (
             MultiLabelData(*(tensors[f"{split}_{part}"] for part in parts), names) for split in ("train", "test")
         )
-        return Splits(train, test, tuple(header["mean"]), tuple(header["std"]), names, dict(header["meta"]))
+        return Splits(train, test, tuple(header["mean"]), tuple(header["std"]), names, header["name"])
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(
             f"{path} is no data set of stage {STAGE} ({error}): delete it and run stage {STAGE} again."

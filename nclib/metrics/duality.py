@@ -1,10 +1,11 @@
-"""The classifier against the class means: self-duality (nc3), and what the bias leaves of the global mean."""
+"""The classifier against the class means: self-duality (nc3), uniform duality (unc3), the bias and the global mean."""
 
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.simplex import centered, simplex_distance
+from nclib.metrics.rows import Rows, centered, row_products
+from nclib.metrics.simplex import simplex_distance
 from nclib.metrics.statistics import statistics_and_last_layer, working_dtype
 
 
@@ -22,7 +23,7 @@ def nc3(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(weight, statistics.centered_class_means).to(working_dtype(features))
+    return simplex_distance(Rows(weight), statistics.deviations).to(working_dtype(features))
 
 
 def nc3_centered(
@@ -36,7 +37,7 @@ def nc3_centered(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(centered(weight), statistics.centered_class_means).to(working_dtype(features))
+    return simplex_distance(centered(weight), statistics.deviations).to(working_dtype(features))
 
 
 def released_nc3(
@@ -52,12 +53,79 @@ def released_nc3(
     tensor(0.)
     """
     statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
-    return _nc3(weight, statistics.released_class_deviations).to(working_dtype(features))
+    return simplex_distance(Rows(weight), statistics.released_deviations).to(working_dtype(features))
 
 
-def _nc3(weight: Float64[Tensor, "k d"], deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, ""]:
-    """`nc3` from the class means minus the global mean."""
-    return simplex_distance(weight @ deviations.T)
+def nc3_distance(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
+) -> Float[Tensor, ""]:
+    """`| W/|W|_F - Hbar/|Hbar|_F |_F`, `Hbar` the rows `mu_k - mu_G`, W **not** centered; in [0, 2], 0 at collapse.
+
+    Source: Papyan et al. 2020. Args, Returns, Raises: as `nc3`.
+
+    >>> nc3_distance(torch.tensor([[3.0], [1.0]]), torch.arange(2), torch.tensor([[5.0], [-5.0]]))
+    tensor(0.)
+    """
+    return _of_duality("nc3_distance", features, labels, weight)
+
+
+def nc3_cosine(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
+) -> Float[Tensor, ""]:
+    """Mean over classes of the cosine of `w_k`, **not** centered, and `mu_k - mu_G`; in [-1, 1], 1 at collapse.
+
+    Source: Wu & Papyan 2024. Args, Returns, Raises: as `nc3`.
+
+    >>> nc3_cosine(torch.tensor([[3.0], [1.0]]), torch.arange(2), torch.tensor([[5.0], [-2.0]]))
+    tensor(1.)
+    """
+    return _of_duality("nc3_cosine", features, labels, weight)
+
+
+def unc3(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
+) -> Float[Tensor, ""]:
+    """Uniform duality: variance over the K classes (divided by K - 1) of `<w_k, mu_k - mu_G>`, W **not** centered.
+
+    In [0, inf), 0 at collapse, also where K > d + 1.
+
+    Source: Wu & Papyan 2024. Args, Returns, Raises: as `nc3`.
+
+    >>> unc3(torch.tensor([[3.0], [1.0]]), torch.arange(2), torch.tensor([[5.0], [-1.0]]))
+    tensor(8.)
+    """
+    return _of_duality("unc3", features, labels, weight)
+
+
+def unc3_cosine(
+    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], weight: Float[Tensor, "k d"]
+) -> Float[Tensor, ""]:
+    """`unc3` of the cosines that `nc3_cosine` is the mean of; in [0, 2], 0 at collapse.
+
+    Source: Wu & Papyan 2024. Args, Returns, Raises: as `nc3`.
+
+    >>> unc3_cosine(torch.tensor([[3.0], [1.0]]), torch.arange(2), torch.tensor([[5.0], [-1.0]]))
+    tensor(0.)
+    """
+    return _of_duality("unc3_cosine", features, labels, weight)
+
+
+def _of_duality(name: str, features: Tensor, labels: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    statistics, weight, _ = statistics_and_last_layer(features, labels, weight)
+    return duality_values(Rows(weight), statistics.deviations)[name].to(working_dtype(features))
+
+
+def duality_values(weight: Rows, deviations: Rows) -> dict[str, Float64[Tensor, ""]]:
+    """What compares each class's row of the weight with its own mean alone."""
+    products = row_products(weight, deviations)
+    cosines = products / (weight.norms * deviations.norms)
+    w, h = (rows.scaled(1 / torch.linalg.vector_norm(rows.norms)) for rows in (weight, deviations))
+    return {
+        "nc3_distance": w.map(lambda x, y: (x - y).square().sum(dim=1), h).sum().sqrt(),
+        "nc3_cosine": cosines.mean(),
+        "unc3": products.var(),
+        "unc3_cosine": cosines.var(),
+    }
 
 
 def bias_residual(
@@ -74,10 +142,10 @@ def bias_residual(
     tensor(0.)
     """
     statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
-    return _bias_residual(statistics.global_mean, weight, bias).to(working_dtype(features))
+    return _bias_residual(statistics.global_mean, Rows(weight), bias).to(working_dtype(features))
 
 
 def _bias_residual(
-    global_mean: Float64[Tensor, " d"], weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
+    global_mean: Float64[Tensor, " d"], weight: Rows, bias: Float64[Tensor, " k"]
 ) -> Float64[Tensor, ""]:
-    return torch.linalg.vector_norm(weight @ global_mean + bias)
+    return torch.linalg.vector_norm(weight.map(lambda block: block @ global_mean) + bias)

@@ -1,6 +1,6 @@
 """Label sets: which samples carry the same labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -10,31 +10,51 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The distinct label sets of some samples, sorted by size and then by their class ids, multi-hot in `members`.
+    """The distinct label sets of some samples, sorted by size and then by their class ids.
 
-    `of_sample` is the row of each sample's label set, -1 for a sample without labels.
+    `slots` has the class ids of each set in ascending order, -1 behind them where other sets are larger; `of_sample` is
+    the row of each sample's label set, -1 for a sample without labels. Where absent classes were left out, `kept` has
+    the ids of the others.
     """
 
     of_sample: Int64[Tensor, " n"]
-    members: Bool[Tensor, "s k"]
+    slots: Int64[Tensor, "s m"]
     counts: Int64[Tensor, " s"]
-
-    @property
-    def num_classes(self) -> int:
-        return self.members.shape[1]
+    num_classes: int
+    kept: Int64[Tensor, " k"] | None = None
 
     @cached_property
     def multiplicity(self) -> Int64[Tensor, " s"]:
         """Number of labels in each set."""
-        return self.members.sum(dim=1)
+        return (self.slots >= 0).sum(dim=1)
+
+    @property
+    def classes(self) -> Int64[Tensor, " e"]:
+        """The class ids of the sets, one set behind the other."""
+        return self.slots[self.slots >= 0]
 
     @cached_property
-    def slots(self) -> Int64[Tensor, "s m"]:
-        """The class ids of each set in ascending order, -1 behind them where other sets are larger."""
-        size = int(self.multiplicity.max())
-        ids = torch.arange(self.num_classes, device=self.members.device)
-        ordered = torch.where(self.members, ids, self.num_classes).sort(dim=1).values[:, :size]
-        return torch.where(ordered == self.num_classes, -1, ordered)
+    def members(self) -> Bool[Tensor, "s k"]:
+        """The sets, multi-hot."""
+        members = self.slots.new_zeros(len(self.counts), self.num_classes + 1, dtype=torch.bool)
+        return members.scatter_(1, self.slots.where(self.slots >= 0, self.num_classes), True)[:, :-1]
+
+    @cached_property
+    def is_single(self) -> Bool[Tensor, " n"]:
+        """Which samples have exactly one label."""
+        return (self.of_sample >= 0) & (self.multiplicity == 1)[self.of_sample.clamp(min=0)]
+
+    def present(self) -> "LabelSets":
+        """Without the classes that no set has."""
+        kept = self.classes.unique()
+        if len(kept) < 2:
+            raise ValueError(f"Expected at least 2 classes with samples, but got {len(kept)}.")
+        slots = torch.searchsorted(kept, self.slots).where(self.slots >= 0, -1)
+        return replace(self, slots=slots, num_classes=len(kept), kept=kept)
+
+    def rows_of_kept(self, *arrays: Tensor) -> tuple[Tensor, ...]:
+        """The rows of a weight, a bias or so of the classes that were not left out."""
+        return arrays if self.kept is None or len(self.kept) == len(arrays[0]) else tuple(a[self.kept] for a in arrays)
 
     def with_multiplicity(self, multiplicity: int) -> Int64[Tensor, " s"]:
         """Rows of the sets with this many labels, at least one."""
@@ -88,9 +108,7 @@ def label_sets(labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
     if not bool((values == 1).all()):
         wrong = values[values != 1][0].item()
         raise ValueError(f"Expected multi-hot labels of zeros and ones, but got {wrong}.")
-    if len(samples) == len(labels) and bool((samples.diff() == 1).all()):
-        return _single_label_sets(classes, num_classes=num_classes)
-    return _multi_label_sets(samples, classes, num_samples=len(labels), num_classes=num_classes)
+    return group_labels(torch.bincount(samples, minlength=len(labels)), classes, num_classes=num_classes)
 
 
 def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int) -> None:
@@ -104,21 +122,19 @@ def _check_ids(labels: Shaped[Tensor, " n"], *, num_classes: int) -> None:
 def _single_label_sets(classes: Int64[Tensor, " n"], *, num_classes: int) -> LabelSets:
     counts = torch.bincount(classes, minlength=num_classes)
     seen = counts > 0
-    members = torch.eye(num_classes, dtype=torch.bool, device=classes.device)[seen]
-    return LabelSets((seen.cumsum(0) - 1)[classes], members, counts[seen])
+    return LabelSets((seen.cumsum(0) - 1)[classes], seen.nonzero(), counts[seen], num_classes)
 
 
-def _multi_label_sets(
-    samples: Int64[Tensor, " e"], classes: Int64[Tensor, " e"], *, num_samples: int, num_classes: int
-) -> LabelSets:
-    """Label sets from the (sample, class) pairs in row order, one multiplicity after the other."""
-    if len(samples) == 0:
+def group_labels(sizes: Int64[Tensor, " n"], classes: Int64[Tensor, " e"], *, num_classes: int) -> LabelSets:
+    """Label sets from the number of labels of each sample, and from their class ids, ascending, sample by sample."""
+    if bool((sizes == 1).all()):
+        return _single_label_sets(classes, num_classes=num_classes)
+    if len(classes) == 0:
         raise ValueError("Expected at least one sample with a label, but got none.")
-    sizes = torch.bincount(samples, minlength=num_samples)
     starts = sizes.cumsum(0) - sizes
     of_sample = torch.full_like(sizes, -1)
-    members, counts = [], []
-    num_sets = 0
+    slots, counts = [], []
+    num_sets, most = 0, int(sizes.max())
     for size in sizes[sizes > 0].unique().tolist():
         rows = (sizes == size).nonzero().flatten()
         ids = classes[starts[rows].unsqueeze(1) + torch.arange(size, device=rows.device)]
@@ -128,9 +144,8 @@ def _multi_label_sets(
             code = torch.unique(code * num_classes + slot, return_inverse=True)[1]
         set_counts = torch.bincount(code)
         of_sample[rows] = code + num_sets
-        block = torch.zeros(len(set_counts), num_classes, dtype=torch.bool, device=rows.device)
-        block[code.unsqueeze(1).expand_as(ids), ids] = True
-        members.append(block)
+        slots.append(ids.new_full((len(set_counts), most), -1))
+        slots[-1][code, :size] = ids
         counts.append(set_counts)
         num_sets += len(set_counts)
-    return LabelSets(of_sample, torch.cat(members), torch.cat(counts))
+    return LabelSets(of_sample, torch.cat(slots), torch.cat(counts), num_classes)

@@ -6,14 +6,17 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from nclib.metrics.duality import _bias_residual, _nc3
+from nclib.metrics.duality import _bias_residual, duality_values
+from nclib.metrics.norms import _mean_norm
 from nclib.metrics.prediction import check_logits
+from nclib.metrics.rows import Rows, centered, pair_statistics
 from nclib.metrics.samples import SampleMeasures, measure_samples
-from nclib.metrics.simplex import centered, equiangle_w, equinorm_w, nc2_w, nc2_w_centered
+from nclib.metrics.simplex import _equinorm, _nc2, simplex_distance
 from nclib.metrics.spectrum import nuclear_ratios
 from nclib.metrics.statistics import CollapseStatistics, statistics_and_last_layer
 from nclib.metrics.tag_wise import tag_wise_rows
-from nclib.metrics.variability import _nc1_cdnv, _nc1_quotient, between_whitening
+from nclib.metrics.uniformity import MAX_MARGIN_CLASSES, margin_one_vs_rest
+from nclib.metrics.variability import _nc1_quotient, whitenings
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Measurement:
     """
 
     statistics: CollapseStatistics
-    weight: Float64[Tensor, "k d"]
+    weight: Float[Tensor, "k d"]
     bias: Float64[Tensor, " k"]
     samples: SampleMeasures
     nuclear_ratios: Float64[Tensor, " k"] | None
@@ -48,31 +51,44 @@ def mean_values(
     statistics: CollapseStatistics, class_variances: Float64[Tensor, " k"]
 ) -> dict[str, Float64[Tensor, ""]]:
     """Metrics of the class means and variances alone."""
-    means = statistics.class_means
-    return {
+    pairs = pair_statistics(statistics.deviations, class_variances)
+    kept = statistics.sets.kept
+    present = {} if kept is None else {"num_classes_present": statistics.set_means.new_tensor(len(kept))}
+    return present | {
         "nc1_quotient": _nc1_quotient(statistics, class_variances),
-        "nc1_cdnv": _nc1_cdnv(statistics, class_variances),
-        "nc2_h": nc2_w(means),
-        "nc2_h_centered": nc2_w_centered(means),
-        "equinorm_h": equinorm_w(means),
-        "equiangle_h": equiangle_w(means),
+        "nc1_cdnv": pairs.cdnv,
+        "nc2_h": _nc2(Rows(statistics.class_means)),
+        "nc2_h_centered": _nc2(statistics.deviations),
+        "equinorm_h": _equinorm(statistics.deviations),
+        "equiangle_h": pairs.equiangle,
+        "gnc2_h": pairs.gnc2,
+        "gnc2_h_mean": pairs.gnc2_mean,
+        "gnc2_h_distance": pairs.gnc2_distance,
+        "mean_norm": _mean_norm(statistics),
     }
 
 
 def classifier_values(
-    statistics: CollapseStatistics, weight: Float64[Tensor, "k d"], bias: Float64[Tensor, " k"]
+    statistics: CollapseStatistics, weight: Float[Tensor, "k d"], bias: Float64[Tensor, " k"]
 ) -> dict[str, Float64[Tensor, ""]]:
     """Metrics of the last layer, and of it against the class means."""
-    deviations = statistics.centered_class_means
+    deviations, raw, rows = statistics.deviations, Rows(weight), centered(weight)
+    pairs = pair_statistics(rows)
+    margin = {"margin_one_vs_rest": margin_one_vs_rest(weight)} if len(weight) <= MAX_MARGIN_CLASSES else {}
     return {
-        "nc2_w": nc2_w(weight),
-        "nc2_w_centered": nc2_w_centered(weight),
-        "nc3": _nc3(weight, deviations),
-        "nc3_centered": _nc3(centered(weight), deviations),
-        "equinorm_w": equinorm_w(weight),
-        "equiangle_w": equiangle_w(weight),
-        "bias_residual": _bias_residual(statistics.global_mean, weight, bias),
-        "released_nc3": _nc3(weight, statistics.released_class_deviations),
+        "nc2_w": _nc2(raw),
+        "nc2_w_centered": _nc2(rows),
+        "nc3": simplex_distance(raw, deviations),
+        "nc3_centered": simplex_distance(rows, deviations),
+        "equinorm_w": _equinorm(rows),
+        "equiangle_w": pairs.equiangle,
+        "gnc2_w": pairs.gnc2,
+        "gnc2_w_mean": pairs.gnc2_mean,
+        "gnc2_w_distance": pairs.gnc2_distance,
+        **duality_values(raw, deviations),
+        **margin,
+        "bias_residual": _bias_residual(statistics.global_mean, raw, bias),
+        "released_nc3": simplex_distance(raw, statistics.released_deviations),
     }
 
 
@@ -85,16 +101,19 @@ def take_measurement(
     *,
     logits: Float[Tensor, "n k"] | None = None,
     nuclear_norm: bool = True,
+    classes: str = "all",
 ) -> Measurement:
     """Two passes over the features, kept for scalars and arrays alike. Args, Raises: as `measure`."""
-    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias)
+    num_classes = len(weight)
+    statistics, weight, bias = statistics_and_last_layer(features, labels, weight, bias, classes=classes)
     if logits is not None:
-        check_logits(logits, labels, num_classes=len(weight))
-    whitenings = {
-        "nc1": between_whitening(statistics.centered_class_means),
-        "released_nc1": between_whitening(statistics.released_class_deviations),
-    }
-    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=whitenings)
+        check_logits(logits, labels, num_classes=num_classes)
+        (columns,) = statistics.sets.rows_of_kept(logits.T)
+        logits = columns.T
+    directions = whitenings(statistics)
+    samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=directions)
+    samples.values.setdefault("separation", statistics.sets.num_classes * samples.values["nc1"])
+    samples.values["class_mean_rank"] = torch.tensor(len(directions["nc1"]))
     ratios = nuclear_ratios(features, statistics.sets) if nuclear_norm else None
     return Measurement(statistics, weight, bias, samples, ratios)
 
@@ -107,6 +126,7 @@ def measure(
     *,
     logits: Float[Tensor, "n k"] | None = None,
     nuclear_norm: bool = True,
+    classes: str = "all",
 ) -> dict[str, float]:
     """Every scalar metric of features, labels and a last layer, by plain keys.
 
@@ -123,6 +143,8 @@ def measure(
         logits: Logits (n, k) of the model, where they are not `W h + b`.
         nuclear_norm: Include `nuclear_over_frobenius`. All other keys together cost a few reads of the features; it
             needs the singular values of each class, n d min(d, n/k) multiply-adds: at d = 2048 a hundred times more.
+        classes: "all", or "present" to leave out those without samples: of the classifier and the logits, too. Then
+            `num_classes_present` says how many there are.
 
     Returns:
         Name to value.
@@ -135,4 +157,7 @@ def measure(
     >>> values["nc1"], round(values["nc2_h_centered"], 6), values["top1"]
     (0.0, 0.0, 1.0)
     """
-    return take_measurement(features, labels, weight, bias, logits=logits, nuclear_norm=nuclear_norm).scalars()
+    measurement = take_measurement(
+        features, labels, weight, bias, logits=logits, nuclear_norm=nuclear_norm, classes=classes
+    )
+    return measurement.scalars()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+from nclib.metrics.rows import Rows, centered, pair_statistics, row_products
 from nclib.metrics.statistics import collapse_statistics, working_dtype
 
 
@@ -29,8 +30,7 @@ def nc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> nc2_w(torch.tensor([[1.0], [-1.0]]))
     tensor(0.)
     """
-    rows = _rows(weight)
-    return simplex_distance(rows @ rows.T).to(working_dtype(weight))
+    return _nc2(Rows(check_rows(weight))).to(working_dtype(weight))
 
 
 def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
@@ -41,7 +41,11 @@ def nc2_w_centered(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> nc2_w_centered(torch.tensor([[3.0], [1.0]]))
     tensor(0.)
     """
-    return nc2_w(centered(_rows(weight))).to(working_dtype(weight))
+    return _nc2(centered(check_rows(weight))).to(working_dtype(weight))
+
+
+def _nc2(rows: Rows) -> Float64[Tensor, ""]:
+    return simplex_distance(rows, rows)
 
 
 def nc2_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -74,8 +78,11 @@ def equinorm_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> equinorm_w(torch.eye(4))
     tensor(0.)
     """
-    norms = torch.linalg.vector_norm(centered(_rows(weight)), dim=1)
-    return (norms.std(correction=0) / norms.mean()).to(working_dtype(weight))
+    return _equinorm(centered(check_rows(weight))).to(working_dtype(weight))
+
+
+def _equinorm(rows: Rows) -> Float64[Tensor, ""]:
+    return rows.norms.std(correction=0) / rows.norms.mean()
 
 
 def equinorm_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -95,10 +102,7 @@ def equiangle_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> equiangle_w(torch.eye(4)).round(decimals=5)
     tensor(0.)
     """
-    rows = centered(_rows(weight))
-    k = len(rows)
-    deviations = (cosine_gram(rows) + 1 / (k - 1)).abs()
-    return ((deviations.sum() - deviations.diagonal().sum()) / (k * (k - 1))).to(working_dtype(weight))
+    return pair_statistics(centered(check_rows(weight))).equiangle.to(working_dtype(weight))
 
 
 def equiangle_h(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -119,10 +123,17 @@ def simplex_gram(num_classes: int, *, like: Tensor) -> Float[Tensor, "k k"]:
     return (eye - 1 / num_classes) / math.sqrt(num_classes - 1)
 
 
-def simplex_distance(gram: Float[Tensor, "k k"]) -> Float[Tensor, ""]:
-    """`| G/|G|_F - T |_F`: distance of a K x K matrix to that of the simplex ETF, scale removed; in [0, 2]."""
-    scaled = gram / torch.linalg.matrix_norm(gram)
-    return torch.linalg.matrix_norm(scaled - simplex_gram(len(gram), like=gram))
+def simplex_distance(a: Rows, b: Rows) -> Float64[Tensor, ""]:
+    """`| ABᵀ/|ABᵀ|_F - T |_F`: distance to the Gram matrix of the simplex ETF, scale removed; in [0, 2]."""
+    k, d = a.values.shape
+    if k <= d + 1:
+        gram = a.dense @ b.dense.T
+        scaled = gram / torch.linalg.matrix_norm(gram)
+        return torch.linalg.matrix_norm(scaled - simplex_gram(k, like=gram))
+    # ABᵀ has rank d < K - 1, so the distance is far from 0, and this difference loses no digits
+    norm = (a.moment * b.moment).sum().sqrt()
+    product = (row_products(a, b).sum() - a.total @ b.total / k) / math.sqrt(k - 1)
+    return (2 - 2 * product / norm).sqrt()
 
 
 def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
@@ -138,20 +149,16 @@ def cosine_gram(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k k"]:
     return (unit @ unit.T).to(rows.dtype)
 
 
-def centered(rows: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
-    """The rows minus their mean."""
-    return rows - rows.mean(dim=0)
-
-
 def unit_rows(rows: Float[Tensor, "*s d"]) -> Float[Tensor, "*s d"]:
     """The rows at unit length; rows of zeros become NaN, since they have no direction."""
     return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
 
 
-def _rows(weight: Float[Tensor, "k d"]) -> Float64[Tensor, "k d"]:
+def check_rows(weight: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+    """Refuse what is no matrix of at least two rows."""
     if weight.ndim != 2 or len(weight) < 2:
         raise ValueError(f"Expected a matrix (k, d) with k >= 2, but got shape {tuple(weight.shape)}.")
-    return weight.double()  # whose products autocast leaves alone, too
+    return weight
 
 
 def _means(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float64[Tensor, "k d"]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.label_sets import LabelSets, check_tensors, label_sets
+from nclib.metrics.rows import Rows
 
 BLOCK_BYTES = {"cpu": 4 << 20}
 """Features handled at a time, in bytes: a block and its deviations stay in the last-level cache of a CPU."""
@@ -53,18 +54,28 @@ class CollapseStatistics:
         return self.class_means.mean(dim=0)
 
     @cached_property
-    def centered_class_means(self) -> Float64[Tensor, "k d"]:
+    def deviations(self) -> Rows:
         """`mu_k - mu_G`."""
-        return self.class_means - self.global_mean
+        return Rows(self.class_means, self.global_mean)
 
     @cached_property
-    def released_class_deviations(self) -> Float64[Tensor, "k d"]:
+    def released_deviations(self) -> Rows:
         """`mu_k - mu_G`, `mu_G` as in paper 1's code: one-label features summed, divided by **all** samples."""
-        return self.class_means - (self.class_counts.double() @ self.class_means) / self.sets.counts.sum()
+        return Rows(self.class_means, (self.class_counts.double() @ self.class_means) / self.sets.counts.sum())
+
+    @cached_property
+    def weighted_deviations(self) -> Rows:
+        """`sqrt(n_k / n) (mu_k - m)`, `m` the mean of all one-label samples."""
+        shares = self.class_counts.double() / self.class_counts.sum()
+        return Rows(self.class_means, shares @ self.class_means, shares.sqrt())
 
 
 def collapse_statistics(
-    features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"], *, num_classes: int | None = None
+    features: Float[Tensor, "n d"],
+    labels: Shaped[Tensor, "n *k"],
+    *,
+    num_classes: int | None = None,
+    classes: str = "all",
 ) -> CollapseStatistics:
     """Means of every label set in one read of the features, accumulated in float64 about a row of the features.
 
@@ -72,34 +83,38 @@ def collapse_statistics(
         features: Last-layer features (n, d), float16 to float64.
         labels: Multi-hot (n, k) or class ids (n,); samples without labels are left out.
         num_classes: Number of classes, where class ids do not show it.
+        classes: "all", or "present" to leave out those without samples.
 
     Raises:
         ValueError: If shapes or labels are invalid, a class has no sample that carries it alone, or features are not
             finite.
     """
     check_features(features, labels)
+    check_classes(classes)
     sets = label_sets(labels, num_classes=num_classes)
+    sets = sets.present() if classes == "present" else sets
     check_single_labels(sets)
     means = set_means(features, sets)
-    if not bool(means.isfinite().all()):
+    if not bool(means.sum().isfinite()):
         row = int((~features.isfinite().all(dim=1)).nonzero()[0])
         raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
     return CollapseStatistics(sets, means)
 
 
 def statistics_and_last_layer(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[CollapseStatistics, Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
-    """`collapse_statistics`, and the weight and bias that fit them, in float64."""
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None = None, *, classes: str = "all"
+) -> tuple[CollapseStatistics, Float[Tensor, "k d"], Float64[Tensor, " k"]]:
+    """`collapse_statistics`, and the weight and bias that fit them."""
     check_features(features, labels)
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
-    return collapse_statistics(features, labels, num_classes=len(weight)), weight, bias
+    statistics = collapse_statistics(features, labels, num_classes=len(weight), classes=classes)
+    return statistics, *statistics.sets.rows_of_kept(weight, bias)
 
 
 def check_last_layer(
     weight: Tensor, bias: Tensor | None = None, *, feature_dim: int, num_classes: int | None = None
-) -> tuple[Float64[Tensor, "k d"], Float64[Tensor, " k"]]:
-    """Weight and bias in float64, a bias of zeros where there is none."""
+) -> tuple[Float[Tensor, "k d"], Float64[Tensor, " k"]]:
+    """The weight, and the bias in float64, zeros where there is none."""
     fits = weight.ndim == 2 and weight.shape[1] == feature_dim and num_classes in (None, len(weight))
     if not fits or (bias is not None and bias.shape != weight.shape[:1]):
         k = "k" if num_classes is None else num_classes
@@ -108,16 +123,23 @@ def check_last_layer(
             f"Expected weight ({k}, {feature_dim}) and bias ({k},), but got {tuple(weight.shape)} and {shape}."
         )
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    if not bool(weight.isfinite().all() & bias.isfinite().all()):
+    # sums, as isfinite would take memory for a copy
+    if not bool(Rows(weight.detach()).total.isfinite().all() & bias.isfinite().all()):
         raise ValueError("Expected a finite weight and bias, but got NaN or infinity.")
-    return weight.detach().double(), bias.detach().double()
+    return weight.detach(), bias.detach().double()
+
+
+def check_classes(classes: str) -> None:
+    if classes not in ("all", "present"):
+        raise ValueError(f"Expected classes 'all' or 'present', but got {classes!r}.")
 
 
 def check_single_labels(sets: LabelSets) -> None:
     """Refuse classes that never occur alone: class means are taken over the samples with one label."""
-    singles = sets.members[sets.multiplicity == 1]
+    singles = sets.slots[sets.multiplicity == 1, 0]
     if len(singles) < sets.num_classes:
-        missing = (~singles.any(dim=0)).nonzero().flatten().tolist()
+        missing = (torch.bincount(singles, minlength=sets.num_classes) == 0).nonzero().flatten()
+        missing = (missing if sets.kept is None else sets.kept[missing]).tolist()
         raise ValueError(
             "Expected at least one sample with a single label for every class, "
             f"but classes {missing[:20]} of {sets.num_classes} have none."
@@ -193,7 +215,7 @@ def set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor
         bag_sums = F.embedding_bag(order[rows] - rows.start, shifted, starts - rows.start, mode="sum")
         labeled = ids >= 0
         sums.index_add_(0, ids[labeled], bag_sums[labeled].double())
-    return shift.double() + sums / sets.counts.unsqueeze(1)
+    return sums.div_(sets.counts.unsqueeze(1)).add_(shift)
 
 
 def _bags(

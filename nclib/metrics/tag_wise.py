@@ -12,6 +12,7 @@ from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.label_sets import LabelSets
+from nclib.metrics.rows import MAX_TABLE
 from nclib.metrics.simplex import unit_rows
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 
@@ -48,7 +49,7 @@ def tag_wise_angles(
 def _tag_wise_angles(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, " s"]:
     """`tag_wise_angles` from the statistics."""
     rows = statistics.sets.with_multiplicity(multiplicity)
-    return angles_degrees(statistics.set_means[rows], tag_sums(statistics, rows))
+    return angles_degrees(statistics.set_means[rows], tag_sums(statistics, multiplicity))
 
 
 def tag_wise_ratio(
@@ -108,7 +109,7 @@ def tag_wise_residual(
 def _tag_wise_fit(statistics: CollapseStatistics, multiplicity: int) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
     """`tag_wise_scale` and `tag_wise_residual` from the statistics."""
     rows = statistics.sets.with_multiplicity(multiplicity)
-    means, sums = statistics.set_means[rows], tag_sums(statistics, rows)
+    means, sums = statistics.set_means[rows], tag_sums(statistics, multiplicity)
     scale = (means * sums).sum() / sums.square().sum()
     return scale, torch.linalg.matrix_norm(means - scale * sums) / torch.linalg.matrix_norm(means)
 
@@ -180,16 +181,17 @@ def angles_degrees(a: Float[Tensor, "*s d"], b: Float[Tensor, "*s d"]) -> Float[
     return torch.rad2deg(2 * half)
 
 
-def tag_sums(statistics: CollapseStatistics, rows: Int64[Tensor, " s"]) -> Float64[Tensor, "s d"]:
-    """`sum_{k in S} mu_k` of the label sets in these rows."""
-    return statistics.sets.members[rows].double() @ statistics.class_means
+def tag_sums(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, "s d"]:
+    """`sum_{k in S} mu_k` of the observed label sets of m labels."""
+    slots = statistics.sets.slots[statistics.sets.with_multiplicity(multiplicity), :multiplicity]
+    return sum(statistics.class_means[column] for column in slots.unbind(dim=1))
 
 
 def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
     """Mean angle between the means of the observed m-label sets and the tag sums of all m-subsets, in degrees.
 
-    From inner products of class means, so it costs K + m numbers a pair, not d. Angles below 1e-6 degrees are lost in
-    rounding, which a mean over all pairs does not feel.
+    From inner products of class means, so it costs K + m numbers a pair, not d, while the K x K of them are few. Angles
+    below 1e-6 degrees are lost in rounding, which a mean over all pairs does not feel.
     """
     num_pairs = _num_pairs(statistics.sets, multiplicity)
     if num_pairs > MAX_PAIRS:
@@ -197,16 +199,21 @@ def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -
             f"Expected at most {MAX_PAIRS:.0e} pairs of label sets, "
             f"but multiplicity {multiplicity} has {num_pairs:.1e}."
         )
-    rows = statistics.sets.with_multiplicity(multiplicity)
+    directions = unit_rows(statistics.set_means[statistics.sets.with_multiplicity(multiplicity)])
     means = statistics.class_means
-    gram = means @ means.T
-    products = unit_rows(statistics.set_means[rows]) @ means.T
-    total = torch.zeros((), dtype=torch.float64, device=means.device)
-    block = max(1, PAIR_BLOCK // (len(rows) * multiplicity))
-    for subsets in _subsets(len(means), multiplicity, block=block, device=means.device):
-        norms = gram[subsets.unsqueeze(2), subsets.unsqueeze(1)].sum(dim=(1, 2)).clamp(min=0).sqrt()
-        cosines = (products[:, subsets].sum(dim=2) / norms).clamp(-1, 1)
-        total += torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt()).sum()
+    (k, d), device = means.shape, means.device
+    gram = means @ means.T if k * k <= MAX_TABLE else None
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for part in directions.split(max(1, MAX_TABLE // k)):
+        products = part @ means.T
+        block = max(1, PAIR_BLOCK // max(len(part) * multiplicity, d if gram is None else 1))
+        for subsets in _subsets(k, multiplicity, block=block, device=device):
+            if gram is None:
+                norms = torch.linalg.vector_norm(sum(means[column] for column in subsets.unbind(dim=1)), dim=1)
+            else:
+                norms = gram[subsets.unsqueeze(2), subsets.unsqueeze(1)].sum(dim=(1, 2)).clamp(min=0).sqrt()
+            cosines = (products[:, subsets].sum(dim=2) / norms).clamp(-1, 1)
+            total += torch.atan2((1 - cosines).sqrt(), (1 + cosines).sqrt()).sum()
     return torch.rad2deg(2 * total) / num_pairs
 
 

@@ -4,10 +4,11 @@ All look only at the samples with exactly one label.
 """
 
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from nclib.metrics.deviations import deviation_blocks, mean_rounding, project, trace_of_rounding
+from nclib.metrics.rows import Rows, pair_statistics
 from nclib.metrics.statistics import CollapseStatistics, collapse_statistics, working_dtype
 
 RANK_RTOL = 1e-12
@@ -38,7 +39,7 @@ def nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float
     (tensor(0.), tensor(0.))
     """
     statistics = collapse_statistics(features, labels)
-    return _nc1(features, statistics, statistics.centered_class_means).to(working_dtype(features))
+    return _nc1(features, statistics, statistics.deviations).to(working_dtype(features))
 
 
 def released_nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -53,12 +54,37 @@ def released_nc1(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"])
     tensor(0.1250)
     """
     statistics = collapse_statistics(features, labels)
-    return _nc1(features, statistics, statistics.released_class_deviations).to(working_dtype(features))
+    return _nc1(features, statistics, statistics.released_deviations).to(working_dtype(features))
 
 
-def _nc1(
-    features: Float[Tensor, "n d"], statistics: CollapseStatistics, deviations: Float64[Tensor, "k d"]
-) -> Float64[Tensor, ""]:
+def separation(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
+    """`tr(SS_W SS_B^+)` of the sums of squares within and between classes; in [0, inf), 0 at collapse.
+
+    `SS_B = sum_k n_k (mu_k - m)(mu_k - m)ᵀ` with the mean m of all one-label samples; `K nc1` where all `n_k` are
+    equal. "Law of data separation": it falls by a constant factor from layer to layer.
+
+    Source: He & Su 2023. Args, Returns, Raises: as `nc1`.
+
+    >>> separation(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([0, 0, 1, 1]))
+    tensor(0.2500)
+    """
+    statistics = collapse_statistics(features, labels)
+    return _nc1(features, statistics, statistics.weighted_deviations).to(working_dtype(features))
+
+
+def class_mean_rank(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Int64[Tensor, ""]:
+    """Numerical rank of the class means minus `mu_G`, by the cut of `nc1`; K - 1 at collapse where d allows it.
+
+    Source: reported layer by layer by Rangamani et al. 2023. Args, Raises: as `nc1`.
+
+    >>> class_mean_rank(torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]]), torch.arange(3))
+    tensor(1)
+    """
+    directions = between_whitening(collapse_statistics(features, labels).deviations)
+    return torch.tensor(len(directions), device=features.device)
+
+
+def _nc1(features: Float[Tensor, "n d"], statistics: CollapseStatistics, deviations: Rows) -> Float64[Tensor, ""]:
     """`nc1` from the class means minus the global mean."""
     directions = between_whitening(deviations)
     rounded = directions.to(working_dtype(features))
@@ -72,21 +98,35 @@ def _nc1(
     return (total / statistics.class_counts.sum() - added).clamp(min=0)
 
 
-def between_whitening(deviations: Float64[Tensor, "k d"]) -> Float64[Tensor, "r d"]:
+def between_whitening(deviations: Rows) -> Float64[Tensor, "r d"]:
     """Rows `A` with `AᵀA = (1/K) Sigma_B^+`, so that `nc1` is the mean of `|A (h - mu_k)|²`; r is the numerical rank.
 
     `Sigma_B = deviationsᵀ deviations / K`; the eigenproblem has the smaller of k and d rows.
     """
-    k, d = deviations.shape
-    gram = deviations @ deviations.T if k <= d else deviations.T @ deviations
+    k, d = deviations.values.shape
+    gram = deviations.dense @ deviations.dense.T if k <= d else deviations.moment
     eigenvalues, vectors = torch.linalg.eigh(gram)
     kept = eigenvalues > RANK_RTOL * eigenvalues[-1]
     if not bool(kept.any()):
         raise ValueError("Expected class means that differ, but all are equal: there is no between-class direction.")
     eigenvalues, vectors = eigenvalues[kept].unsqueeze(1), vectors.T[kept]
     if k <= d:
-        return vectors / eigenvalues @ deviations
+        return vectors / eigenvalues @ deviations.dense
     return vectors / eigenvalues.sqrt()
+
+
+def whitenings(statistics: CollapseStatistics) -> dict[str, Float64[Tensor, "_ d"]]:
+    """`between_whitening` for each metric that is a mean of `|A (h - mu_k)|²`, by its name.
+
+    Without `separation` where all classes have as many samples: it is `K nc1` then.
+    """
+    found = {
+        "nc1": between_whitening(statistics.deviations),
+        "released_nc1": between_whitening(statistics.released_deviations),
+    }
+    if bool((statistics.class_counts != statistics.class_counts[0]).any()):
+        found["separation"] = between_whitening(statistics.weighted_deviations)
+    return found
 
 
 def nc1_quotient(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -105,7 +145,7 @@ def _nc1_quotient(statistics: CollapseStatistics, class_variances: Float64[Tenso
     """`nc1_quotient` from the variance of each class."""
     counts = statistics.class_counts.double()
     within = (counts @ class_variances) / counts.sum()
-    return within / statistics.centered_class_means.square().sum(dim=1).mean()
+    return within / statistics.deviations.norms.square().mean()
 
 
 def nc1_cdnv(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:
@@ -119,14 +159,8 @@ def nc1_cdnv(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> 
     tensor(0.0625)
     """
     statistics = collapse_statistics(features, labels)
-    return _nc1_cdnv(statistics, _class_variances(features, statistics)).to(working_dtype(features))
-
-
-def _nc1_cdnv(statistics: CollapseStatistics, class_variances: Float64[Tensor, " k"]) -> Float64[Tensor, ""]:
-    """`nc1_cdnv` from the variance of each class."""
-    distances = torch.pdist(statistics.class_means)
-    first, second = torch.triu_indices(*2 * [len(class_variances)], offset=1, device=distances.device)
-    return ((class_variances[first] + class_variances[second]) / (2 * distances.square())).mean()
+    variances = _class_variances(features, statistics)
+    return pair_statistics(statistics.deviations, variances).cdnv.to(working_dtype(features))
 
 
 def _class_variances(features: Float[Tensor, "n d"], statistics: CollapseStatistics) -> Float64[Tensor, " k"]:

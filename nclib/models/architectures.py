@@ -20,6 +20,7 @@ class Architecture:
     depths: range = range(0)  # to choose from; none where the name fixes the depth
     depth: int | None = None  # the default
     smallest_image: int = 1  # least height and width [pixels]
+    ends_in_relu: bool = True  # features are not negative
 
     def features(self, width: int | None = None) -> int:
         """Natural width d of the features."""
@@ -30,9 +31,15 @@ ARCHITECTURES = {
     "resnet18": Architecture("resnet", 64, 8, STEMS),
     "resnet34": Architecture("resnet", 64, 8, STEMS),
     "resnet50": Architecture("resnet", 64, 32, STEMS),
-    "vgg16": Architecture("vgg", 64, 8, smallest_image=32),  # five max-pools of 2 leave one position of 32
+    "resnet101": Architecture("resnet", 64, 32, STEMS),
+    "resnet152": Architecture("resnet", 64, 32, STEMS),
+    "wide_resnet50_2": Architecture("resnet", 64, 32, STEMS),
+    "vgg11": Architecture("vgg", 64, 8, smallest_image=32),  # five max-pools of 2 leave one position of 32
+    "vgg13": Architecture("vgg", 64, 8, smallest_image=32),
+    "vgg16": Architecture("vgg", 64, 8, smallest_image=32),
     "vgg19": Architecture("vgg", 64, 8, smallest_image=32),
     "mlp": Architecture("mlp", 512, 1, depths=range(1, 101), depth=6),
+    "mlp_norm_last": Architecture("mlp", 512, 1, depths=range(1, 101), depth=6, ends_in_relu=False),
     "wide_resnet": Architecture("resnet", 160, 4, STEMS, depths=range(8, 101, 6), depth=26),
 }
 

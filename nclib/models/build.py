@@ -63,8 +63,10 @@ def build_model(
     defaults, uniform within 1 / sqrt(fan-in). The last layer of each: PyTorch's default; the bias of an ETF head, too.
 
     `feature_dim` is the width d of the features that the last layer sees. None is the network's natural width
-    (512 in ResNet-18 and VGG, 2048 in ResNet-50, `width` in an mlp); any other makes the last block or
-    convolution d wide and leaves the rest.
+    (512 in ResNet-18 and VGG, 2048 in ResNet-50, `width` in an mlp); a number makes the last block or convolution d
+    wide and leaves the rest. It also gives the last block of a ResNet a 1 x 1 convolution on its shortcut, whatever the
+    number, as the released `--fixdim` does: with 512 features ResNet-18 (3 channels) then has 11,437,130 trainable
+    parameters, not 11,173,962.
 
     Source: released code of both papers. Deviation: at d = K - 1 the ETF is a true one, in the coordinates of its
     span; there the K x K one is cut after d columns.
@@ -117,9 +119,10 @@ def build_model(
         elif known.family == "vgg":
             backbone = VGGBackbone(arch, in_channels=in_channels, **options)
         elif size is None:
-            raise ValueError("Expected image_size for arch 'mlp', whose first layer sees every pixel, but got None.")
+            raise ValueError(f"Expected image_size for arch {arch!r}, whose first layer sees all pixels, but got None.")
         else:
-            backbone = MLPBackbone(in_channels * math.prod(size), depth=depth or known.depth, **options)
+            options |= {"depth": depth or known.depth, "norm_last": not known.ends_in_relu}
+            backbone = MLPBackbone(in_channels * math.prod(size), **options)
     check_feature_dim(head, backbone.feature_dim, num_classes)
     if device.type == "meta":
         return Classifier(backbone, _head(head, backbone.feature_dim, num_classes, bias=bias))

@@ -30,11 +30,13 @@ def load_released_state_dict(model: Classifier, path: str | PathLike[str]) -> No
     """Fill `model` with the weights in a checkpoint of either paper's released code, all of them or none.
 
     Paper 2 saves a plain state dict, paper 1 a dict with `state_dict` beside the command line's arguments; names
-    may start with `module.` (data parallel). The file is read with `weights_only=True`: besides tensors it may hold
+    may start with `module.` (data parallel), or have `shortcut` for `downsample` (paper 2's ResNets of any width). The
+    file is read with `weights_only=True`: besides tensors it may hold
     `argparse.Namespace`, a bag of values, and NumPy numbers, and nothing that runs.
 
     The model is built like the saved one: same arch, channels, classes, width of the features, and head "etf" where
-    the last layer was fixed (its saved weight replaces ours, rotation and all).
+    the last layer was fixed (its saved weight replaces ours, rotation and all). docs/checkpoints.md says which options
+    of the released commands are which arguments of `build_model`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -78,7 +80,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _renamed(saved: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, value in saved.items():
-        name = name.removeprefix("module.")
+        name = name.removeprefix("module.").replace(".shortcut.", ".downsample.")
         first, _, rest = name.partition(".")
         renamed[f"head.{rest}" if first in _LAST_LAYERS else f"backbone.{name}"] = value
     return renamed

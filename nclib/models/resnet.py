@@ -10,21 +10,21 @@ from torch import Tensor, nn
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut: (b c h w) -> (b o h/stride w/stride).
 
-    The shortcut is a 1 x 1 convolution with batch norm where shapes differ.
+    With `project` the shortcut is a 1 x 1 convolution with batch norm, without it the input itself.
 
     Source: He et al. 2016, as in torchvision; `out_channels` other than `width` is the released codes' `fixdim`.
     """
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, out_channels: int, stride: int):
+    def __init__(self, channels: int, width: int, out_channels: int, stride: int, *, project: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample = _shortcut(channels, out_channels, stride)
+        self.downsample = _projection(channels, out_channels, stride) if project else None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o r s"]:
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, out_channels: int, stride: int):
+    def __init__(self, channels: int, width: int, out_channels: int, stride: int, *, project: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, out_channels, stride)
+        self.downsample = _projection(channels, out_channels, stride) if project else None
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o r s"]:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -55,16 +55,17 @@ class Bottleneck(nn.Module):
         return self.relu(y)
 
 
-def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    if stride == 1 and channels == out_channels:
-        return None
+def _projection(channels: int, out_channels: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
-_STAGES = {  # blocks per stage; the first three are the papers', with 64 channels in the first stage
+_STAGES = {  # block, and blocks per stage
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+    "resnet152": (Bottleneck, (3, 8, 36, 3)),
+    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3)),
 }
 
 
@@ -72,10 +73,10 @@ class ResNetBackbone(nn.Module):
     """Stem, stages of residual blocks that halve the image, mean over positions: (b c h w) -> (b d).
 
     The last block alone changes with `feature_dim`: its last convolution gets that many outputs and its shortcut a
-    1 x 1 convolution with batch norm, while the convolutions before keep their width. At the natural width the block
-    is the usual one.
+    1 x 1 convolution with batch norm, also at the natural width, while the convolutions before keep their width.
 
-    The first stage is `width` channels wide (before expansion), each later one twice as wide as that before.
+    The first stage is `width` channels wide (before expansion), each later one twice as wide as that before. Inside a
+    block the convolutions are `widening` times as wide.
 
     Source: the released code of both papers (its `fixdim`), with parameters named as in torchvision.
     """
@@ -90,6 +91,7 @@ class ResNetBackbone(nn.Module):
         width: int,
         feature_dim: int | None,
         stem: str,
+        widening: int = 1,
     ):
         super().__init__()
         small = stem == "small"
@@ -104,12 +106,11 @@ class ResNetBackbone(nn.Module):
             planes = width * 2**stage
             layers = []
             for index in range(count):
-                last = stage == len(blocks) - 1 and index == count - 1
-                out_channels = planes * block.expansion
-                if last and feature_dim is not None:
-                    out_channels = feature_dim
+                fixed = feature_dim is not None and stage == len(blocks) - 1 and index == count - 1
+                out_channels = feature_dim if fixed else planes * block.expansion
                 block_stride = 2 if stage > 0 and index == 0 else 1
-                layers.append(block(channels, planes, out_channels, block_stride))
+                project = fixed or block_stride > 1 or channels != out_channels
+                layers.append(block(channels, planes * widening, out_channels, block_stride, project=project))
                 channels = out_channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.feature_dim = channels
@@ -127,14 +128,17 @@ def mean_over_positions(x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d"]:
 
 
 def resnet_backbone(arch: str, *, width: int, depth: int | None, **options: Any) -> ResNetBackbone:
-    """ResNet-18, -34 or -50, whose stem is `width` wide, or the Wide ResNet for small images.
+    """A ResNet of torchvision's, whose stem is `width` wide, or "wide_resnet", the Wide ResNet for small images.
 
-    "wide_resnet" names two networks. Paper 2's code has it as the one of Zagoruyko and Komodakis (2016) for CIFAR,
-    with depth 26, a stem of 16 channels and three stages of basic blocks from 16 x 10 channels on, not as torchvision's
-    Wide ResNet-50-2 for ImageNet. So it is here, with activations after the convolutions as in that code.
+    That is the one of Zagoruyko and Komodakis (2016) for CIFAR as paper 2's code has it: depth 26, a stem of 16
+    channels, three stages of basic blocks from 16 x 10 channels on, activations after the convolutions.
+    "wide_resnet50_2" is their network for ImageNet, in torchvision and both papers' codes: a ResNet-50 with twice the
+    channels inside its blocks.
     """
     if arch == "wide_resnet":
         block, blocks, stem_width = BasicBlock, ((depth - 2) // 6,) * 3, 16
     else:
         (block, blocks), stem_width = _STAGES[arch], width
+    if arch == "wide_resnet50_2":
+        options["widening"] = 2
     return ResNetBackbone(block, blocks, stem_width=stem_width, width=width, **options)

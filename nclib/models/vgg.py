@@ -9,7 +9,12 @@ from nclib.models.architectures import check_image_size
 from nclib.models.resnet import mean_over_positions
 
 # Convolutions in each of the five stages between max-pools, and their channels as a multiple of the first's
-_CONVOLUTIONS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_CONVOLUTIONS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
 _CHANNELS = (1, 2, 4, 8, 8)
 
 

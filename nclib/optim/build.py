@@ -95,7 +95,8 @@ def step(
     """One step of any optimizer on one batch; nothing is read back from the device unless the optimizer does (L-BFGS).
 
     First-order optimizers call the closure once, "sdlbfgs" twice, "lbfgs" up to 25 times. Whatever the
-    number, the running statistics of batch norm see the batch once, at the parameters before the step.
+    number, the running statistics of batch norm see the batch once, at the parameters before the step (in the released
+    code at every call).
 
     The closure clears the gradients, computes the loss of the batch and its gradients, and returns the loss. It must
     give the same value when called again: same images, same augmentation. `model` has the batch-norm layers it runs.

@@ -20,8 +20,9 @@ class LBFGS(torch.optim.LBFGS):
     `lr` is the first step length that the line search tries; groups may have their own `weight_decay`. A step makes up
     to 20 iterations on one batch.
 
-    Source: paper 2, L-BFGS arm. Its gradients are laid out again where needed: those of channels_last convolutions,
-    which PyTorch's L-BFGS refuses.
+    Source: paper 2, L-BFGS arm. There each evaluation of the line search also moves batch norm's running statistics;
+    `nclib.optim.step` lets the first one alone do so. Gradients are laid out again where needed: those of
+    channels_last convolutions, which PyTorch's L-BFGS refuses.
     """
 
     def __init__(

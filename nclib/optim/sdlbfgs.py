@@ -26,7 +26,9 @@ class SdLBFGS(torch.optim.Optimizer):
     The first step takes gamma = delta. Everything stays on the device: a step waits for no result.
 
     Source: Wang, Ma, Goldfarb and Liu, Stochastic quasi-Newton methods for nonconvex stochastic optimization, SIAM J.
-    Optim. 27 (2017), section 3, SdLBFGS. A pair without curvature (s = 0) has no part in H. Groups may have their own
+    Optim. 27 (2017), section 3, SdLBFGS. Paper 2's released optimizer of that name differs: gamma is 1, the direction
+    is scaled to unit length (steps are lr long, the first min(1, 1/|g|_1) lr), and y is the difference of the gradients
+    of two successive batches. A pair without curvature (s = 0) has no part in H. Groups may have their own
     `weight_decay`.
     """
 

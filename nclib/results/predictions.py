@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from nclib.models.architectures import ARCHITECTURES
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 from nclib.theory import predict_training, settings_of_training
@@ -28,8 +29,8 @@ def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, fea
     """Values at the global minimum of a run's objective; empty where the theory does not apply.
 
     It applies if the settings fit (`fits_theory`), each multiplicity's label sets all occur equally often, and the
-    features have at least K - 1 dimensions. All networks here end in a ReLU; with an ETF head and d >= K the minimum
-    over features that are not negative is known.
+    features have at least K - 1 dimensions. Most networks end in a ReLU; with an ETF head and d >= K the minimum over
+    features that are not negative is known.
 
     Returns `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of
     `λ |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
@@ -39,8 +40,8 @@ def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, fea
         return {}
     training, model = run.training, run.model
     settings = training.model_dump(include=SETTINGS) | {"bias": model.bias}
-    etf = model.head == "etf"
-    minimum = predict_training(K, counts, **settings, head=model.head, nonnegative=etf and d >= K)
+    nonnegative = model.head == "etf" and d >= K and ARCHITECTURES[model.arch].ends_in_relu
+    minimum = predict_training(K, counts, **settings, head=model.head, nonnegative=nonnegative)
     squared_norms = sum(n * math.comb(K, m) * minimum.feature_norms[m] ** 2 for m, n in counts.items())
     return {
         "train_loss": minimum.data_loss,

@@ -83,6 +83,7 @@ def _as_text(value: Any) -> Any:
 
 Real = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Label = Annotated[str, Field(pattern=r"^\S.*$", max_length=100)]
 Counts = Annotated[dict[int, Annotated[int, Field(ge=1, le=10**7)]], BeforeValidator(_integer_keys)]
 Integers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
 
@@ -124,14 +125,17 @@ class Dataset(Section):
         (), description="imbalance: training images per pair, one number for each equal group of pairs"
     )
     sample_size: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="training images per class (svhn: most per label set); None: all"
+        None, description="training images per class, the first of each (svhn: at most, per label set); None: all"
     )
-    random_labels: bool = Field(False, description="permute the training labels once (balanced)")
+    random_labels: bool = Field(False, description="permute the labels of both splits once (balanced)")
     image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=1024)] | None = Field(
         None, description="resize to this side [pixels]"
     )
     test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
         TEST_FRACTION, description="share of each class kept for the test, where the source has no split of its own"
+    )
+    split: Literal["random", "last"] = Field(
+        "random", description="image_folder: which of each class are for the test; 'last': in the order of file names"
     )
     test_folder: str | None = Field(
         None, description="image_folder: the folder of test images, where there are several such as val and test"
@@ -160,8 +164,9 @@ class Dataset(Section):
         for field in ("train_counts", "test_counts", "pair_groups"):
             if self.layout is None and getattr(self, field):
                 raise FieldError(field, f"it needs a layout ({', '.join(LAYOUTS)})")
-        if self.test_folder is not None and "test_folder" not in source.options:
-            raise FieldError("test_folder", "it is for source 'image_folder'")
+        for field, default in {"test_folder": None, "split": "random"}.items():
+            if getattr(self, field) != default and field not in source.options:
+                raise FieldError(field, "it is for source 'image_folder'")
         if source.is_multi_label and self.random_labels:
             raise FieldError(
                 "random_labels", f"it is for single-label data: the images of {self.source} have several labels"
@@ -204,7 +209,7 @@ class Model(Section):
     depth: int | None = Field(None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet; None: its own")
     head: Literal[HEADS] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
     feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="width d of the last-layer features; None: the architecture's own"
+        None, description="width d of the last-layer features, as the released --fixdim; None: the architecture's own"
     )
     stem: Literal[STEMS] = Field("small", description="3x3 stride 1, or 7x7 stride 2 with max-pool")
     bias: bool = Field(True, description="a bias in the last layer")
@@ -214,7 +219,8 @@ class Training(Section):
     """How the network is trained (stage 02_train)."""
 
     loss: Literal[tuple(LOSSES)] = Field(
-        "cross_entropy", description="single-label loss under pick-all-label; rescaled_mse: to multi-hot targets"
+        "cross_entropy",
+        description="single-label loss under pick-all-label; rescaled_mse, binary_cross_entropy: of multi-hot targets",
     )
     label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
     mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")
@@ -272,6 +278,7 @@ class Run(Section):
 
     study: Name
     run: Name
+    label: Label = Field(default_factory=lambda given: given["run"], description="its name in figures and tables")
     dataset: Dataset
     model: Model
     training: Training

@@ -67,12 +67,12 @@ def stream(seed: int, purpose: str) -> torch.Generator:
 
 
 def split_by_class(
-    labels: Integer[Tensor, " n"], *, test_fraction: float, train: bool, generator: torch.Generator
+    labels: Integer[Tensor, " n"], *, test_fraction: float, train: bool, generator: torch.Generator | None
 ) -> Int64[Tensor, " m"]:
     """Rows of one split, drawn at random within each class; the two splits of one generator state share no row.
 
     Each class of n images gives `round(n * test_fraction)` of them to the test split, but at least 1, and keeps at
-    least 1. A class of fewer than 2 images is a `ValueError`.
+    least 1; without a generator these are its last. A class of fewer than 2 images is a `ValueError`.
     """
     kept = []
     for label in labels.unique().tolist():
@@ -81,7 +81,7 @@ def split_by_class(
             raise ValueError(
                 f"Expected every class to have 2 images or more to split, but class {label} has {len(rows)}."
             )
-        rows = rows[torch.randperm(len(rows), generator=generator)]
+        rows = rows.flip(0) if generator is None else rows[torch.randperm(len(rows), generator=generator)]
         num_test = min(max(round(len(rows) * test_fraction), 1), len(rows) - 1)
         kept.append(rows[num_test:] if train else rows[:num_test])
     return torch.cat(kept).sort().values

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from nclib.data.sources.base import SourceError, SourceImages, split_by_class, stream
-from nclib.data.sources.decoding import EXTENSIONS, cache_key, cached, decode_all
-from nclib.study.registry import TEST_FRACTION
+from nclib.data.sources.decoding import cached, decode_all
+from nclib.study.registry import IMAGE_ENDINGS, TEST_FRACTION
 
 TRAINING_FOLDERS = ("train", "training")  # in any case, as are all of these
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
@@ -21,20 +21,23 @@ def load(
     train: bool,
     image_size: int | None,
     test_fraction: float = TEST_FRACTION,
+    split: str = "random",
     seed: int = 0,
     test_folder: str | None = None,
 ) -> SourceImages:
     """Read `ROOT/CLASS/*.jpg` and the like, as RGB; classes in alphabetical order, as torchvision's `ImageFolder`.
 
     Where `root` holds a folder for training and one for the test (`train` and `val`, say), each a folder of class
-    folders, these are the splits. Otherwise each class is split at random by `seed`. Hidden entries are skipped.
+    folders, these are the splits. Otherwise each class is split, at random by `seed` or in the order of its file names.
+    Hidden entries are skipped.
 
     Args:
         root: the folder of class folders.
         train: the training split, or the test split.
         image_size: side the images are resized to (bilinear, anti-aliased) [pixels]; None: all must have one size.
         test_fraction: share of each class that goes to the test split, where there are no folders of splits.
-        seed: of the split.
+        split: "random", or "last" for the last images of each class as test images.
+        seed: of the random split.
         test_folder: the folder in `root` that is the test split, where there are several, such as `val` and `test`.
 
     Returns:
@@ -50,7 +53,7 @@ def load(
     rows = torch.arange(len(files))
     if folders is None:
         try:
-            generator = stream(seed, "split")
+            generator = stream(seed, "split") if split == "random" else None
             rows = split_by_class(labels, test_fraction=test_fraction, train=train, generator=generator)
         except ValueError as error:
             raise SourceError(f"{root} cannot be split: {error}") from error
@@ -65,8 +68,7 @@ def load(
         images = decode_all(kept, resize, what=f"Reading {folder.name}")
         return SourceImages(images, labels[rows], names, rows)
 
-    key = cache_key(kept, image_size=image_size, classes=names)
-    return cached(f"{folder.name}-{image_size}", key, make)
+    return cached(f"{folder.name}-{image_size}", kept, make, image_size=image_size, classes=names)
 
 
 def _split_folders(root: Path, test_folder: str | None) -> tuple[Path, Path] | None:
@@ -101,10 +103,10 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
                 f"{inner} is a folder, but images must lie directly in the folder of their class: move the class "
                 "folders up, or set dataset.root to the folder that holds them."
             )
-        images = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS]
-        skipped += [f"{each.name}/{entry.name}" for entry in entries if entry.suffix.lower() not in EXTENSIONS]
+        images = [entry for entry in entries if entry.suffix.lower() in IMAGE_ENDINGS]
+        skipped += [f"{each.name}/{entry.name}" for entry in entries if entry.suffix.lower() not in IMAGE_ENDINGS]
         if not images:
-            raise SourceError(f"{each} has no image ({', '.join(EXTENSIONS)}): fill or remove it.")
+            raise SourceError(f"{each} has no image ({', '.join(IMAGE_ENDINGS)}): fill or remove it.")
         files += images
         labels += [label] * len(images)
     if skipped:
@@ -112,7 +114,7 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
             "Skipped %d files in %s, since only %s are read: %s ...",
             len(skipped),
             folder,
-            ", ".join(EXTENSIONS),
+            ", ".join(IMAGE_ENDINGS),
             ", ".join(skipped[:5]),
         )
     return tuple(each.name for each in classes), files, torch.tensor(labels)
