@@ -1,56 +1,67 @@
-"""The site (`make docs`): guides, executed notebooks, gallery, claims and API, built offline.
+"""The site (`make docs`): guides, executed notebooks, gallery, claims, metrics and API, built offline.
 
-It shows what is there: committed files, and the finished default study and theory notebook in `outputs/`, which
-`make docs` sees to. Pages made from these go to `docs/made/`, which git ignores.
+Its source folder is the project's, so that links between files lead where they lead on a code host. Pages made from
+results go to `docs/made/`, which git ignores.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import latex2mathml.converter
-import nclib
-import pages
+import latex2mathml.converter  # noqa: E402
+import pages  # noqa: E402
+from docutils import nodes  # noqa: E402
 
-project = "nclib"
-author = "the nclib developers"
-copyright = author
+import nclib.metrics  # noqa: E402
+
+nclib.metrics.CollapseMetrics = nclib.metrics.CollapseMetrics  # imported on demand: autodoc would not find it
+
+project = html_title = "nclib"
+author = copyright = "the nclib developers"
 version = release = nclib.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
-nb_execution_mode = "off"  # they were executed by the study
-nb_merge_streams = True
-nitpicky = False
+root_doc = "docs/index"
+include_patterns = ["docs/*.md", "docs/made/*", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+include_patterns += ["outputs/reference/claims.md", "outputs/reference/*/table.md"]
+exclude_patterns = [".*", "nclib", "tests", "notebooks", "data", "docs/_build"]
 
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # a study executed them
+nb_merge_streams = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-napoleon_google_docstring = True
 
 html_theme = "furo"
-html_title = "nclib"
-html_static_path = ["static"]
+html_static_path = ["static", "made/static"]
+html_css_files = ["site.css"]
+html_extra_path = ["root"]
 html_math_renderer = "mathml"
 
 
 def setup(app):
     """Make the pages before Sphinx reads them; mathematics as MathML, which browsers draw without a script."""
-    pages.make(Path(app.srcdir), Path(os.environ.get("NCLIB_OUTPUTS", "outputs")))
-    app.add_html_math_renderer("mathml", (_mathml("inline"), None), (_mathml("block"), None))
+    pages.make(HERE, HERE.parent / os.environ.get("NCLIB_OUTPUTS", "outputs"))
+    app.connect("autodoc-process-docstring", as_restructured_text)
+    app.add_html_math_renderer("mathml", (math("inline"), None), (math("block"), None))
 
 
-def _mathml(display):
+def as_restructured_text(app, what, name, thing, options, lines):
+    """Docstrings quote code in single backquotes."""
+    lines[:] = [re.sub(r"(?<![`\w:])`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+
+
+def math(display):
+    """A renderer of formulas."""
+
     def render(translator, node):
-        translator.body.append(latex2mathml.converter.convert(node.astext(), display=display))
-        if display == "block":
-            translator.body.append("\n")
-        from docutils.nodes import SkipNode
-
-        raise SkipNode
+        formula = latex2mathml.converter.convert(node.astext(), display=display)
+        translator.body.append(formula if display == "inline" else f"<div>{formula}</div>")
+        raise nodes.SkipNode
 
     return render

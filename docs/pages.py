@@ -1,8 +1,9 @@
-"""The pages of the site that are made from results: executed notebooks, gallery, explorer."""
+"""The pages of the site that are made from results: executed notebooks, gallery, metrics, explorer."""
 
-import json
 import shutil
 from pathlib import Path
+
+import metric_pictures
 
 STUDY = "mlab_digits"
 NOTEBOOKS = {  # page -> the executed notebook, in the outputs
@@ -16,37 +17,35 @@ NOTEBOOKS = {  # page -> the executed notebook, in the outputs
 
 
 def make(docs: Path, outputs: Path) -> None:
-    """Write `DOCS/made/` afresh.
+    """Write `docs/made/` afresh.
 
     Raises:
         SystemExit: a result is missing; the message says which command makes it.
     """
+    missing = [str(outputs / place) for place in NOTEBOOKS.values() if not (outputs / place).is_file()]
+    if missing:
+        raise SystemExit(f"{', '.join(missing)}: not there. `make docs` makes what it needs.")
     made = docs / "made"
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    (made / "static").mkdir(parents=True)
     for page, place in NOTEBOOKS.items():
-        if not (outputs / place).is_file():
-            print(f"{outputs / place} is missing: `make docs` makes it"); continue
         shutil.copy(outputs / place, made / f"{page}.ipynb")
     (made / "gallery.md").write_text(gallery(docs.parent / "outputs/reference"))
-    explorer(outputs / STUDY, docs / "static/explorer.html")
+    metric_pictures.make(docs, made / "pictures")
+    from nclib.explore import Explorer
+
+    Explorer(outputs / STUDY).save_html(made / "static/explorer.html")
 
 
 def gallery(reference: Path) -> str:
-    """A section per reference study: its figures with their captions, and the command that makes them."""
-    lines = ["# Gallery", ""]
-    for study in sorted(reference.iterdir()):
-        lines += [f"## {study.name}", "", f"    make reproduce STUDY=params/{study.name}.yaml", ""]
-        captions = {p.stem: p.stem for p in study.glob("*.png")}
-        for name, caption in captions.items():
-            lines += [f":::{{figure}} ../../outputs/reference/{study.name}/{name}.png", "", caption, ":::", ""]
-        lines += [f":::{{include}} ../../outputs/reference/{study.name}/table.md", ":heading-offset: 2", ":::", ""]
+    """A section per reference study: its figures with their captions, its table, and the command that makes them."""
+    lines = ["# Gallery", "", "Every figure of the committed results, by study. The command above them draws them again."]
+    for study in sorted(path for path in reference.iterdir() if path.is_dir()):
+        here = f"../../outputs/reference/{study.name}"
+        lines += ["", f"## {study.name}", "", f"    make reproduce STUDY=params/{study.name}.yaml", ""]
+        lines += [f"[The table]({here}/table.md)", ""]
+        for figure in sorted(study.glob("*.png")):
+            caption = figure.with_suffix(".txt")
+            lines += [f"![{figure.stem}]({here}/{figure.name})", ""]
+            lines += [caption.read_text().strip() if caption.is_file() else f"`{figure.stem}`", ""]
     return "\n".join(lines)
-
-
-def explorer(study: Path, page: Path) -> None:
-    """The explorer over a study as one page that needs no kernel."""
-    from nclib.explore import Explorer
-
-    page.parent.mkdir(exist_ok=True)
-    Explorer(study).save_html(page)
