@@ -154,7 +154,7 @@ TSC = npx --yes --package typescript@5.9.3 tsc --noEmit --checkJs --target es202
 	--noUnusedLocals --noUnusedParameters --noImplicitReturns
 
 # a jaxtyping shape ("n d") is no name; basic rules, library only (pyrightconfig in pyproject.toml)
-PYRIGHT = npx --yes --package pyright@1.1.400 pyright --pythonpath $(BIN)/python
+PYRIGHT = npx --yes --package pyright@1.1.414 pyright --pythonpath $(BIN)/python
 
 lint: $(READY)
 	$(BIN)/ruff check .

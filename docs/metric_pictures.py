@@ -18,7 +18,14 @@ PAIRS = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
 COLORS = torch.tensor([[0.00, 0.45, 0.70], [0.87, 0.56, 0.02], [0.01, 0.62, 0.45]])
 BENT = torch.tensor([[0.75, 0.85], [0.0, 0.0], [0.0, 0.0]])
 SEEN = {  # what disturbs the collapse: the keys that see it
-    "The features of a class are spread": ("nc1", "nc1_quotient", "nc1_cdnv", "separation", "nuclear_over_frobenius", "released_nc1"),
+    "The features of a class are spread": (
+        "nc1",
+        "nc1_quotient",
+        "nc1_cdnv",
+        "separation",
+        "nuclear_over_frobenius",
+        "released_nc1",
+    ),
     "Features lie nearer to another class": (
         *("nc4", "ncc_accuracy", "cosine_margin_mean", "soft_iou", "jaccard", "subset_accuracy", "top1", "top5"),
     ),
@@ -70,7 +77,10 @@ def features_of(what: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     elif what.startswith("Pairs do not"):
         pairs = turned(pairs, 35) + torch.tensor([0.15, 0.0])
     features = torch.cat([means, pairs]).repeat_interleave(EACH, dim=0)
-    features = features + noise * {"The features of a class are spread": 0.15, "Features lie nearer to another class": 0.55}.get(what, 0)
+    features = features + noise * {
+        "The features of a class are spread": 0.15,
+        "Features lie nearer to another class": 0.55,
+    }.get(what, 0)
     if what == "All features are shifted":
         features = features + torch.tensor([0.6, 0.3])
     return features, torch.cat([torch.eye(3, dtype=torch.long), PAIRS]).repeat_interleave(EACH, dim=0), weight
@@ -106,7 +116,12 @@ def measured(what: str) -> dict[str, float]:
 
 def function_of(key: str) -> str:
     """The function that computes a key."""
-    names = {"top1": "top_k_accuracy", "top5": "top_k_accuracy", "tag_wise_angle_mean_m": "tag_wise_angles", "tag_wise_angle_max_m": "tag_wise_angles"}
+    names = {
+        "top1": "top_k_accuracy",
+        "top5": "top_k_accuracy",
+        "tag_wise_angle_mean_m": "tag_wise_angles",
+        "tag_wise_angle_max_m": "tag_wise_angles",
+    }
     return names.get(key, key.removesuffix("_m"))
 
 
@@ -117,8 +132,9 @@ def make(docs: Path, folder: Path) -> None:
     lines = [
         "# Metrics, one by one",
         "",
-        "Left exact collapse, right what the metric sees; its value stands above each. Dots are features of three classes, diamonds those "
-        "of their pairs, discs class means, lines the rows of the classifier (drawn at a quarter of their length). "
+        "Left exact collapse, right what the metric sees, with its value above each. Dots are features of three "
+        "classes, diamonds those of their pairs, discs class means, lines the rows of the classifier (at a quarter of "
+        "their length). "
         "[Symbols and choices](../metrics.md#keys).",
         "",
     ]
@@ -126,7 +142,9 @@ def make(docs: Path, folder: Path) -> None:
         values = measured(what)
         lines += [f"## {what}", ""]
         for key in keys:
-            equation, at_collapse, source = table[key]
+            equation, at_collapse, source = (
+                cell.replace("](#", "](../metrics.md#").replace("](theory", "](../theory") for cell in table[key]
+            )
             with style():
                 figure, pair = plt.subplots(1, 2, figsize=(5.0, 2.2), layout="constrained")
                 for axes, shown, found in zip(pair, ("", what), (collapsed, values), strict=True):
@@ -138,9 +156,10 @@ def make(docs: Path, folder: Path) -> None:
             lines += [
                 f"### `{key}`",
                 "",
-                f"{equation}",
+                equation,
                 "",
-                f"**At collapse:** {at_collapse or 0}. **Source:** {source or 'common'}. **Code:** {{py:func}}`nclib.metrics.{function_of(key)}`.",
+                f"**At collapse:** {at_collapse}. **Source:** {source or 'common'}. "
+                f"**Code:** {{py:func}}`nclib.metrics.{function_of(key)}`.",
                 "",
                 f"![{key}: {what}]({folder.name}/{key}.svg)",
                 "",

@@ -28,15 +28,17 @@ def between(geometry: Geometry, place: float) -> Geometry:
 
 def frame(geometry: Geometry) -> Image.Image:
     """All classes, and beside them three with their pairs."""
-    displays = (FeaturePlane({"all ten classes": (geometry, 0)}), TagWisePlane(geometry, (0,)))
+    plane, pairs = FeaturePlane({"all ten classes": (geometry, 0)}).plot(), TagWisePlane(geometry, (0,)).plot()
+    plane.figure_.set_layout_engine("none")  # which would make room for names outside, and the axes would jump
+    plane.axes_[0].set_position((0.03, 0.05, 0.94, 0.88))
     drawn = []
-    for display in displays:
+    for display in (plane, pairs):
         file = io.BytesIO()
-        display.plot().figure_.savefig(file, format="png", dpi=DPI)
+        display.figure_.savefig(file, format="png", dpi=DPI)
         plt.close(display.figure_)
         drawn.append(Image.open(file).convert("RGB"))
     page = Image.new("RGB", (sum(image.width for image in drawn), max(image.height for image in drawn)), "white")
-    page.paste(drawn[0], (0, (page.height - drawn[0].height) // 2))
+    page.paste(drawn[0], (0, 0))
     page.paste(drawn[1], (drawn[0].width, 0))
     return page
 

@@ -52,8 +52,8 @@ def counts(files: list[Claims]) -> str:
     """How many tests of the claims hold."""
     tests = Counter(test.verdict for file in files for claim in file.claims for test in claim.tests)
     return (
-        f"Of the {sum(tests.values())} tests of {sum(len(file.claims) for file in files)} claims, {tests[HOLDS]} hold on "
-        f"the committed results, {tests[FAILS]} do not, each with a note, and {tests[OPEN]} are not measured yet: "
+        f"Of the {sum(tests.values())} tests of {sum(len(file.claims) for file in files)} claims, {tests[HOLDS]} hold "
+        f"on the committed results, {tests[FAILS]} do not, each with a note, and {tests[OPEN]} are not measured yet: "
         "those at the papers' full size, and those of studies that have not been run."
     )
 
@@ -105,7 +105,10 @@ def commands(files: list[Claims]) -> str:
         rows = []
         for claim in file.claims:
             studies = dict.fromkeys(test.study for test in claim.tests)
-            of_scale = {scale: [s for s in studies if s in file.studies and file.studies[s].scale == scale] for scale in ("laptop", "paper")}
+            of_scale = {
+                scale: [s for s in studies if s in file.studies and file.studies[s].scale == scale]
+                for scale in ("laptop", "paper")
+            }
             measured = "`make verify`" if THEORY in studies else ", ".join(f"`{study}`" for study in of_scale["laptop"])
             full = ", ".join(f"`{study}`" for study in of_scale["paper"])
             rows.append([claim.claim, f"{claim.quantity} {claim.expected}", measured or "–", full or "–"])
@@ -126,7 +129,13 @@ def costs(files: list[Claims]) -> str:
             reference = ROOT / REFERENCE / name / "table.csv"
             seconds = pd.read_csv(reference)["seconds"] if reference.is_file() else []
             took = f"{sum(seconds) / 60:.0f} min for {len(seconds)}" if len(seconds) else "not run"
-            disk = "–" if megabytes != megabytes else f"{megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f"{megabytes:.0f} MB"
+            disk = (
+                "–"
+                if megabytes != megabytes
+                else f"{megabytes / 1e3:.1f} GB"
+                if megabytes >= 1e3
+                else f"{megabytes:.0f} MB"
+            )
             rows.append([f"`make verify STUDY=params/{name}.yaml`", cost.scale, str(trainings), took, disk])
     return table(["command", "scale", "trainings", "time of the trainings", "checkpoints"], rows)
 

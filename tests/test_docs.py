@@ -44,7 +44,9 @@ def test_the_first_screen():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_name_what_there_is(page):
     text = page.read_text()
-    blocks = re.findall(r"(?m)^    (?:make|python|papermill|conda|docker) .*", text) + re.findall(r"`((?:make|python) [^`]+)`", text)
+    blocks = re.findall(r"(?m)^    (?:make|python|papermill|conda|docker) .*", text) + re.findall(
+        r"`((?:make|python) [^`]+)`", text
+    )
     makefile = (ROOT / "Makefile").read_text()
     for line in blocks:
         command = line.split("#")[0].strip()
@@ -62,7 +64,10 @@ def test_commands_name_what_there_is(page):
 
 
 def test_every_page_is_in_the_contents():
-    entries = re.findall(r"(?m)^(?:.*<)?([\w./]+)>?$", "".join(re.findall(r":::\{toctree\}(.*?):::", (ROOT / "docs/index.md").read_text(), re.DOTALL)))
+    entries = re.findall(
+        r"(?m)^(?:.*<)?([\w./]+)>?$",
+        "".join(re.findall(r":::\{toctree\}(.*?):::", (ROOT / "docs/index.md").read_text(), re.DOTALL)),
+    )
     listed = {entry for entry in entries if entry != ""}
     made = {f"made/{name}" for name in (*pages.NOTEBOOKS, "gallery", "metrics_one_by_one")}
     written = {page.stem for page in ROOT.glob("docs/*.md")} - {"index"}
@@ -123,9 +128,15 @@ def test_a_crate_describes_every_file_and_what_made_it(tmp_path, capsys):
     graph = {each["@id"]: each for each in json.loads((folder / crate.FILE).read_text())["@graph"]}
     actions = [each for each in graph.values() if each["@type"] == "CreateAction"]
     assert len(actions) == 5  # one data set; two runs, each trained and measured
-    linked = [link["@id"] for action in actions for link in (*action["object"], *action["result"], action["instrument"])]
+    linked = [
+        link["@id"] for action in actions for link in (*action["object"], *action["result"], action["instrument"])
+    ]
     assert set(linked) | {action["@id"] for action in actions} <= set(graph)
-    assert {link["@id"] for link in graph["./"]["hasPart"]} == {name for name in graph if "File" in graph[name]["@type"]}
-    assert all((folder / each["@id"]).stat().st_size == int(each["contentSize"]) for each in graph.values() if "sha256" in each)
+    assert {link["@id"] for link in graph["./"]["hasPart"]} == {
+        name for name in graph if "File" in graph[name]["@type"]
+    }
+    assert all(
+        (folder / each["@id"]).stat().st_size == int(each["contentSize"]) for each in graph.values() if "sha256" in each
+    )
     assert crate.main([str(tmp_path / "made.yaml"), "--outputs", str(tmp_path / "none")]) == 1
     assert crate.main([str(tmp_path / "none.yaml")]) == 2

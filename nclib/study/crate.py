@@ -1,10 +1,13 @@
 """`python -m nclib crate STUDY`: an RO-Crate, so that archives know what the files of a study are and what made them.
 
-Each finished stage is an action of the Process Run Crate profile: its notebook turned files into files, as manifests say.
+Each finished stage is an action of the Process Run Crate profile: its notebook turned files into files. All of it
+is taken from manifests.
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,22 +47,22 @@ def _graph(name: str, finished: list[Stage], folder: Path) -> list[dict[str, Any
     """Crate and profile, then every file, then what each stage did."""
     files, actions = {}, []
     for stage in finished:
-        made, notebook = stage.manifest, f"{stage.key}.ipynb"
-        began = datetime.fromisoformat(made["started"])
+        made, notebook, began = stage.manifest, f"{stage.key}.ipynb", datetime.fromisoformat(stage.manifest["started"])
         ended = (began + timedelta(seconds=made["seconds"])).isoformat(timespec="seconds")
-        read = [(stage.folder / file).resolve() for file in made["inputs"]]
-        read = [path.relative_to(folder).as_posix() for path in read if path.is_relative_to(folder)]
-        written = {(stage.folder / file).relative_to(folder).as_posix(): of for file, of in made["outputs"].items()}
-        files |= {file: {"@type": "File", "contentSize": str(of["bytes"]), "sha256": of["sha256"]} for file, of in written.items()}
-        files[notebook] = {"@type": ["File", "SoftwareSourceCode"], "description": "as it was executed"}
-        links = {"instrument": {"@id": notebook}, "object": _links(read), "result": _links(written)}
+        places = {file: os.path.relpath(stage.folder / file, folder) for file in (*made["inputs"], *made["outputs"])}
+        for file, of in made["outputs"].items():
+            files[places[file]] = {"@type": "File", "contentSize": str(of["bytes"]), "sha256": of["sha256"]}
+        files[notebook] = {"@type": ["File", "SoftwareSourceCode"], "version": str(made.get("git_commit"))}
         about = {"@type": "CreateAction", "name": stage.key, "startTime": made["started"], "endTime": ended}
-        actions.append({"@id": f"#{stage.key}", **about, **links})
-    crate = {"name": name, "description": f"Results of the study {name}", "datePublished": max(a["endTime"] for a in actions)}
-    crate |= {"license": {"@id": LICENSE}, "conformsTo": {"@id": PROFILE}, "hasPart": _links(files)}
+        read, written = ([places[file] for file in made[side]] for side in ("inputs", "outputs"))
+        about |= {"object": _links(set(read) & set(files)), "result": _links(written), "instrument": {"@id": notebook}}
+        actions.append({"@id": f"#{stage.key}", **about})
+    about = {"name": name, "description": f"Results of the study {name}", "license": {"@id": LICENSE}}
+    about |= {"datePublished": max(action["endTime"] for action in actions), "conformsTo": {"@id": PROFILE}}
+    about |= {"hasPart": _links(files), "mentions": _links(action["@id"] for action in actions)}
     return [
         {"@id": FILE, "@type": "CreativeWork", "conformsTo": {"@id": CRATE}, "about": {"@id": "./"}},
-        {"@id": "./", "@type": "Dataset", **crate, "mentions": _links(action["@id"] for action in actions)},
+        {"@id": "./", "@type": "Dataset", **about},
         {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"},
         {"@id": LICENSE, "@type": "CreativeWork", "name": "MIT License"},
         *({"@id": file, "name": file, **of} for file, of in files.items()),
@@ -67,5 +70,5 @@ def _graph(name: str, finished: list[Stage], folder: Path) -> list[dict[str, Any
     ]
 
 
-def _links(names) -> list[dict[str, str]]:
-    return [{"@id": name} for name in names]
+def _links(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"@id": name} for name in sorted(names)]
