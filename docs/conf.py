@@ -16,9 +16,11 @@ import latex2mathml.converter  # noqa: E402
 import pages  # noqa: E402
 from docutils import nodes  # noqa: E402
 
-import nclib.metrics  # noqa: E402
+import nclib  # noqa: E402
+from nclib import metrics, models, optim  # noqa: E402
 
-nclib.metrics.CollapseMetrics = nclib.metrics.CollapseMetrics  # imported on demand: autodoc would not find it
+for room in (metrics, models, optim):  # some names are imported on demand: autodoc would not find them
+    vars(room).update({name: getattr(room, name) for name in room.__all__})
 
 project = html_title = "nclib"
 author = copyright = "the nclib developers"
@@ -52,8 +54,10 @@ def setup(app):
 
 
 def as_restructured_text(app, what, name, thing, options, lines):
-    """Docstrings quote code in single backquotes."""
-    lines[:] = [re.sub(r"(?<![`\w:])`([^`]+)`(?!`)", r"``\1``", line) for line in lines]
+    """Docstrings quote code in single backquotes, and a bar is a norm."""
+    text = re.sub(r"(?<![`\w:])`([^`]+)`(?!`)", r"``\1``", "\n".join(lines))
+    parts = re.split(r"(``[^`]+``|^ *>>>[^\n]*$)", text, flags=re.MULTILINE)
+    lines[:] = "".join(part if place % 2 else part.replace("|", "\\|") for place, part in enumerate(parts)).split("\n")
 
 
 def math(display):
