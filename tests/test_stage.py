@@ -209,6 +209,8 @@ def test_a_notebooks_parameters(made, tmp_path, first_call):
 
 def test_figures_show_the_runs_that_are_done(made):
     study, outputs = made
+    figures = stages(study, outputs, runs=["etf"])[-1]
+    assert list(figures.included.runs) == ["learned", "etf"], "one run alone does not take the others from the figures"
     of_etf("03_validate", study, outputs).clear()
     assert list(Stage("04_figures", study, outputs=outputs).included.runs) == ["learned"]
 
