@@ -371,7 +371,7 @@ def test_javascript(outputs, learned, tmp_path):
     (tmp_path / "pack").write_bytes(pack({"text": "ä & <b>"}, arrays))
     module = tmp_path / "explorer.mjs"  # node takes a .js file for an older kind of module
     shutil.copy(MODULE, module)
-    expected = [*expected_planes(learned, "multi", 4), *expected_planes(single, "single", 40)]
+    expected = [*expected_planes(learned, "multi", 4), *expected_planes(single, "single", 10)]
     given = {"module": str(module), "folder": str(tmp_path), "expected": expected}
     (tmp_path / "given.json").write_text(json.dumps(given))
     done = subprocess.run(

@@ -24,12 +24,16 @@ from tests.synthetic_study import MULTI_LABEL, write_study
 STUDY = {**MULTI_LABEL, "seeds": [0]}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("outputs"), Study.from_mapping(STUDY)).root
+
+
 @pytest.fixture
-def made(tmp_path):
+def made(finished, tmp_path):
     """A finished study (of made-up results) and the folder of its outputs."""
-    study = Study.from_mapping(STUDY)
-    write_study(tmp_path, study)
-    return study, tmp_path
+    shutil.copytree(finished, tmp_path / finished.name)
+    return Study.from_mapping(STUDY), tmp_path
 
 
 def changed(**training) -> Study:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 import pytest
 
@@ -20,8 +19,8 @@ from nclib.models import ARCHITECTURES
 from nclib.results.metrics_table import of_metric, read_metrics
 from nclib.study.parameters import Run
 from nclib.study.study import Study
+from tests.small_project import ROOT, run_cells
 
-ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 SMALL = {name for name in STUDIES if re.search("digits|small", name)}  # of this project, for a laptop
 WHOLE = (  # of each way from data to table one; settings and losses by themselves are tested where they are made
@@ -195,18 +194,6 @@ def test_the_precision_study_is_the_default_one_but_for_its_precision():
         same = {"checkpoint_every": expected.training.checkpoint_every, "precision": "auto"}
         assert found.training.precision == precision
         assert found.training.model_copy(update=same) == expected.training
-
-
-def run_cells(stage: str, parameters: dict) -> dict:
-    """The names that a stage notebook's code cells leave behind."""
-    names: dict = {}
-    for cell in nbformat.read(ROOT / f"notebooks/{stage}.ipynb", 4).cells:
-        if cell.cell_type == "code":
-            lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
-            exec(compile("\n".join(lines), f"{stage} {cell.id}", "exec"), names)  # noqa: S102
-            if "parameters" in cell.metadata.get("tags", ()):
-                names |= parameters
-    return names
 
 
 @pytest.fixture(scope="module")
