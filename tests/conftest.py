@@ -1,5 +1,6 @@
 """Fixtures that several test modules use."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,10 @@ LONGEST = (
     *("test_faults", "test_slurm", "test_default_study", "test_studies", "test_reproduce", "test_train"),
     *("test_lease", "test_figures", "test_explore_browser", "test_notebook_theory"),
 )
+
+
+# ignored in the background jobs of a shell, and then by every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
