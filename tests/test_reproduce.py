@@ -68,7 +68,6 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
     project.write()
     run = project.outputs / "learned/seed0"
     options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background
     with subprocess.Popen(project.command(), **options) as running:
         wait_for((project.outputs / "snakemake.log").exists)
         run.mkdir(parents=True)

@@ -113,8 +113,6 @@ def test_an_interrupt_ends_make_silently(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv/.ready").touch()
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    # a test run in the background of a script ignores the signal, and so would all that it starts
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(["make", "reproduce"], cwd=tmp_path, env=CLEAN, **options) as running:
         assert running.stdout.readline() == "begun\n"
         os.killpg(running.pid, signal.SIGINT)
