@@ -306,6 +306,15 @@ def test_pictures_are_those_of_the_figures(outputs):
         explorer.picture("sideways")
 
 
+def test_runs_of_a_picture_look_as_in_their_study(outputs, learned):
+    explorer = Explorer(outputs / "made_multi", run="etf")
+    explorer.choice = {**explorer.choice, "runs": [["etf", 0]]}
+    blue, orange = ([round(255 * c) for c in RunStyles.from_runs(["learned", "etf"]).colors[run]] for run in ("learned", "etf"))
+    for view in ("metrics", "margins"):
+        pixels = np.asarray(Image.open(io.BytesIO(explorer.picture(view))).convert("RGB"))
+        assert (pixels == orange).all(2).any() and not (pixels == blue).all(2).any()
+
+
 def test_plane_of_the_figure_shows_an_etf_as_a_polygon():
     means = collapsed().class_means[0].double().numpy()
     size = np.linalg.norm(means[0])
