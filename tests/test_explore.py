@@ -306,13 +306,13 @@ def test_pictures_are_those_of_the_figures(outputs):
         explorer.picture("sideways")
 
 
-def test_runs_of_a_picture_look_as_in_their_study(outputs, learned):
+def test_runs_of_a_picture_look_as_in_their_study(outputs):
     explorer = Explorer(outputs / "made_multi", run="etf")
     explorer.choice = {**explorer.choice, "runs": [["etf", 0]]}
-    blue, orange = ([round(255 * c) for c in RunStyles.from_runs(["learned", "etf"]).colors[run]] for run in ("learned", "etf"))
+    first, second = (np.round(np.multiply(255, color)) for color in RunStyles.from_runs("ab").colors.values())
     for view in ("metrics", "margins"):
         pixels = np.asarray(Image.open(io.BytesIO(explorer.picture(view))).convert("RGB"))
-        assert (pixels == orange).all(2).any() and not (pixels == blue).all(2).any()
+        assert (pixels == second).all(2).any() and not (pixels == first).all(2).any()
 
 
 def test_plane_of_the_figure_shows_an_etf_as_a_polygon():
