@@ -1,27 +1,35 @@
-# make reproduce       a study from its data to figures and a table
-#   STUDY=params/mlab_digits.yaml    the study file
-#   SMOKE=1                          cut down to about a minute
-#   RUNS="learned etf"               only these of its runs
-#   SEEDS="0 1 2"                    these seeds instead of the study's own
-#   CORES=4                          processor cores to use; all of them otherwise
-#   GPU_RUNS=2                       trainings at once on one GPU; one otherwise
-#   KEEP_CODE=1                      keep results that an older state of the code made
-#   PROFILE=slurm                    on a cluster (docs/cluster.md)
-#   OUTPUTS=outputs                  the folder of all results
-# make check           every result of the study compared with its manifest, bit for bit
-# make theory          the theory notebook, executed, in OUTPUTS/theory
-# make lab             JupyterLab with the notebooks
-# make test            the test suite; PYTEST="-k metrics" selects; WORKERS=3 tests at once
-# make stress          the tests of minutes: kills, damaged files, the default study
-# make lint            ruff and nbstripout; make format repairs what they find
-# make reference       make reproduce, and the study's small results copied to outputs/reference/
-# make reference-gpu   that for MLab-MNIST at paper scale on one GPU; run it again after an interruption
-# make bench-metrics, make bench-train   the benchmarks (benchmarks/README.md)
-# make setup           the Python environment in .venv, which every target makes for itself; make clean removes it
-#   PYTHON=python3.12                the Python to make it with
-#   TORCH="torch==2.11.0 torchvision==0.26.0" TORCH_INDEX=https://download.pytorch.org/whl/cpu
-#                                    another build of torch than that of requirements.lock
-#   UV=                              install with pip even where uv is found
+# make reproduce      a study from its data to figures and a table
+#   STUDY=params/mlab_digits.yaml   the study file
+#   SMOKE=1           cut down to about a minute
+#   RUNS="learned etf"              only these of its runs
+#   SEEDS="0 1 2"     these seeds instead of the study's own
+#   CORES=4           processor cores to use; all of them otherwise
+#   GPU_RUNS=2        trainings at once on one GPU; one otherwise
+#   KEEP_CODE=1       keep results that an older state of the code made
+#   PROFILE=slurm     on a cluster (docs/cluster.md)
+#   OUTPUTS=outputs   the folder of all results
+# make check          every result of the study compared with its manifest
+# make verify         every claim of the papers on the reference results
+#   STUDY=params/mlab_digits.yaml   of this study, on its own results in OUTPUTS
+# make theory         the theory notebook, executed, in OUTPUTS/theory
+# make lab            JupyterLab with the notebooks
+# make test           the test suite
+#   PYTEST="-k metrics"             only these tests
+#   WORKERS=3         tests at once
+# make stress         the tests of minutes: kills, damage, the default study
+# make lint           ruff, nbstripout and, where npx is there, tsc
+# make format         repair what they find
+# make reference      make reproduce, small results to outputs/reference/
+# make reference-gpu  that for MLab-MNIST at paper scale on one GPU
+# make bench-metrics  the benchmarks (benchmarks/README.md)
+# make bench-train
+# make setup          the environment .venv, which every target makes itself
+#   PYTHON=python3.12               the Python to make it with
+#   TORCH="torch==2.11.0 torchvision==0.26.0"
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                     another build of torch than that of requirements.lock
+#   UV=               install with pip even where uv is found
+# make clean          remove it
 PYTHON ?= python3
 STUDY ?= params/mlab_digits.yaml
 SMOKE ?=
@@ -29,7 +37,6 @@ RUNS ?=
 SEEDS ?=
 CORES ?= all
 GPU_RUNS ?=
-SEEDS ?=
 KEEP_CODE ?=
 PROFILE ?=
 OUTPUTS ?= outputs
@@ -64,7 +71,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -91,8 +98,11 @@ $(READY): pyproject.toml requirements.lock
 		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
+# Ctrl-C ends make itself, too; it would also report the recipe as one that has failed.
+INTERRUPTIBLE = trap 'exit 0' INT;
+
 reproduce: $(READY)
-	@$(NCLIB) reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
+	@$(INTERRUPTIBLE) $(NCLIB) reproduce $(STUDY) --cores $(CORES) --outputs $(OUTPUTS) \
 		$(if $(filter-out 0,$(SMOKE)),--smoke) $(if $(filter-out 0,$(KEEP_CODE)),--keep-code) \
 		$(if $(RUNS),--runs "$(RUNS)") $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(GPU_RUNS),--gpu-runs $(GPU_RUNS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
@@ -101,16 +111,25 @@ NAME = $(shell sed -n 's/^study: *//p' $(STUDY))
 REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
-	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/*.png 04_figures.manifest.json $(abspath $(REFERENCE))
+	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/* 04_figures.manifest.json $(abspath $(REFERENCE))
 
-reference-gpu:
-	$(MAKE) reference STUDY=params/mlab_mnist.yaml RUNS="resnet18_learned resnet18_etf"
+reference-gpu: STUDY = params/mlab_mnist.yaml
+reference-gpu: RUNS = resnet18_learned resnet18_etf
+reference-gpu: reference
 
 check: $(READY)
-	@$(NCLIB) check $(STUDY) --outputs $(OUTPUTS)
+	@$(INTERRUPTIBLE) $(NCLIB) check $(STUDY) --outputs $(OUTPUTS)
+
+ifeq ($(origin STUDY),command line)
+verify: reproduce
+	@$(INTERRUPTIBLE) $(NCLIB) verify $(STUDY) --from $(OUTPUTS)
+else
+verify: $(READY)
+	@$(INTERRUPTIBLE) $(NCLIB) verify
+endif
 
 theory: $(READY)
-	@$(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
+	@$(INTERRUPTIBLE) $(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
 
 lab: $(READY)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.ip=127.0.0.1 --notebook-dir=. \
@@ -127,10 +146,15 @@ endif
 stress: $(READY)
 	$(QUIET_THREADS) $(BIN)/python -m pytest -m stress $(PARALLEL)
 
+# finds undefined and unused names and wrong types by itself, where eslint needs a configuration and plugins
+TSC = npx --yes --package typescript@5.9.3 tsc --noEmit --checkJs --target es2023 --lib es2023,dom,dom.iterable \
+	--noUnusedLocals --noUnusedParameters --noImplicitReturns
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	@if command -v npx > /dev/null; then $(TSC) nclib/explore/explorer.js; else echo "no npx: JavaScript is not checked"; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .

@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 
 from nclib.study.folders import StudyFolder
-from nclib.study.stage import stages
+from nclib.study.stage import stages, to_do
 from nclib.study.study import Study
 from nclib.study.watch import report_failures
 
@@ -29,18 +29,13 @@ ROOT = f"{OUTPUTS}/{STUDY.study}"
 SESSION = f"{ROOT}/.session/{config.get('session', 'direct')}"
 NOTEBOOKS = Path(workflow.basedir) / "notebooks"
 
-STAGES = {stage.key: stage for stage in stages(STUDY, OUTPUTS, runs=CHOSEN.runs)}
+STAGES = stages(STUDY, OUTPUTS, runs=CHOSEN.runs)
 if not workflow.remote_exec:
     if "session" not in config:
         shutil.rmtree(SESSION, ignore_errors=True)
-    unfinished = set()
-    for key, stage in STAGES.items():
-        above = list(STAGES) if stage.name == "04_figures" else [each.key for each in stage.upstream]
-        if unfinished.intersection(above) or stage.missing():
-            unfinished.add(key)
-        else:
-            (Path(SESSION) / key).parent.mkdir(parents=True, exist_ok=True)
-            (Path(SESSION) / key).touch()
+    for key in {stage.key for stage in STAGES} - to_do(STAGES).keys():
+        (Path(SESSION) / key).parent.mkdir(parents=True, exist_ok=True)
+        (Path(SESSION) / key).touch()
 
 
 def given(wildcards):
@@ -76,7 +71,7 @@ wildcard_constraints:
 
 
 rule all:
-    input: ancient([f"{SESSION}/{key}" for key in STAGES]),
+    input: ancient([f"{SESSION}/{stage.key}" for stage in STAGES]),
 
 
 rule dataset:

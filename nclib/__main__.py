@@ -1,11 +1,16 @@
 """The one door to the commands: `python -m nclib COMMAND ...`."""
 
+import json
 import sys
+import time
 from importlib import import_module
+from pathlib import Path
 
 COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, what it does
     "reproduce": ("nclib.study.launcher", "STUDY.yaml [options]", "run a study from its data to figures and a table"),
     "check": ("nclib.study.check", "STUDY.yaml", "compare a study's results with their manifests, bit for bit"),
+    "verify": ("nclib.results.claims", "[STUDY.yaml] [options]", "check the papers' claims on results"),
+    "ceiling": ("nclib.results.expected", "STUDY.yaml [RUN ...]", "print the IoU that theory allows its runs"),
     "theory": ("nclib.study.runner", "[OUT.ipynb]", "execute the theory notebook"),
     "stand-ins": ("nclib.data.stand_ins", "SOURCE FOLDER", "write a small made-up data set in a real one's format"),
     "cifar10-small": ("nclib.data.cifar10_small", "ARCHIVE FOLDER", "write a tenth of CIFAR-10 as a folder of images"),
@@ -22,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The command's exit status; 2 for a command that there is not, or whose packages are not installed.
     """
+    began = time.monotonic()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(USAGE)
@@ -30,14 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     if name == "theory":
-        rest = ["notebooks/00_theory.ipynb", *(rest or ["outputs/theory/00_theory.ipynb"]), "{}"]
+        notebook, out = "notebooks/00_theory.ipynb", Path(*(rest or ["outputs/theory/00_theory.ipynb"]))
+        print(f"running  {notebook}", flush=True)
+        rest = [notebook, str(out), json.dumps({"outputs": str(out.resolve().parents[1])})]
     try:
         command = import_module(COMMANDS[name][0])
     except ModuleNotFoundError as error:
         print(f"error: {error}. Install what the commands need: pip install '.[companion]'", file=sys.stderr)
         return 2
-    return command.main(rest)
+    status = command.main(rest)
+    if name == "theory" and status == 0:
+        print(f"done     {out} ({time.monotonic() - began:.0f} s)")
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)

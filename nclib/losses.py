@@ -1,4 +1,4 @@
-"""Training losses: pick-all-label reductions of single-label losses, rescaled MSE, feature decay.
+"""Training losses: pick-all-label reductions of single-label losses, rescaled MSE, binary cross-entropy, feature decay.
 
 A single-label loss is written here as its values for every class: a function from logits `z` (n, k) to the matrix
 `l(z_i, j)` (n, k). `pick_all_label` is the one reduction of such a matrix to the loss of label sets.
@@ -10,7 +10,8 @@ the device, and float16 and bfloat16 logits are computed in float32.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Integer, Shaped
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
 ClassLoss = Callable[[Tensor], Tensor]
@@ -198,11 +199,27 @@ def rescaled_mse(
     >>> rescaled_mse(torch.zeros(1, 4), torch.tensor([2]), k=3.0, M=2.0)
     tensor(3.)
     """
-    _check_shapes(logits, targets)
-    z = _at_least_float32(logits)
-    classes = torch.arange(z.shape[1], device=z.device)
-    is_true = targets.unsqueeze(1) == classes if targets.ndim == 1 else targets != 0
+    z, is_true = _with_mask(logits, targets)
     return torch.where(is_true, k * (z - M).square(), z.square()).mean()
+
+
+def binary_cross_entropy(
+    logits: Float[Tensor, "n k"], targets: Shaped[Tensor, "n k"] | Integer[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of each class for itself against multi-hot targets; in [0, inf).
+
+    `L = 1/(n K) sum_ij softplus(z_ij) - y_ij z_ij`: a mean over samples and over the K classes. No reduction over
+    labels: every class, on the label set or off it, adds a term of its own.
+
+    Args, Returns: as `rescaled_mse`.
+
+    >>> binary_cross_entropy(torch.zeros(1, 4), torch.tensor([[1, 1, 0, 0]])).exp()
+    tensor(2.)
+    """
+    z, is_true = _with_mask(logits, targets)
+    # softplus(z) - z as softplus(-z): a logit of -inf off the label set must not make 0 * inf; softplus as a
+    # logsigmoid, since torch's own is cut at 20, which float64 feels
+    return -F.logsigmoid(torch.where(is_true, z, -z)).mean()
 
 
 def feature_decay(features: Float[Tensor, "n d"], *, weight: float | int, mean: bool = False) -> Float[Tensor, ""]:
@@ -217,6 +234,13 @@ def feature_decay(features: Float[Tensor, "n d"], *, weight: float | int, mean: 
     """
     total = weight * _at_least_float32(features).square().sum()
     return total / features.shape[0] if mean else total
+
+
+def _with_mask(logits: Tensor, targets: Tensor) -> tuple[Float[Tensor, "n k"], Bool[Tensor, "n k"]]:
+    """Logits in float32 or wider, and which of them belong to labels."""
+    _check_shapes(logits, targets)
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return _at_least_float32(logits), targets.unsqueeze(1) == classes if targets.ndim == 1 else targets != 0
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

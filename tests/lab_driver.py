@@ -234,6 +234,14 @@ class LabNotebook:
         self.page.wait_for_function(script, timeout=120_000)
 
 
+def machine_noise() -> float:
+    """How many times longer than alone this process takes now, with others on the machine: wall time over CPU time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    while time.process_time() - cpu < 0.2:
+        pass
+    return (time.perf_counter() - wall) / (time.process_time() - cpu)
+
+
 def frame_times(page: Any, root: str, keys: list[str]) -> list[float]:
     """Milliseconds from each key press to the frame it changes, measured inside the page.
 

@@ -127,8 +127,7 @@ def made_images(fields: dict, *, size: int = 32) -> Splits:
 
     train, test = split(600), split(200)
     channels = ((0.5,) * 3, (0.25,) * 3)
-    meta = {"source": fields["source"], "name": fields["name"], "layout": fields["layout"], "seed": 0}
-    return Splits(train, test, *channels, train.class_names, meta)
+    return Splits(train, test, *channels, train.class_names, fields["name"])
 
 
 def write_run(study: Study, name: str, seed: int, splits: Splits, outputs: str | Path) -> None:

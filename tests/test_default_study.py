@@ -14,6 +14,7 @@ def test_collapse_is_visible_in_both_runs(tmp_path):
     file = ROOT / "params" / "mlab_digits.yaml"
     done = project.run(study=file)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "decays: learned 0.999, etf 0.997" in done.stderr
     for run in Study.from_file(file).runs:
         folder = tmp_path / "outputs/mlab_digits" / run / "seed0"
         metrics = read_metrics(folder / "metrics.csv")

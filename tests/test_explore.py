@@ -17,15 +17,18 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from PIL import Image
+from safetensors.numpy import load
 
 from nclib.explore import Explorer, load_run, runs, studies
-from nclib.explore.arrays import NO_LABEL, geometry_arrays, slots
-from nclib.explore.payload import pack, plain, run_payload
+from nclib.explore.arrays import FACTS, NO_LABEL, geometry_arrays
+from nclib.explore.payload import pack, plain, run_payload, sprite
 from nclib.figures.angles import collapse_angles
 from nclib.figures.feature_plane import FeaturePlane, plane_axes
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import TITLES
+from nclib.figures.run_views import VIEWS
 from nclib.figures.style import RunStyles
 from nclib.results.geometry import Geometry
 from nclib.study.files import StageError, describe_file, write_json
@@ -111,21 +114,25 @@ def test_finds_studies_and_runs(outputs, broken):
     assert list(runs(broken)) == ["etf", "learned"]  # what can be looked at comes first
 
 
-def test_runs_come_in_the_order_of_the_study_and_in_its_colors(tmp_path):
+def test_runs_come_in_the_order_of_the_study_and_look_as_in_its_figures(tmp_path):
     names = ["mse_learned", "ce_learned", "ce_etf"]
     study = tmp_path / "made_order"
     for name in ["added", *names]:
         (study / name / "seed0").mkdir(parents=True)
     assert list(runs(study)) == ["added", "ce_etf", "ce_learned", "mse_learned"]
-    (study / "04_figures.manifest.json").write_text(json.dumps({"parameters": {"runs": dict.fromkeys(names)}}))
+    planned = {name: {"label": name.upper()} for name in names}
+    Study.from_mapping({"study": "made_order", "runs": planned}).to_file(study / "study.yaml")
     assert list(runs(study)) == [*names, "added"]
-    expected = RunStyles.from_runs(names).colors
+    styles = RunStyles.from_runs([*(name.upper() for name in names), "added"])
     for name in names:
-        color = load_run(study, name, 0).color
-        assert np.allclose([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)], expected[name], atol=1 / 255)
+        header = read_header(run_payload(load_run(study, name, 0))[0])
+        assert header["label"] == f"{name.upper()}, seed 0"
+        assert header["color"] == to_hex(styles.colors[name.upper()])
+        assert header["dash"] == list(styles.dashes[name.upper()] or ())
+    assert len(header["marker"]) == 4  # the third run's is a triangle, and closed
 
 
-def test_before_any_figure_the_order_is_that_of_the_study_file(tmp_path):
+def test_before_any_run_the_order_is_that_of_the_study_file(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "Snakefile").touch()
     (tmp_path / "params").mkdir()
@@ -148,7 +155,7 @@ def test_what_is_missing_or_damaged_is_said(broken):
     assert "classes" not in header
     assert any("geometry.safetensors is missing: run stage 03_validate" in text for text in header["problems"])
     assert explorer.runs[1].sample_images is None
-    assert explorer.picture("features", "metrics")  # of the other run
+    assert explorer.picture("features")  # of the other run
 
 
 def test_a_training_after_the_measurement_is_said(broken):
@@ -171,38 +178,44 @@ def test_theory_of_a_run_comes_from_its_manifest(learned, broken):
 
 
 def read_header(payload: bytes) -> dict:
-    length = int.from_bytes(payload[:4], "little")
-    return json.loads(payload[4 : 4 + length])
+    length = int.from_bytes(payload[:8], "little")
+    return json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["text"])
 
 
-def test_reduction_keeps_lengths_and_angles(learned):
-    """Of means and rows exactly; of features, what lies in the span (here 9 + 9 + 3 of 32 dimensions)."""
-    g, arrays = learned.geometry, geometry_arrays(learned.geometry)
+def test_reduction_keeps_what_lies_in_the_span_of_the_class_means(learned):
+    """Products of class means with each other, with classifier rows and with features, here in 9 of 32 dimensions."""
+    g, arrays = learned.geometry, geometry_arrays(learned.geometry, {})
+    assert arrays["rest"].shape[2] == 9
     for e in (0, 5, 12):
-        means, rows = (a[e].double().numpy() for a in (g.class_means, g.weight))
-        vectors = np.concatenate([means - means.mean(0), rows - rows.mean(0)])
-        reduced = np.concatenate([arrays["means"][e], arrays["rows"][e]])
-        np.testing.assert_allclose(reduced @ reduced.T, vectors @ vectors.T, atol=1e-4)
-        points = arrays["points"][e] * arrays["point_scale"][e]
-        products = (g.sample_features[e].double().numpy() - means.mean(0)) @ vectors.T
-        np.testing.assert_allclose(points @ reduced.T, products, atol=2e-3 * np.abs(products).max())
-    assert arrays["points"].shape[2] == 21
+        means, rows = (a[e].double().numpy() - a[e].double().numpy().mean(0) for a in (g.class_means, g.weight))
+        points = g.sample_features[e].double().numpy() - g.class_means[e].double().numpy().mean(0)
+        size, length = (np.sqrt(np.square(vectors).sum(1).mean()) for vectors in (means, rows))
+        reduced = arrays["means"][e]
+        np.testing.assert_allclose(reduced @ reduced.T, means @ means.T / size**2, atol=1e-5)
+        np.testing.assert_allclose(arrays["rows"][e] @ reduced.T, rows @ means.T / size / length, atol=1e-5)
+        sent = arrays["set_means"][e][arrays["set_of"]] + arrays["rest"][e] * arrays["step"][e]
+        np.testing.assert_allclose(sent @ reduced.T, points @ means.T / size**2, atol=2 * arrays["step"][e])
+        assert arrays["step"][e] < 0.01 * np.abs(sent).max()
 
 
 def test_points_have_true_cosine_margins_and_predictions():
     g = collapsed()
-    arrays = geometry_arrays(g)
+    arrays = geometry_arrays(g, {"tag_wise_scale_2": 0.7})
     single = (g.sample_labels.sum(1) == 1).numpy()
     np.testing.assert_allclose(arrays["margin"][0, single], 6 / 5, rtol=1e-5)
     assert np.isnan(arrays["margin"][0, ~single]).all()
-    np.testing.assert_array_equal(arrays["predicted"][0], arrays["labels"])
-    assert np.nanmax(np.abs(geometry_arrays(replace(g, sample_features=50 + g.sample_features))["margin"])) <= 2
-    np.testing.assert_allclose(arrays["own_scales"][0, 6:], 0.6, rtol=1e-5)
-    np.testing.assert_allclose(arrays["off"][0], 0, atol=1e-5)
-
-
-def test_label_sets_as_slots():
-    assert slots(np.array([[1, 0, 1], [0, 1, 0]])).tolist() == [[0, 2], [1, NO_LABEL]]
+    labels = [np.flatnonzero(row) for row in g.sample_labels.numpy()]
+    assert [row[row != NO_LABEL].tolist() for row in arrays["predicted"][0]] == [row.tolist() for row in labels]
+    assert np.nanmax(np.abs(geometry_arrays(replace(g, sample_features=50 + g.sample_features), {})["margin"])) <= 2
+    facts = dict(zip(FACTS, arrays["facts"][0].T, strict=True))
+    assert (facts["training images"] == 5).all()
+    for name, of_one, of_pair in (
+        ("length of its mean (of all class means: 1)", 1, np.nan),
+        ("scale of its own", np.nan, 0.6),
+        ("scale predicted by theory", np.nan, 0.7),
+        ("off the tag-wise average (share of its length)", np.nan, 0),
+    ):
+        np.testing.assert_allclose(facts[name], [of_one] * 6 + [of_pair] * 15, rtol=1e-5, atol=1e-5)
 
 
 def test_angles(outputs, learned):
@@ -217,9 +230,22 @@ def test_angles(outputs, learned):
     assert collapse_angles(g, 3)[2, 5] == pytest.approx(expected, abs=1e-2)
 
 
-def test_no_title_shows_latex():
+def test_no_title_shows_latex_and_no_two_are_alike():
     titles = [plain(title.replace("{labels}", "2")) for title in TITLES.values()]
     assert not [title for title in titles if re.search(r"[\\$_{}^]", title)]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize(("channels", "side", "shown"), [(1, 9, 9), (3, 40, 20)])
+def test_images_lie_side_by_side_in_one_file(channels, side, shown):
+    images = torch.zeros(5, channels, side, side, dtype=torch.uint8)
+    images[3] = 200
+    file, tiles = sprite(images)
+    assert tiles == {"columns": 3, "width": shown, "height": shown}
+    pixels = np.asarray(Image.open(io.BytesIO(file))).reshape(2 * shown, 3 * shown, -1).astype(int)
+    expected = np.zeros_like(pixels)
+    expected[shown:, :shown] = 200  # the fourth image
+    assert np.abs(pixels - expected).max() <= (0 if channels == 1 else 12)  # exact if gray
 
 
 # The widget ---------------------------------------------------------------------------------------------------------
@@ -227,24 +253,26 @@ def test_no_title_shows_latex():
 
 def test_choices_from_the_browser(outputs):
     explorer = Explorer(outputs / "made_multi", seed=1)
-    assert explorer.shown["chosen"] == [["learned", 1], ["etf", 0]]
-    assert explorer.shown["catalog"] == {
-        "made_multi": {"learned": [0, 1], "etf": [0, 1]},
-        "made_single": {"sgd": [0], "adam": [0], "lbfgs": [0]},
-    }
+    assert explorer.shown["chosen"] == [("learned", 1), ("etf", 0)]
+    catalog = explorer.shown["catalog"]
+    assert list(catalog) == ["made_multi", "made_single"]
+    assert [choice[1:] for choice in catalog["made_single"]] == [("adam", 0), ("lbfgs", 0), ("sgd", 0)]
+    assert catalog["made_multi"][1] == ("learned, seed 1", "learned", 1)
     explorer.choice = {"study": "made_single", "runs": [["adam", 0]], "read": 0}
     assert [data.label for data in explorer.runs] == ["adam, seed 0"]
     assert len(explorer.shown["runs"]) == 1
     explorer.choice = {"study": "made_multi", "runs": [["../../made_single/sgd", 0], ["etf", 9]], "read": 1}
-    assert explorer.shown["chosen"] == [["learned", 0], ["etf", 0]]  # what there is not is not looked for
+    assert explorer.shown["chosen"] == [("learned", 0), ("etf", 0)]  # what there is not is not looked for
     explorer.choice = {"study": "gone", "runs": [], "read": 1}
     assert "holds no training run yet" in explorer.shown["message"]
 
 
 def test_what_there_is_not(outputs, tmp_path):
-    with pytest.raises(ParameterError, match="no run 'none'; it has learned, etf"):
+    with pytest.raises(
+        ParameterError, match="no run 'none' with seed None, but learned with seed 0, learned with seed 1"
+    ):
         Explorer(outputs / "made_multi", run="none")
-    with pytest.raises(ParameterError, match="no seed 7; it has 0, 1"):
+    with pytest.raises(ParameterError, match="no run '' with seed 7"):
         Explorer(outputs / "made_multi", seed=7)
     other = Explorer(outputs / "coming", run="learned")  # only other studies were run
     assert other.shown["study"] == "made_multi"
@@ -268,11 +296,9 @@ def test_reading_again_finds_what_is_new(broken):
 
 def test_pictures_are_those_of_the_figures(outputs):
     explorer = Explorer(outputs / "made_multi")
-    every = Image.open(io.BytesIO(explorer.picture(epoch=20)))
-    features = Image.open(io.BytesIO(explorer.picture("features", epoch=20)))
-    assert every.height > 3 * features.height > 1000 and every.width >= features.width
-    assert explorer.picture("features", epoch=0) != explorer.picture("features")
-    assert explorer.picture("features", plane=(0, 1, 2)) != explorer.picture("features")
+    drawn = {view: explorer.picture(view, epoch=20) for view in VIEWS}
+    assert all(Image.open(io.BytesIO(png)).width > 400 for png in drawn.values())
+    assert len({*drawn.values(), explorer.picture(epoch=0), explorer.picture(epoch=20, plane=(0, 1, 2))}) == 7
     for wrong in ({"plane": "sideways"}, {"plane": (0, 0, 1)}, {"epoch": 3}):
         with pytest.raises(ValueError, match="Expected"):
             explorer.picture("features", **wrong)
@@ -297,7 +323,8 @@ def test_a_page_holds_every_run_and_seed(outputs, tmp_path):
     path = Explorer(outputs / "made_multi").save_html(tmp_path / "x.html")
     text = path.read_text()
     book = gzip.decompress(base64.b64decode(re.search(r'id="book">([^<]+)<', text)[1]))
-    assert set(read_header(book)["arrays"]) == {"learned/0", "learned/1", "etf/0", "etf/1"}
+    file = read_header(load(book)["etf/0"].tobytes())["images"]["file"]
+    assert set(load(book)) >= {"learned/0", "learned/1", "etf/0", "etf/1", "cosine", "angle", file}
     assert not re.search(r"https?://(?!www.w3.org)", text)  # nothing is loaded from elsewhere
     with pytest.raises(StageError, match="Cannot write"):
         Explorer(outputs / "made_multi").save_html("/proc/x.html")
@@ -339,16 +366,14 @@ def test_javascript(outputs, learned, tmp_path):
         "empty": replace(learned, geometry=None, metrics=None, problems=("gone: run stage 03_validate first.",)),
     }
     for name, data in variants.items():
-        (tmp_path / name).write_bytes(run_payload(data))
-    arrays = {"small": np.array([1, 2, 3], np.uint8), "large": np.array([0.5, -1e300])}
+        (tmp_path / name).write_bytes(run_payload(data)[0])
+    arrays = {"small": np.array([1, 2, 3], np.uint8), "large": np.array([[0.5, -(2**100)]], np.float32)}
     (tmp_path / "pack").write_bytes(pack({"text": "ä & <b>"}, arrays))
     module = tmp_path / "explorer.mjs"  # node takes a .js file for an older kind of module
     shutil.copy(MODULE, module)
     expected = [*expected_planes(learned, "multi", 4), *expected_planes(single, "single", 40)]
     given = {"module": str(module), "folder": str(tmp_path), "expected": expected}
     (tmp_path / "given.json").write_text(json.dumps(given))
-    checked = subprocess.run([node, "--check", module], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
     done = subprocess.run(
         [node, "--test", "--test-reporter=tap", HERE / "explorer.test.mjs"],
         env={**os.environ, "NCLIB_EXPLORER": str(tmp_path / "given.json")},

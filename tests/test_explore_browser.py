@@ -1,6 +1,7 @@
 """The explorer in a real headless Chromium: in a real JupyterLab, and as a page from disk."""
 
 import json
+import re
 import statistics
 import time
 from dataclasses import replace
@@ -20,14 +21,16 @@ from tests.lab_driver import (
     chromium_page,
     find_chromium,
     frame_times,
+    machine_noise,
     write_copy,
 )
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "05_explore.ipynb"
 ROOT = ".nc-explorer"
 WIDTH = 1366  # pixels of a common small window, 768 high
-FRAME_LIMIT = 50  # milliseconds, median of 50; 7 to 13 on a quiet machine, where the promise is 16
-PICTURE_LIMIT = 6  # seconds from the cell to the picture; 0.9 on a quiet machine, where the promise is 1.5
+# On a quiet machine. Both are multiplied by the noise that is measured beside them.
+FRAME_LIMIT = 33  # milliseconds from key to frame, median of 50: two frames of a screen; 8 to 16 were measured
+PICTURE_LIMIT = 1.5  # seconds from the cell to the picture, median of 3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -67,6 +70,17 @@ def pixels(page) -> str:
     return page.locator(f"{ROOT} canvas.nc-canvas").evaluate("canvas => canvas.toDataURL()")
 
 
+def seconds_to_picture(page) -> float:
+    """Run the explorer's cell again, now that its modules are loaded, until all of it is drawn."""
+    page.locator(".jp-CodeCell", has=page.locator(ROOT)).locator(".cm-content").first.click()
+    page.locator(ROOT).evaluate("e => { e.dataset.epoch = 'old'; }")
+    start = time.monotonic()
+    page.keyboard.press("Control+Enter")
+    shown(page, 60)
+    return time.monotonic() - start
+
+
+@pytest.mark.timing
 def test_in_jupyterlab(page, outputs, tmp_path, record_property, capsys):
     folder = outputs.parent
     study = folder / "made_multi.yaml"
@@ -76,13 +90,8 @@ def test_in_jupyterlab(page, outputs, tmp_path, record_property, capsys):
         opened = LabNotebook(page, server, path.name)
         opened.run_all()
         shown(page, 60)
-        # the cell again, now that its modules are loaded
-        page.locator(".jp-CodeCell", has=page.locator(ROOT)).locator(".cm-content").first.click()
-        page.locator(ROOT).evaluate("e => { e.dataset.epoch = 'old'; }")
-        start = time.monotonic()
-        page.keyboard.press("Control+Enter")
-        shown(page, 60)
-        seconds = time.monotonic() - start
+        seconds = [seconds_to_picture(page) for _ in range(3)]
+        noises = [machine_noise()]
         page.locator(ROOT).evaluate("e => e.scrollIntoView({block: 'start'})")
 
         page.mouse.move(5, 5)  # what the mouse points at is drawn, too
@@ -109,15 +118,18 @@ def test_in_jupyterlab(page, outputs, tmp_path, record_property, capsys):
         page.screenshot(path=artifacts(tmp_path) / "explore_lab.png")
 
         times = frame_times(page, ROOT, ["ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight", "Home"] * 10)
-        median = statistics.median(times)
-        record_property("frame_ms", median)
+        noises.append(machine_noise())
+        frame, picture, noise = statistics.median(times), statistics.median(seconds), max(noises)
+        record_property("frame_ms", frame)
         with capsys.disabled():
-            print(f"\n  frame: median {median:.1f} ms of 50, slowest {max(times):.0f}; first picture {seconds:.2f} s")
+            print(
+                f"\n  frame: median {frame:.1f} ms of 50; first picture: median {picture:.2f} s of 3; noise {noise:.2f}"
+            )
         assert opened.hidden_errors() == []
         assert page.failures == []
         assert page.refused == []
-        assert median <= FRAME_LIMIT
-        assert seconds <= PICTURE_LIMIT
+        assert frame <= FRAME_LIMIT * noise
+        assert picture <= PICTURE_LIMIT * noise
         page.goto("about:blank")
 
 
@@ -126,29 +138,54 @@ def test_from_disk_without_a_kernel(page, outputs, tmp_path):
     assert file.stat().st_size < 5e6
     page.goto(file.as_uri())
     shown(page, 60)
-    canvas = page.locator("canvas.nc-canvas")
-    box = canvas.bounding_box()
+    box = page.locator(".nc-view-plane").first.bounding_box()
+    left, top = box["x"], box["y"]
+    middle = (left + box["width"] / 2, top + 20 + (box["height"] - 20) / 2)
 
-    # a class mean is clicked: its numbers, and images of its features
-    page.mouse.click(box["x"] + 0.3 * box["width"] / 2, box["y"] + 300)
+    # pointing at a feature shows its image and labels; a chosen class its numbers and images
+    press(page, "Home")
+    shown(page, 0)
+    for step in range(200):
+        page.mouse.move(left + 20 + (37 * step) % (box["width"] - 40), top + 40 + (91 * step) % (box["height"] - 60))
+        if page.locator(".nc-tip .nc-image").count():
+            break
+    told = page.locator(".nc-tip").inner_text()
+    assert re.search(r"labels: \d.*\npredicted: \d.*\n(cosine margin -?\d|several labels)", told), told
     press(page, "n")
     assert page.locator(".nc-details th").all_inner_texts() == ["0", "learned, seed 0", "etf, seed 0"]
-    assert page.locator(".nc-details canvas.nc-image").count() > 5
+    assert page.locator(".nc-details .nc-image").count() > 5
 
-    # dragging turns the view, Shift+drag selects, and the view is reset
-    before = pixels(page)
-    middle = (box["x"] + 200, box["y"] + 380)
-    for keys in ((), ("Shift",)):
-        [page.keyboard.down(key) for key in keys]
+    # dragging turns the view, wherever it is let go; 0 puts it back
+    def drag(dx: int, dy: int, key: str = "") -> str:
         page.mouse.move(*middle)
-        page.mouse.down()
-        page.mouse.move(middle[0] + 90, middle[1] + 60, steps=3)
-        page.mouse.up()
-        [page.keyboard.up(key) for key in keys]
-    page.wait_for_timeout(100)
-    assert pixels(page) != before
-    assert "features chosen" in page.locator(".nc-details").inner_text()
+        if key:
+            page.keyboard.down(key)
+        if dx or dy:
+            page.mouse.down()
+            page.mouse.move(middle[0] + dx, middle[1] + dy, steps=3)
+            page.mouse.up()
+        if key:
+            page.keyboard.up(key)
+        page.mouse.move(5, 5)
+        page.wait_for_timeout(100)
+        return pixels(page)
+
+    press(page, "Escape")
+    before = drag(0, 0)
+    assert drag(90, 60) != before
     press(page, "0")
+    page.wait_for_timeout(100)
+    assert pixels(page) == before
+    assert drag(40, 0, "Alt") != before
+    press(page, "0")
+
+    # Shift and dragging selects what lies in the box
+    drag(150, 150, "Shift")
+    some = int(page.locator(".nc-details p").inner_text().split()[0])
+    drag(400, 400, "Shift")
+    assert 0 < some < int(page.locator(".nc-details p").inner_text().split()[0]) < 600
+    press(page, "Escape")
+    assert page.locator(".nc-details p").count() == 0
 
     # it plays from the first checkpoint, between checkpoints too, and stops
     press(page, "Home")
@@ -168,7 +205,7 @@ def test_from_disk_without_a_kernel(page, outputs, tmp_path):
         assert Path(download.value.path()).read_bytes().startswith(start)
     page.locator(".nc-theory").check()
     page.screenshot(path=artifacts(tmp_path) / "explore_page.png")
-    page.locator(".nc-run0").select_option("etf")
+    page.locator(".nc-run0").select_option("etf/0")
     page.wait_for_function(f"document.querySelector('{ROOT}').dataset.runs === 'etf, seed 0 | etf, seed 0'")
     assert page.failures == []
     assert page.refused == []
@@ -185,8 +222,8 @@ def test_names_are_text(page, outputs, tmp_path):
     page.goto(Explorer(tmp_path / hostile).save_html(tmp_path / "y.html").as_uri())
     shown(page, 60)
     press(page, "n")
-    box = page.locator("canvas.nc-canvas").bounding_box()
-    page.mouse.move(box["x"] + 400, box["y"] + 300)
+    box = page.locator(".nc-view-plane").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
     assert hostile in page.locator(".nc-details").inner_text()
     assert page.evaluate("document.querySelectorAll('img').length") == 0
     assert page.evaluate("window.hacked") is None

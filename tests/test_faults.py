@@ -114,7 +114,7 @@ def kill_and_run_again(folder: Path, kinds: list[str], seed: int, expected: dict
     assert last.returncode == 0, last.stdout + last.stderr
     assert project.results() == expected
     assert not list(project.outputs.rglob("*.tmp"))
-    assert not list(project.outputs.rglob("*.running.ipynb"))
+    assert not list(project.outputs.rglob(".0*.ipynb"))
     return kills
 
 

@@ -112,6 +112,7 @@ def test_gradients_of_the_other_losses():
     logits, labels = random_batch(n=4)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: losses.rescaled_mse(z, labels, k=5.0, M=3.0), logits)
+    assert torch.autograd.gradcheck(lambda z: losses.binary_cross_entropy(z, labels), logits)
     assert torch.autograd.gradcheck(lambda h: losses.feature_decay(h, weight=0.1, mean=True), logits)
 
 
@@ -162,6 +163,18 @@ def test_rescaled_mse_takes_ids_and_multi_hot_targets():
     torch.testing.assert_close(losses.rescaled_mse(logits, labels, k=5, M=2), expected)
 
 
+def test_binary_cross_entropy_is_torchs_own_for_ids_and_multi_hot_targets():
+    logits, labels = random_batch()
+    logits *= 10  # beyond 20, where torch's softplus ends
+    ids = torch.arange(12) % 5
+    for targets, multi_hot in [(labels, labels), (ids, F.one_hot(ids, 5))]:
+        expected = F.binary_cross_entropy_with_logits(logits, multi_hot.double())
+        torch.testing.assert_close(losses.binary_cross_entropy(logits, targets), expected, rtol=1e-14, atol=0)
+    masked = torch.tensor([[torch.inf, -torch.inf, 0.0]], requires_grad=True)
+    losses.binary_cross_entropy(masked, torch.tensor([0])).backward()
+    torch.testing.assert_close(masked.grad, torch.tensor([[0.0, 0.0, 1 / 6]]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_logits_are_computed_in_float32(dtype):
     logits, labels = random_batch()
@@ -171,6 +184,7 @@ def test_narrow_logits_are_computed_in_float32(dtype):
         assert pal(narrow, labels).dtype == torch.float32
         torch.testing.assert_close(pal(narrow, labels), pal(narrow.float(), labels))
     assert losses.rescaled_mse(narrow, labels).isfinite()
+    assert losses.binary_cross_entropy(narrow, labels) == losses.binary_cross_entropy(narrow.float(), labels)
     assert losses.feature_decay(narrow, weight=1.0).isfinite()
 
 
@@ -196,6 +210,7 @@ def test_compiles_without_graph_breaks_under_autocast(monkeypatch):
                 unchecked.pick_all_label_cross_entropy(z, y, label_mean=True)
                 + unchecked.pick_all_label(unchecked.focal(2.0), label_mean=False)(z, y)
                 + unchecked.rescaled_mse(z, y, k=5.0)
+                + unchecked.binary_cross_entropy(z, y)
                 + unchecked.feature_decay(z, weight=0.1)
             )
 

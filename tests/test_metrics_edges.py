@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nclib import metrics
-from nclib.metrics import tag_wise
+from nclib.metrics import rows, tag_wise
 from nclib.metrics.deviations import project
 from nclib.metrics.prediction import label_ranks
 from tests.test_metrics_values import draw
@@ -284,6 +286,69 @@ def test_measure_allocates_at_most_its_input(max_labels):
     # and blocks of a fixed size beyond a few numbers a sample
     assert metrics.nuclear_over_frobenius(features, labels) > 1
     assert _peak_bytes(lambda: metrics.nc1(features, labels)) < 0.6 * features.nbytes
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that any operation gives."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor):
+                self.nbytes = max(self.nbytes, value.nbytes)
+        return result
+
+
+def test_a_vocabulary_of_classes_needs_no_square_of_it(monkeypatch):
+    k, d = 2100, 8
+    monkeypatch.setattr(rows, "TILE", 128)
+    monkeypatch.setitem(metrics.statistics.BLOCK_BYTES, "cpu", 1 << 18)
+    generator = torch.Generator().manual_seed(0)
+    features, weight = torch.randn(k, d, generator=generator), torch.randn(k, d, generator=generator)
+    labels, stream = torch.arange(k), metrics.CollapseMetrics(k, d)
+    with LargestTensor() as largest:
+        for part in torch.arange(k).split(700):
+            stream.update(features[part], labels[part])
+        stream.compute(weight)
+        metrics.measure(features, labels, weight, nuclear_norm=False)
+        metrics.nc4(features, labels, weight, class_means=weight)
+    assert 8 * k * d <= largest.nbytes < k * k / 8  # not even bits
+
+
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_absent_classes_are_left_out_of_everything(multi_hot):
+    features, labels, weight, bias = draw(n=60, d=6, k=4, max_labels=2 if multi_hot else 1, seed=3)
+    kept = torch.tensor([1, 2, 4, 6])
+    wide_weight, wide_bias = (torch.full((8, *a.shape[1:]), 9.0).double() for a in (weight, bias))
+    wide_weight[kept], wide_bias[kept] = weight, bias
+    wide_labels = torch.zeros(60, 8, dtype=torch.uint8)
+    wide_labels[:, kept] = labels
+    if not multi_hot:
+        labels, wide_labels = labels.argmax(dim=1), wide_labels.argmax(dim=1)
+    logits, wide_logits = features @ weight.T, features @ wide_weight.T
+    expected = metrics.measure(features, labels, weight, bias, logits=logits) | {"num_classes_present": 4}
+    found = metrics.measure(features, wide_labels, wide_weight, wide_bias, logits=wide_logits, classes="present")
+    assert found == expected
+    stream = metrics.CollapseMetrics(8, 6, classes="present")
+    for part in torch.arange(60).split(7):
+        stream.update(features[part], wide_labels[part])
+    streamed = {name: float(value) for name, value in stream.compute(wide_weight, wide_bias).items()}
+    assert {"nc1", "nc3", "gnc2_w", "num_classes_present"} <= set(streamed)
+    assert streamed == pytest.approx({name: expected[name] for name in streamed}, rel=1e-9, abs=1e-9)
+    with pytest.raises(ValueError, match=r"classes \[0, 3, 5, 7\] of 8 have none"):
+        metrics.measure(features, wide_labels, wide_weight)
+
+
+def test_classes_that_cannot_be_left_out():
+    labels = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])
+    with pytest.raises(ValueError, match=r"every class, but classes \[3\] of 3 have none"):
+        metrics.measure(torch.eye(3), labels, torch.eye(4, 3), classes="present")
+    with pytest.raises(ValueError, match="Expected at least 2 classes with samples, but got 1"):
+        metrics.measure(torch.eye(3), torch.ones(3).long(), torch.eye(4, 3), classes="present")
+    with pytest.raises(ValueError, match="Expected classes 'all' or 'present', but got 'some'"):
+        metrics.CollapseMetrics(4, 6, classes="some")
 
 
 def _peak_bytes(function):

@@ -141,8 +141,12 @@ def test_values_of_a_general_library(name):
 )
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 3e-4), (torch.float64, 1e-9)])
 def test_every_scalar_equals_the_slow_reference(shape, dtype, rel, monkeypatch):
-    # blocks of 7 rows, so that sums over several blocks and a remainder are seen
+    # blocks of 7 rows and tiles of 4, so that sums over several and a remainder are seen; the rest as for many classes
     monkeypatch.setattr(metrics.statistics, "MIN_ROWS", 7)
+    monkeypatch.setattr(metrics.rows, "TILE", 4)
+    monkeypatch.setattr(metrics.rows, "BLOCK_NUMBERS", 3 * shape["d"])
+    for module in (metrics.samples, metrics.tag_wise):
+        monkeypatch.setattr(module, "MAX_TABLE", 8 if shape["max_labels"] > 2 else 1 << 22)
     monkeypatch.setitem(metrics.statistics.BLOCK_BYTES, "cpu", 7 * max(shape["d"], 8) * dtype.itemsize)
     inputs = [array if array.dtype == torch.uint8 else array.to(dtype) for array in draw(**shape, seed=1)]
     values = metrics.measure(*inputs)

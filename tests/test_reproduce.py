@@ -1,15 +1,22 @@
 """The chain from a study file to figures, run for real, and what used to go wrong with such chains."""
 
-import fcntl
+import dataclasses
 import json
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from nclib.study import launcher
 from nclib.study.launcher import scratch_folder
-from tests.small_project import ROOT, SMALL, Project
+from nclib.study.progress import PROGRESS_FILE
+from nclib.study.registry import SOURCES
+from tests.small_project import ROOT, SMALL, Project, wait_for
 
 STAGES = {
     "datasets/digits/01_dataset.manifest.json",
@@ -29,6 +36,50 @@ def test_a_study_without_its_folder_of_images_is_skipped(tmp_path, capsys, monke
     assert list(tmp_path.iterdir()) == [study]
 
 
+def test_images_that_cannot_be_downloaded_are_said_at_once(tmp_path, capsys, monkeypatch):
+    closed = dataclasses.replace(SOURCES["svhn"], url="http://127.0.0.1:9/housenumbers/")  # nobody listens
+    monkeypatch.setitem(SOURCES, "svhn", closed)
+    monkeypatch.setenv("NCLIB_DATA_ROOT", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "svhn/test").mkdir(parents=True)
+    (tmp_path / "svhn/test/1.png").touch()
+    began = time.monotonic()
+    asked = ["params/mlab_svhn.yaml", "--smoke", "--outputs", str(tmp_path)]
+    assert launcher.main(asked) == launcher.NO_IMAGES
+    assert time.monotonic() - began < 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "skipped mlab_svhn_smoke: the images of svhn are not there, and http://127.0.0.1:9/housenumbers/"
+    )
+    assert f"{os.path.relpath(tmp_path)}/svhn/train.tar.gz (404 MB, of a smoke run, too)" in said
+    assert "python -m nclib stand-ins svhn" in said and "NCLIB_DATA_ROOT=/tmp/stand-ins" in said
+    monkeypatch.setattr(launcher, "answers", lambda url: True)
+    (tmp_path / "file").touch()
+    asked[-1] = str(tmp_path / "file")  # no folder: it ends before anything runs
+    assert launcher.main(asked) == 2
+    assert capsys.readouterr().err.startswith("01_dataset downloads from http://127.0.0.1:9/housenumbers/: ")
+
+
+@pytest.mark.timing
+def test_an_interrupt_is_answered_at_once(tmp_path):
+    """While Snakemake still starts: what a training would write is written here."""
+    project = Project(tmp_path)
+    project.write()
+    run = project.outputs / "learned/seed0"
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(project.command(), **options) as running:
+        wait_for((project.outputs / "snakemake.log").exists)
+        run.mkdir(parents=True)
+        (run / PROGRESS_FILE).write_text(json.dumps({"epoch": 30, "epochs": 80}))
+        (run / "02_train.log").touch()
+        next(line for line in running.stderr if line == "running  learned/seed0/02_train\n")
+        began = time.monotonic()
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.communicate()[1] == "\nInterrupted. The same command goes on from epoch 31.\n"
+        assert time.monotonic() - began < 1
+    assert running.returncode == 130
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """The small study, done once; the tests below go on from there, in their order."""
@@ -46,8 +97,18 @@ def project(tmp_path_factory):
 
 def test_one_command_makes_everything_and_says_where(project):
     assert set(project.manifests()) == STAGES
-    assert (project.outputs / "table.md").read_text().strip() in project.first.stdout
+    assert re.search(r"\n +.*\bNC1\b.*\nlearned +\d", project.first.stdout)
     assert "outputs/small/figures" in project.first.stdout
+    assert max(map(len, project.first.stdout.splitlines())) <= 80
+    said = project.first.stderr.splitlines()
+    assert said[0] == "small: 4 of 4 stages to run, in outputs/small"
+    for stage in STAGES:  # imports count
+        key = stage.removesuffix(".manifest.json")
+        (done,) = (line for line in said if re.match(rf"done     {key} \(\d+ s\)", line))
+        assert said.index(f"running  {key}") < said.index(done)
+        manifest = json.loads((project.outputs / stage).read_text())
+        assert int(re.search(r"\((\d+) s", done)[1]) > manifest["seconds"]
+    assert "Executing Cell" not in (project.outputs / "learned/seed0/02_train.log").read_text()
     assert list((project.outputs / "figures").glob("*.pdf"))
     assert list((project.outputs / "figures").glob("*.png"))
     for stage in ("learned/seed0/02_train", "learned/seed0/03_validate", "datasets/digits/01_dataset", "04_figures"):
@@ -79,7 +140,7 @@ def test_a_finished_notebook_run_by_hand_keeps_everything(project):
     command += ["-p", "study", "small.yaml", "-p", "run", "learned", "-p", "seed", "0"]
     done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "learned/seed0 02_train: already done" in (project.folder / "by_hand.ipynb").read_text()
+    assert "learned/seed0/02_train: already done" in (project.folder / "by_hand.ipynb").read_text()
     assert project.manifests() == before
 
 
@@ -98,7 +159,8 @@ def test_only_changed_code_runs_again(project):
         source.write_text(json.dumps(notebook))
     done = project.run()
     assert done.returncode == 0
-    assert done.stderr.startswith("04_figures runs again: the code of 04_figures.ipynb has changed\n")
+    announced = "small: 1 of 4 stages to run, in outputs/small\n04_figures runs again: the code of 04_figures.ipynb has"
+    assert done.stderr.startswith(announced)
     after = project.manifests()
     assert {name for name in after if after[name] != before[name]} == {"04_figures.manifest.json"}
 
@@ -108,7 +170,7 @@ def test_a_failed_step_costs_nothing(project):
     project.write(training=SMALL["training"] | {"lr": 1e3, "loss": "mse"})
     failed = project.run()
     assert failed.returncode == 1
-    assert "learned/seed0 02_train runs again: training.loss was 'cross_entropy' and is 'mse'" in failed.stderr
+    assert "learned/seed0/02_train runs again: training.loss was 'cross_entropy' and is 'mse'" in failed.stderr
     assert "02_train.failed.ipynb" in failed.stderr
     assert "lower training.lr (now 1000)" in failed.stderr
     assert project.results() == before
@@ -130,8 +192,8 @@ def test_a_changed_parameter_runs_only_what_depends_on_it(project):
 
 
 def test_a_second_run_on_the_same_outputs_refuses(project):
-    with (project.outputs / ".lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with launcher.only_one(project.outputs):
+        (project.outputs / ".lock").unlink()
         refused = project.run()
     assert refused.returncode == 75
     assert "is in use by another run" in refused.stderr
@@ -162,3 +224,12 @@ def test_outputs_that_cannot_be_written_are_named(project):
     assert refused.returncode == 2
     assert "Cannot write" in refused.stderr
     assert [path.name for path in (project.folder / "outputs").iterdir()] == ["small"]
+    (project.outputs / "table.csv").unlink()
+    shutil.rmtree(project.folder / ".snakemake")
+    (project.folder / ".snakemake").touch()
+    refused = project.run()
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        "error: Cannot write "
+        f"{project.folder}/.snakemake: File exists; move away what has that name and run the same command again.\n"
+    )

@@ -1,6 +1,7 @@
 """The rooms of the house: who imports whom, and that the library stands without the companion."""
 
 import ast
+import json
 import os
 import pkgutil
 import subprocess
@@ -19,6 +20,11 @@ PACKAGE = Path(nclib.__file__).parent
 ROOMS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")}
 
 LIBRARY = {"losses", "heads", "features", "decode", "metrics", "theory", "models", "optim", "collapse", "monitor"}
+OPTIONAL = {  # room: the packages that some of its functions import, where they are installed
+    "features": {"tqdm"},
+    "collapse": {"matplotlib", "pandas", "safetensors"},
+    "monitor": {"lightning", "pytorch_lightning", "transformers"},
+}
 COMPANION = {  # room: the rooms it may import besides the library
     "study": set(),
     "data": {"study"},
@@ -67,7 +73,7 @@ def test_every_room_has_its_place():
 def test_the_library_imports_only_itself_and_its_packages(room):
     for path in modules(room):
         assert rooms(path) <= LIBRARY, path
-        assert outside(path) <= LIBRARY_PACKAGES, path
+        assert outside(path) <= LIBRARY_PACKAGES | OPTIONAL.get(room, set()), path
 
 
 @pytest.mark.parametrize("room", sorted(set(COMPANION) & ROOMS))
@@ -89,6 +95,13 @@ def run(code: str) -> str:
 
 def test_importing_nclib_loads_nothing_else():
     assert run("import sys, nclib; print([name for name in sys.modules if name.startswith('nclib')])") == "['nclib']"
+
+
+def test_measuring_collapse_loads_little_beside_torch():
+    """Which takes half a second; torchmetrics alone would take four."""
+    slow = {"torchmetrics", *set().union(*OPTIONAL.values())}
+    code = "import sys, torch; before = set(sys.modules); import nclib.collapse, nclib.monitor\n"
+    assert run(code + f"print({slow} & (set(sys.modules) - before))") == "set()"
 
 
 def test_study_loads_without_torch():
@@ -142,7 +155,8 @@ def test_commands_hand_their_arguments_to_their_module(name, monkeypatch):
     seen = []
     monkeypatch.setitem(sys.modules, COMMANDS[name][0], Module)
     assert main([name, "out.ipynb"]) == 7
-    assert seen == (["notebooks/00_theory.ipynb", "out.ipynb", "{}"] if name == "theory" else ["out.ipynb"])
+    outputs = json.dumps({"outputs": str(Path.cwd().parent)})
+    assert seen == (["notebooks/00_theory.ipynb", "out.ipynb", outputs] if name == "theory" else ["out.ipynb"])
 
 
 def test_the_door_lists_its_commands(capsys):

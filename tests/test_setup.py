@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,11 +59,12 @@ def test_the_lock_has_every_dependency_with_hashes_and_names_no_registry():
         assert wanted.specifier.contains(pins[wanted.name]), wanted
 
 
+OUTER = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "PYTEST", "WORKERS")
+CLEAN = {name: value for name, value in os.environ.items() if name not in OUTER}  # what a `make test` hands on
+
+
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """`make`, without what a `make test` around it hands on."""
-    outer = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "PYTEST", "WORKERS")
-    clean = {name: value for name, value in os.environ.items() if name not in outer}
-    return subprocess.run(["make", *arguments], cwd=cwd, env=clean, capture_output=True, text=True)
+    return subprocess.run(["make", *arguments], cwd=cwd, env=CLEAN, capture_output=True, text=True)
 
 
 def words_after(start: str, recipe: str) -> list[str]:
@@ -77,6 +79,7 @@ def test_make_help_names_every_target_and_variable():
     assert variables == re.findall(r"(?m)^([A-Z_]+) \?=", text)
     assert [name for name in targets if not re.search(rf"make {name}\b", shown) and name != "help"] == []
     assert [name for name in variables if not re.search(rf"\b{name}=", shown)] == []
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("given", ["study=params/mse_digits.yaml", "SMOK=1", "CORE=2"])
@@ -99,6 +102,22 @@ def test_make_reproduce_hands_on_what_it_is_given():
     given = command("STUDY=a.yaml", "CORES=2", "OUTPUTS=o", "RUNS=a b", "GPU_RUNS=2", "PROFILE=slurm")
     others = ["--runs", "a b", "--gpu-runs", "2", "--profile", "slurm"]
     assert given == ["reproduce", "a.yaml", "--cores", "2", "--outputs", "o", *others]
+
+
+def test_an_interrupt_ends_make_silently(tmp_path):
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\ntrap 'exit 130' INT\necho begun\nwhile :; do sleep 0.05; done\n")
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv/.ready").touch()
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(["make", "reproduce"], cwd=tmp_path, env=CLEAN, **options) as running:
+        assert running.stdout.readline() == "begun\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.communicate() == ("", "")
+    assert running.returncode == -signal.SIGINT, "130 in a shell"
 
 
 @pytest.fixture

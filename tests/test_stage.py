@@ -1,11 +1,13 @@
 """Stages: what is done and what runs again, what is read and what is refused."""
 
+import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from nclib.study import check, code
 from nclib.study import stage as stage_module
 from nclib.study.files import StageError
-from nclib.study.stage import Stage, stage, stages
+from nclib.study.progress import PROGRESS_FILE
+from nclib.study.stage import Stage, stage, stages, to_do
 from nclib.study.study import ParameterError, Study
-from nclib.study.watch import LINE_SECONDS, Watch
+from nclib.study.watch import Watch
 from tests.synthetic_study import MULTI_LABEL, write_study
 
 STUDY = {**MULTI_LABEL, "seeds": [0]}
@@ -57,6 +60,16 @@ def test_other_parameters_run_again_where_they_matter(made):
     assert found["datasets/digits/01_dataset"] is None
     with pytest.raises(StageError, match=r"run stage 02_train first \(training\.lr was 0\.1 and is 0\.7\)"):
         of_etf("03_validate", other, outputs).input("history.csv")
+
+
+def test_a_field_that_came_later_had_its_default(made):
+    training = of_etf("02_train", *made)
+    manifest = json.loads(training.manifest_file.read_text())
+    assert manifest["parameters"]["training"].pop("lr_drop") == 0.1
+    training.manifest_file.write_text(json.dumps(manifest))
+    assert of_etf("02_train", *made).missing() is None
+    found = of_etf("02_train", changed(lr_drop=0.2), made[1]).missing()
+    assert found == "training.lr_drop was 0.1 and is 0.2"
 
 
 def test_an_input_with_other_bytes_runs_again_and_one_with_the_same_does_not(made):
@@ -103,13 +116,23 @@ def test_what_is_done_is_kept_and_what_is_replaced_leaves_nothing_behind(made, c
     study, outputs = made
     done = of_etf("02_train", study, outputs).announce()
     before = done.manifest_file.read_bytes()
-    assert "already done, just now; the cells below show the results" in capsys.readouterr().out
+    assert re.search(r"already done, 0:00:\d\d ago; the cells below show the results", capsys.readouterr().out)
     done.save({"history.csv": pd.DataFrame({"a": [1]})})
     assert done.manifest_file.read_bytes() == before
     other = of_etf("02_train", changed(lr=0.7), outputs).announce()
     assert "to be run, since training.lr was 0.1 and is 0.7" in capsys.readouterr().out
     other.save({"another.csv": pd.DataFrame({"a": [1]})})
     assert not (done.folder / "history.csv").exists()
+
+
+def test_a_folder_in_the_place_of_a_result_is_named(made):
+    study, outputs = made
+    stage = of_etf("02_train", study, outputs)
+    (stage.folder / "history.csv").unlink()
+    (stage.folder / "history.csv").mkdir()
+    assert stage.missing() == "history.csv is gone"
+    with pytest.raises(StageError, match=r"Cannot write .*history\.csv: Is a directory; move away what has that name"):
+        stage.save({"history.csv": pd.DataFrame({"a": [1]})})
 
 
 def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsys):
@@ -120,8 +143,8 @@ def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsy
     of_etf("02_train", study, outputs).output("history.csv").write_text("")
     assert check.main([str(tmp_path / "study.yaml"), "--outputs", str(outputs)]) == 1
     said = capsys.readouterr().out
-    assert "learned/seed0 02_train: as it was made\n" in said
-    assert "etf/seed0 02_train: history.csv has another size than it had; " in said
+    assert "learned/seed0/02_train: as it was made\n" in said
+    assert "etf/seed0/02_train: history.csv has another size than it had; " in said
     assert "metrics.csv is damaged (it is not what 03_validate.manifest.json says)" in said
     assert "04_figures: there is no result yet\n" in said
     assert check.main([str(tmp_path / "none.yaml")]) == 2
@@ -152,7 +175,6 @@ def test_changed_code_runs_again_what_it_made_unless_it_is_kept(made, monkeypatc
     real = code.module_fingerprint
     monkeypatch.setattr(code, "module_fingerprint", lambda name: "new" if name == "nclib.data.dataset" else real(name))
     assert trained.missing() == "the code of nclib.data.dataset has changed"
-    assert trained.missing(code=False) is None
     monkeypatch.setenv("NCLIB_KEEP_CODE", "1")
     assert trained.missing() is None
 
@@ -204,14 +226,109 @@ def test_a_process_whose_starter_is_gone_already_ends_at_once():
     assert ended.stdout == "lives\n"
 
 
-def test_a_long_download_is_shown(tmp_path, capsys):
-    place = tmp_path / "datasets" / "cifar10"
-    place.mkdir(parents=True)
-    (place / "01_dataset.log").write_text("started\n 10%|#\r 20%|##\r")
-    running = place / "01_dataset.running.ipynb"
-    running.write_text(json.dumps({}))
-    Watch(tmp_path).look()
-    assert capsys.readouterr().err == "", "a cell that has just begun"
-    os.utime(running, (time.time() - 2 * LINE_SECONDS,) * 2)
-    Watch(tmp_path).look()
-    assert "cifar10: 20%|##" in capsys.readouterr().err
+IMAGES = {"study": "own", "dataset": {"name": "images", "source": "image_folder", "image_size": 8}, "runs": {"a": {}}}
+
+
+@pytest.fixture
+def of_images(tmp_path, monkeypatch):
+    """The finished data set of an image folder, as a new stage each time, and the folder."""
+    monkeypatch.setenv("NCLIB_DATA_ROOT", str(tmp_path))
+    folder = tmp_path / "images"
+    for name in ("cat/1.png", "cat/2.png", "dog/1.JPG", "dog/notes.txt", ".git/3.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+    def of_images() -> Stage:
+        return Stage("01_dataset", Study.from_mapping(IMAGES), run="a", outputs=tmp_path / "outputs")
+
+    of_images().announce().save({"data.safetensors": "the data set"})
+    return of_images, folder
+
+
+def test_a_data_set_names_the_files_it_was_made_from(of_images):
+    stage, folder = of_images
+    names = ("cat/1.png", "cat/2.png", "dog/1.JPG")
+    lines = [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in names]  # as sha256sum prints them
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert stage().manifest["inputs"] == {os.path.relpath(folder, stage().folder): expected}
+    assert stage().announce().done
+
+
+@pytest.mark.parametrize("change", ["replaced", "renamed", "added", "removed", "class renamed"])
+def test_other_images_make_the_data_set_again(of_images, change):
+    stage, folder = of_images
+    before = (folder / "cat/1.png").stat()
+    if change == "replaced":  # of the same size and time
+        (folder / "cat/1.png").write_text("another!!")
+        os.utime(folder / "cat/1.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (folder / "cat/1.png").stat().st_size == before.st_size
+    elif change == "added":
+        (folder / "cat/3.png").write_text("")
+    elif change == "removed":
+        (folder / "cat/1.png").unlink()
+    else:
+        source, target = ("cat/1.png", "cat/3.png") if change == "renamed" else ("cat", "cow")
+        (folder / source).rename(folder / target)
+    why = f"the images in {folder} are others"
+    assert to_do([stage()]) == {"datasets/images/01_dataset": why}
+    assert not stage().announce().done
+    assert stage().missing() is None, "what later stages read is what was made"
+
+
+@pytest.mark.parametrize("change", ["times", "memory", "others", "all gone"])
+def test_images_that_are_the_same_or_gone_change_nothing(of_images, change):
+    stage, folder = of_images
+    if change == "times":
+        os.utime(folder / "cat/1.png", (1, 1))
+    elif change == "memory":
+        (stage().folder / "01_dataset.files.json").write_text("[")
+    elif change == "others":
+        (folder / "README.md").write_text("")
+        (folder / ".git/3.png").write_text("another")
+    else:
+        shutil.rmtree(folder)
+    assert to_do([stage()]) == {}
+
+
+def test_what_follows_a_stage_that_runs_runs_too(made):
+    study, outputs = made
+    of_etf("02_train", study, outputs).clear()
+    assert to_do(stages(study, outputs)) == {
+        "etf/seed0/02_train": "there is no result yet",
+        "etf/seed0/03_validate": None,
+        "04_figures": "there is no result yet",
+    }
+
+
+def test_what_runs_is_shown(made, tmp_path, capsys, monkeypatch):
+    study, outputs = made
+    found, session = stages(study, outputs), tmp_path / "session"
+    places = {stage.key: stage.folder / stage.name for stage in found}
+
+    def look() -> str:
+        watch.look()
+        return capsys.readouterr().err
+
+    def log(key: str, text: str = "") -> None:
+        places[key].with_suffix(".log").write_text(text)
+
+    log("04_figures", "of an earlier session")
+    places["etf/seed0/02_train"].with_suffix(".failed.json").write_text("{}")
+    watch = Watch(found, session)
+    assert look() == ""
+    log("datasets/digits/01_dataset", " 10%|#  | 1/9\r 20%|## | 2/9\nand so on")
+    log("etf/seed0/02_train")
+    assert look() == "running  datasets/digits/01_dataset\nrunning  etf/seed0/02_train\n"
+    places["etf/seed0/02_train"].with_suffix(".failed.json").unlink()  # of an earlier session
+    state = {"epoch": 30, "epochs": 80, "seconds_left": 25, "shown": {"loss": 0.25, "train IoU": 1, "test IoU": 0.5}}
+    (places["etf/seed0/02_train"].parent / PROGRESS_FILE).write_text(json.dumps(state))
+    assert look() == ""
+    monkeypatch.setattr("nclib.study.watch.LINE_SECONDS", 0)
+    progress = "etf/seed0: epoch 30/80, 00:25 left, loss 0.2500, test IoU 0.5000"
+    assert look() == f"         datasets/digits: 20%|## | 2/9\n         {progress}\n"
+    assert watch.epochs == {"etf/seed0": 30}
+    (session / "etf/seed0").mkdir(parents=True)
+    (session / "etf/seed0/02_train").touch()
+    places["datasets/digits/01_dataset"].with_suffix(".failed.json").write_text("{}")
+    assert look() == "failed   datasets/digits/01_dataset (0 s)\ndone     etf/seed0/02_train (0 s)\n"
+    assert watch.epochs == {}

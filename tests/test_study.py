@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torchvision.datasets import CIFAR10, MNIST
 
 from nclib.data import sources, stand_ins
 from nclib.models import ARCHITECTURES, build_model
 from nclib.study.cluster import JOBS
-from nclib.study.parameters import Training
+from nclib.study.parameters import Dataset, Training
 from nclib.study.registry import SOURCES
+from nclib.study.source_files import absent
 from nclib.study.study import ParameterError, Study, merge
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +47,7 @@ def test_defaults_are_the_settings_of_paper_1():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"traning": {}}, r"traning: no such section; a study has study, dataset"),
+        ({"traning": {}}, r"traning: no such parameter; there are study, dataset"),
         ({"training": {"lrr": 1.0}}, r"training\.lrr: no such parameter; there are loss, "),
         ({"training": {"lr": "fast"}}, r"training\.lr: should be a valid number.*'fast'"),
         ({"training": {"lr": True}}, r"training\.lr: should be a valid number.*True"),
@@ -79,11 +81,13 @@ def test_defaults_are_the_settings_of_paper_1():
         ({"study": "theory"}, r"study: the name 'theory' is taken"),
         ({"study": "reference"}, r"study: the name 'reference' is taken"),
         ({"training": {"lr": 10**400}}, r"training\.lr: should be a valid number"),
-        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, model, training, validation only"),
+        ({"runs": {"a": {"seeds": [1]}}}, r"runs\.a\.seeds: a run overrides dataset, .*, and has a label"),
+        ({"runs": {"a": {"label": ""}}}, r"runs\.a\.label: should match pattern"),
+        ({"runs": {"a": {}, "b": {"label": "a"}}}, r"runs\.b\.label: run 'a' is called 'a', too"),
         ({"runs": {"a": {"training": {"lr": 0}}}}, r"runs\.a\.training\.lr: should be greater than 0"),
         ({"seeds": []}, r"seeds: .*at least 1 item"),
         ({"seeds": [0, 1, 0]}, r"seeds: .*expected different seeds, but got \[0, 1, 0\]"),
-        ({"sweep": {"seeds": [1, 1]}}, r"seeds: .*expected different seeds, but got \[1, 1\]"),
+        ({"sweep": {"seeds": [0, 1]}}, r"sweep\.seeds: expected a field such as training\.lr"),
         ({"seeds": [0.5]}, r"seeds\.0: should be a valid integer"),
         ({"study": "../up"}, r"study: should match pattern"),
         ({"sweep": {"lr": [1]}}, r"sweep\.lr: expected a field such as training\.lr"),
@@ -193,6 +197,12 @@ def test_the_tables_of_sources_and_networks_are_true(tmp_path, monkeypatch):
             read = sources.load(name, root=tmp_path, train=False)
             assert (known.classes, known.channels, known.side) == (read.num_classes, *read.images.shape[1:3])
             assert known.is_multi_label == read.is_multi_label
+            assert not absent(Dataset(source=name, root=str(tmp_path)))
+            assert set(absent(Dataset(source=name, root="/nowhere"))) == {
+                Path("/nowhere", archive) for archive, _ in known.archives.values()
+            }
+    assert SOURCES["mnist"].url in MNIST.mirrors
+    assert [SOURCES["cifar10"].url + archive for archive, _ in SOURCES["cifar10"].archives.values()] == [CIFAR10.url]
     with torch.device("meta"):
         for arch, known in ARCHITECTURES.items():
             for width in (None, 16):
@@ -213,7 +223,7 @@ def test_unknown_run_and_seed_are_named():
         plan.resolve("eft")
     with pytest.raises(ParameterError, match=r"seed: study 'mlab_digits' has no seed 7; it has 0"):
         plan.check_seed(7)
-    with pytest.raises(ParameterError, match=r"seed: expected an integer, but got '0'"):
+    with pytest.raises(ParameterError, match=r"seed: study 'mlab_digits' has no seed '0'; it has 0"):
         plan.check_seed("0")
 
 
@@ -234,15 +244,22 @@ def test_counts_are_replaced_not_merged():
     assert merge({"train_counts": {1: 5, 2: 3}}, {"train_counts": {1: 7}}) == {"train_counts": {1: 7}}
 
 
-def test_sweep_multiplies_runs_and_seeds():
-    plan = Study.from_mapping(study(sweep={"training.lr": [0.1, "1e-3"], "model.width": [4, 8], "seeds": [0, 1]}))
-    assert plan.seeds == (0, 1)
+def test_sweep_multiplies_runs():
+    plan = Study.from_mapping(study(sweep={"training.lr": [0.1, "1e-3"], "model.width": [4, 8]}))
     assert len(plan.runs) == 8
     chosen = plan.resolve("etf-lr=0.001-width=8")
     assert (chosen.training.lr, chosen.model.width, chosen.model.head) == (0.001, 8, "etf")
 
 
-def test_labels_of_a_sweep_tell_its_values_apart():
+def test_a_run_is_called_by_its_label():
+    runs = {"a": {}, "b": {"label": "MSE, learned", "training": {"loss": "mse"}}}
+    plan = Study.from_mapping(study(runs=runs))
+    assert [plan.resolve(run).label for run in runs] == ["a", "MSE, learned"]
+    swept = Study.from_mapping(study(runs=runs, sweep={"model.width": [4]}))
+    assert [swept.resolve(run).label for run in swept.runs] == ["a, width=4", "MSE, learned, width=4"]
+
+
+def test_runs_of_a_sweep_have_names_that_tell_its_values_apart():
     plan = Study.from_mapping(study(runs={"a": {}}, sweep={"training.lr": [0.1, 0.1000001, 5.0e-4, 1.0e-5, 2]}))
     assert list(plan.runs) == ["a-lr=0.1", "a-lr=0.1000001", "a-lr=0.0005", "a-lr=1e-05", "a-lr=2"]
     assert [plan.resolve(run).training.lr for run in plan.runs] == [0.1, 0.1000001, 5e-4, 1e-5, 2]
@@ -266,7 +283,7 @@ def test_smoke_has_a_name_of_its_own_and_may_keep_some_runs_only():
     assert list(plan.runs) == ["etf"]
     assert plan.resolve("etf").training.epochs == 2
     assert Study.from_mapping(study(smoke=small)).resolve("etf").training.epochs == DIGITS["training"]["epochs"]
-    with pytest.raises(ParameterError, match=r"smoke\.runs: study 'mlab_digits' has no run 'x'"):
+    with pytest.raises(ParameterError, match=r"run: study 'mlab_digits' has no run 'x'"):
         Study.from_mapping(study(smoke={"runs": ["x"]}), smoke=True)
     with pytest.raises(ParameterError, match=r"smoke\.traning: no such parameter"):
         Study.from_mapping(study(smoke={"traning": {}}))

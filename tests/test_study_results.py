@@ -130,6 +130,13 @@ def test_an_etf_with_more_dimensions_than_classes_has_the_same_prediction(load):
     assert found["train_loss"]["etf"] == pytest.approx(predictions(load(MULTI_LABEL))["train_loss"]["etf"], rel=1e-9)
 
 
+def test_an_etf_after_batch_norm_may_have_negative_features(load):
+    last = {"model": {"arch": "mlp_norm_last", "head": "etf", "feature_dim": 10}}
+    found = predictions(replace(load(MULTI_LABEL), study=Study.from_mapping({**MULTI_LABEL, "runs": {"etf": last}})))
+    settings = {"weight_decay": 5e-4, "feature_decay": 1e-3, "batch_size": 128}
+    assert found["train_loss"]["etf"] == predict_training(10, {1: 20, 2: 4}, **settings, head="etf").data_loss
+
+
 @pytest.mark.parametrize(
     "training",
     [{"optimizer": "adam"}, {"augment": True}, {"feature_decay": 0.0}, {"weight_decay": 0.0}, {"loss": "focal"}],

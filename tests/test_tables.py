@@ -86,7 +86,7 @@ def test_parameters_are_compared_with_the_same_network_only(load):
 def test_several_seeds_are_mean_and_standard_deviation(load):
     results = load(MULTI_LABEL)
     text = tables.summary(results)
-    assert "mean ± standard deviation over 2 seeds" in text
+    assert "mean ± standard deviation of 2 seeds (0, 1)" in text
     values = of_metric(results.last("test"), "soft_iou", split="test").query("run == 'etf'")["value"]
     assert parse(text, 0)[1]["test IoU"] == f"{values.mean():.4f} ± {np.std(values, ddof=1):.4f}"
 
@@ -100,6 +100,7 @@ def test_multi_label_tables(load):
         "train IoU",
         "ceiling",
         "test IoU",
+        "best test IoU (epoch)",
         "train subset accuracy",
         "test subset accuracy",
         "test Jaccard",
@@ -137,6 +138,30 @@ def test_every_checkpoint_is_kept_as_a_row(load):
     assert len(table) == 4 * 13
     nc1 = results.values("nc1").set_index(["run", "seed", "epoch"])["value"]
     assert table["train_nc1"].to_dict() == nc1.to_dict()
+
+
+@pytest.mark.parametrize("study", [MULTI_LABEL, TRIPLES, MANY_RUNS, {**SINGLE_LABEL, "seeds": [0]}])
+def test_the_terminal_has_the_same_numbers_in_80_columns(load, study):
+    results = load(study)
+    text = tables.terminal_text(results)
+    assert max(map(len, text.splitlines())) <= 80
+    assert ("of one seed (0), so without a deviation" in " ".join(text.split())) == (len(results.seeds) == 1)
+    _, *blocks = text.strip().split("\n\n")
+    heads = [column.head for column in tables.main_columns(results) if column.head]
+    assert " ".join(" ".join(block.splitlines()[0] for block in blocks).replace("\\", "").split()) == " ".join(heads)
+    for row in parse(tables.summary(results), 0):
+        shown = [row[column.title] for column in tables.main_columns(results) if column.head]
+        lines = [line for block in blocks for line in block.splitlines()[1:] if line.startswith(row["run"])]
+        assert " ".join(" ".join(line.removeprefix(row["run"]) for line in lines).split()) == " ".join(shown)
+
+
+def test_the_best_test_score_stands_with_its_epochs(load):
+    results = load(MULTI_LABEL)
+    best = results.history.query("run == 'etf'").groupby("seed")["test_soft_iou"]
+    epochs = sorted(results.history.loc[best.idxmax(), "epoch"])
+    shown = parse(tables.summary(results), 0)[1]["best test IoU (epoch)"]
+    values = best.max()
+    assert shown == f"{values.mean():.4f} ± {values.std():.4f} ({epochs[0]}–{epochs[1]})"
 
 
 def test_single_label_table(load):

@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -50,15 +51,14 @@ def write(archive: Path, folder: Path) -> None:
         splits = {name: cifar10.load(root=Path(scratch), train=name == "train") for name in ("train", "test")}
     made = temporary_beside(folder, "making")
     try:
-        for name, files in (("test", [0]), ("train", range(1, 6))):
-            split = splits[name]
-            for file, images, labels in zip(
-                files, split.images.chunk(len(files)), split.labels.chunk(len(files)), strict=True
-            ):
-                for place, (image, label) in enumerate(zip(images[:PER_FILE], labels.tolist(), strict=False)):
-                    path = made / name / split.class_names[label] / f"{file}{place:05d}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        for name, split in splits.items():
+            files = range(1, 6) if name == "train" else [0]
+            per_file = len(split) // len(files)
+            for file, place in product(files, range(min(PER_FILE, per_file))):
+                row = (file - files[0]) * per_file + place
+                path = made / name / split.class_names[split.labels[row]] / f"{file}{place:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(split.images[row].permute(1, 2, 0).numpy()).save(path)
         made.replace(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)

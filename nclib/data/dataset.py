@@ -1,6 +1,6 @@
 """The data set of a study: built from its parameters, kept as one safetensors file, read back by the later stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Splits:
         mean: to subtract from values in [0, 1], one number per channel.
         std: to divide by after that, one number per channel.
         class_names: name of each class.
-        meta: what the data set was built from, as JSON values.
+        name: of the data set in its study.
     """
 
     train: MultiLabelData
@@ -40,7 +40,7 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    meta: Mapping[str, Any]
+    name: str
 
     @property
     def num_classes(self) -> int:
@@ -58,7 +58,7 @@ class Splits:
             for split in ("train", "test")
             for part in ("images", "labels", "source_index")
         }
-        header = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "meta": dict(self.meta)}
+        header = {"class_names": self.class_names, "mean": self.mean, "std": self.std, "name": self.name}
         save_tensors(path, tensors, header)
 
 
@@ -103,8 +103,7 @@ def build(**fields: Any) -> Splits:
             for name, source, counts in (("train", train_source, counts), ("test", test_source, settings.test_counts))
         )
     mean, std = _moments(settings.normalization, train.images)
-    meta = settings.model_dump(include={"source", "name", "layout", "normalization", "seed"})
-    return Splits(train, test, mean, std, train.class_names, meta)
+    return Splits(train, test, mean, std, train.class_names, settings.name)
 
 
 def check_runs(splits: Splits, study: Study) -> None:
@@ -118,7 +117,7 @@ def check_runs(splits: Splits, study: Study) -> None:
         ParameterError: the message names the field.
     """
     for run in study.runs:
-        if study.resolve(run).dataset.name == splits.meta["name"]:
+        if study.resolve(run).dataset.name == splits.name:
             study.resolve(run, classes=splits.num_classes, side=splits.train.images.shape[-1])
 
 
@@ -202,7 +201,7 @@ def load(path: str | Path) -> Splits:
         train, test = (
             MultiLabelData(*(tensors[f"{split}_{part}"] for part in parts), names) for split in ("train", "test")
         )
-        return Splits(train, test, tuple(header["mean"]), tuple(header["std"]), names, dict(header["meta"]))
+        return Splits(train, test, tuple(header["mean"]), tuple(header["std"]), names, header["name"])
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(
             f"{path} is no data set of stage {STAGE} ({error}): delete it and run stage {STAGE} again."

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
@@ -12,19 +13,19 @@ from matplotlib.figure import Figure
 
 from nclib.figures.descent import draw_prediction
 from nclib.figures.style import TEXT_WIDTH, style
-from nclib.theory import GlobalMinimum, Problem, global_minimum, minimize
+from nclib.theory import Problem, global_minimum, minimize
 
 LOSSES = {"cross-entropy": "cross_entropy", "squared error": "mse"}
 MOST_SAMPLES = 2000  # of a descent that should end within seconds
-PATH = np.logspace(-6, 0, 25)  # feature decays that the curves run over
+DECAYS = np.logspace(-6, 0, 49).tolist()
+LOOK = {"style": {"description_width": "105px"}, "layout": {"width": "330px"}}
 
 
 class TheoryExplorer:
     """Controls over the settings of an unconstrained-feature problem, and a picture of its global minimum.
 
-    The picture is a `widgets.Image`; `draw` makes its bytes from the controls' values. An error is shown in `error`,
-    since an exception in a widget's callback would otherwise be seen nowhere. "check" minimizes the full problem from
-    a random start and reports how far from the prediction it ends.
+    An error is shown in `error`, since an exception in a widget's callback would otherwise be seen nowhere. "check"
+    minimizes the full problem from a random start and reports how far from the prediction it ends.
 
     Args:
         num_classes: K at the start.
@@ -36,53 +37,28 @@ class TheoryExplorer:
     def __init__(
         self, *, num_classes: int, counts: tuple[int, int, int], weight_decay: float, feature_decay: float
     ) -> None:
-        wide = widgets.Layout(width="330px")
-        named = {"description_width": "105px"}
-
-        def decay(value: float, name: str) -> widgets.SelectionSlider:
-            # a slider of numbers would round the given one to its nearest step
-            values = sorted({value, *np.logspace(-6, 0, 49).tolist()})
-            options = [(f"{x:.3g}", x) for x in values]
-            return widgets.SelectionSlider(options=options, value=value, description=name, style=named, layout=wide)
-
-        self.num_classes = widgets.IntSlider(
-            num_classes, min=2, max=20, description="classes K", style=named, layout=wide
-        )
-        self.counts = [
-            widgets.IntSlider(n, min=0, max=50, description=name, style=named, layout=wide)
-            for n, name in zip(counts, ("one label", "two labels", "three labels"), strict=True)
-        ]
+        self.num_classes = widgets.IntSlider(num_classes, min=2, max=20, description="classes K", **LOOK)
+        names = zip(counts, ("one label", "two labels", "three labels"), strict=True)
+        self.counts = [widgets.IntSlider(n, min=0, max=50, description=name, **LOOK) for n, name in names]
         self.weight_decay, self.feature_decay = (
-            decay(weight_decay, "weight decay"),
-            decay(feature_decay, "feature decay"),
+            # a slider of numbers would round the given one to its nearest step
+            widgets.SelectionSlider(options=[(f"{x:.3g}", x) for x in sorted({value, *DECAYS})], value=value, **LOOK)
+            for value in (weight_decay, feature_decay)
         )
-        self.loss = widgets.Dropdown(options=LOSSES, description="loss", style=named, layout=wide)
+        self.weight_decay.description, self.feature_decay.description = "weight decay", "feature decay"
+        self.loss = widgets.Dropdown(options=LOSSES, description="loss", **LOOK)
         self.label_mean = widgets.Checkbox(description="mean over labels", indent=False)
         self.check = widgets.Button(description="check by a descent", tooltip="Minimize from a random start")
         self.status, self.error = widgets.HTML(), widgets.HTML()
         self.image = widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="880px"))
         self._figure = Figure(figsize=(TEXT_WIDTH + 1, 3.0), layout="constrained", dpi=130)
-        names = (
-            "num_classes",
-            "weight_decay",
-            "feature_decay",
-            "loss",
-            "label_mean",
-            "check",
-            "status",
-            "image",
-            "error",
-        )
-        for name in names:
-            getattr(self, name).add_class(f"nc-theory-{name.replace('_', '-')}")
-        decays = (self.weight_decay, self.feature_decay)
-        for control in (self.num_classes, *self.counts, *decays, self.loss, self.label_mean):
-            control.observe(self._redraw, "value")
-        self.check.on_click(self._check)
         left = widgets.VBox([self.num_classes, self.weight_decay, self.feature_decay, self.loss])
         right = widgets.VBox([*self.counts, widgets.HBox([self.label_mean, self.check])])
+        for control in (*left.children, *self.counts, self.label_mean):
+            control.observe(lambda _: self._update(self._redraw), "value")
+        self.check.on_click(lambda _: self._update(self._check))
         self.ui = widgets.VBox([widgets.HBox([left, right]), self.status, self.image, self.error])
-        self._redraw()
+        self._update(self._redraw)
 
     def settings(self) -> dict[str, Any]:
         """The controls as keyword arguments of `global_minimum`."""
@@ -96,67 +72,44 @@ class TheoryExplorer:
             "loss": self.loss.value,
         }
 
-    def draw(self, settings: dict[str, Any]) -> tuple[GlobalMinimum, bytes]:
-        """The minimum for some settings, and its picture as PNG."""
+    def _update(self, act: Callable[[], None]) -> None:
+        """Do what a control asks for; an exception is shown instead of lost."""
+        self.error.value = ""
+        try:
+            act()
+        except Exception as error:
+            self.error.value = f"<pre>{html.escape(f'{type(error).__name__}: {error}')}</pre>"
+            self.status.value = ""
+
+    def _redraw(self) -> None:
+        for m, slider in enumerate(self.counts, start=1):
+            slider.disabled = m >= self.num_classes.value  # a set of all classes says nothing
+        settings, file = self.settings(), io.BytesIO()
         minimum = global_minimum(**settings)
-        path = {decay: global_minimum(**{**settings, "feature_decay": decay}) for decay in PATH.tolist()}
+        path = {decay: global_minimum(**{**settings, "feature_decay": decay}) for decay in DECAYS[::2]}
         with style():
             self._figure.clear()
             axes = self._figure.subplots(1, 2, width_ratios=(1, 1.2))
             draw_prediction(list(axes), minimum, path, settings["feature_decay"])
-            file = io.BytesIO()
             self._figure.savefig(file, format="png")
-        return minimum, file.getvalue()
+        self.image.value = file.getvalue()
+        scales = ", ".join(f"C<sub>{m}</sub> = {scale:.4f}" for m, scale in minimum.scales.items() if m > 1)
+        what = "the optimum is zero" if minimum.is_zero else scales or "single labels"
+        self.status.value = f"global minimum {minimum.value:.10f} (loss {minimum.data_loss:.6f}): {what}"
 
-    def _redraw(self, _: object = None) -> None:
-        with _Shown(self):
-            for m, slider in enumerate(self.counts, start=1):
-                slider.disabled = m >= self.num_classes.value  # a set of all classes says nothing
-            minimum, self.image.value = self.draw(self.settings())
-            scales = ", ".join(f"C<sub>{m}</sub> = {scale:.4f}" for m, scale in minimum.scales.items() if m > 1)
-            what = "the optimum is zero" if minimum.is_zero else scales or "single labels"
-            self._say(minimum, f"global minimum {minimum.value:.10f} (loss {minimum.data_loss:.6f}): {what}")
-
-    def _check(self, _: object = None) -> None:
-        with _Shown(self):
-            settings = self.settings()
-            minimum = global_minimum(**settings)
-            samples = Problem(**settings).num_samples
-            if samples > MOST_SAMPLES:
-                raise ValueError(
-                    f"Expected at most {MOST_SAMPLES} samples for a descent, but got {samples}: lower a count."
-                )
-            self._say(minimum, f"descending over {samples} free features ...")
-            result = minimize(**settings, generator=torch.Generator().manual_seed(0))
-            self._say(
-                minimum,
-                f"global minimum {minimum.value:.10f}; a random start ended at {result.value:.10f} after "
-                f"{result.iterations[-1]} iterations, a relative gap of {result.gap:.0e}",
-            )
-
-    def _say(self, minimum: GlobalMinimum, text: str) -> None:
-        """Written last, so that it means that all is drawn; the attributes are for tests."""
-        self.status.value = f"<span data-value='{minimum.value!r}' data-zero='{int(minimum.is_zero)}'>{text}</span>"
+    def _check(self) -> None:
+        settings = self.settings()
+        samples = Problem(**settings).num_samples
+        if samples > MOST_SAMPLES:
+            raise ValueError(f"Expected at most {MOST_SAMPLES} samples, but got {samples}: lower a count.")
+        self.status.value = f"descending over {samples} free features ..."
+        result = minimize(**settings, generator=torch.Generator().manual_seed(0))
+        self.status.value = (
+            f"global minimum {result.minimum.value:.10f}; a random start ended at {result.value:.10f} after "
+            f"{result.iterations[-1]} iterations, a relative gap of {result.gap:.0e}"
+        )
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """The live view where there is a kernel, the picture everywhere else."""
-        bundle = self.ui._repr_mimebundle_(**options)
-        bundle = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
-        bundle["image/png"] = base64.b64encode(self.image.value).decode()
-        return bundle
-
-
-class _Shown:
-    """Shows an exception of a callback in the explorer instead of losing it."""
-
-    def __init__(self, explorer: TheoryExplorer) -> None:
-        self.explorer = explorer
-
-    def __enter__(self) -> None:
-        self.explorer.error.value = ""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, Exception):
-            self.explorer.error.value = f"<pre>{html.escape(f'{kind.__name__}: {error}')}</pre>"
-            self.explorer.status.value = f"<span data-error='{kind.__name__}'></span>"
-        return isinstance(error, Exception)
+        picture = base64.b64encode(self.image.value).decode()
+        return {**self.ui._repr_mimebundle_(**options), "image/png": picture}

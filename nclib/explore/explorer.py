@@ -4,7 +4,7 @@ import base64
 import gzip
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,16 @@ import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
-from matplotlib.figure import Figure
-from PIL import Image
 
-from nclib.explore.outputs import RunData, load_run, runs, studies
-from nclib.explore.payload import color_maps, pack, run_payload
+from nclib.explore.outputs import RunData, labels, load_run, runs, studies
+from nclib.explore.payload import pack, run_payload
 from nclib.figures.feature_plane import Plane
-from nclib.figures.run_views import VIEWS, draw_view
+from nclib.figures.run_views import draw_view
 from nclib.study.files import StageError, atomic_path
 from nclib.study.study import ParameterError
 
 HERE = Path(__file__).parent
-KEPT_VIEWS = ("features",)  # in an executed notebook; the others take up to seconds to draw
 PICTURE_DPI = 130
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{css}</style></head>
-<body class="nc-page"><main id="explorer"></main>
-<script type="text/plain" id="book">{book}</script>
-<script type="module">
-{esm}
-openBook(document.getElementById("explorer"), document.getElementById("book").textContent);
-</script></body></html>
-"""
 
 
 class Explorer(anywidget.AnyWidget):
@@ -64,15 +51,13 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, study: str | Path, *, run: str = "", seed: int | None = None) -> None:
         super().__init__()
         folder = Path(study)
-        self._outputs, self._data = folder.parent, ()
-        self._message, name = "", folder.name
+        self._outputs, self._message, name = folder.parent, "", folder.name
         known = studies(self._outputs)
         if name not in known:
-            self._message = _nothing(folder)
+            self._message, run, seed = _nothing(folder), "", None
             name = known[0] if known else name
-            run, seed = "", None
         self._load = lru_cache(maxsize=4)(self._read)
-        self.choice = {"study": name, "runs": _first_choice(runs(self._outputs / name), name, run, seed), "read": 0}
+        self.choice = {"study": name, "runs": _first_choice(_choices(self._outputs / name), run, seed), "read": 0}
         self._show()
         self.observe(self._chosen, "choice")
 
@@ -81,37 +66,26 @@ class Explorer(anywidget.AnyWidget):
         """The runs that are shown."""
         return self._data
 
-    def picture(self, *views: str, epoch: int | None = None, plane: Plane = "circle") -> bytes:
-        """Views one below the other as PNG, drawn by `nclib.figures`.
+    def picture(self, view: str = "features", *, epoch: int | None = None, plane: Plane = "circle") -> bytes:
+        """A view as PNG, drawn by `nclib.figures`.
 
         Args:
-            views: `metrics`, `features`, `matrices`, `pairs`, `margins`; none means all.
+            view: `metrics`, `features`, `matrices`, `pairs` or `margins`.
             epoch: of a checkpoint; None: the last of each run.
             plane: of the features: `circle`, `principal` or three classes.
 
         Raises:
             StageError: there is nothing to show.
-            ValueError: no view is called so, no run has a checkpoint of this epoch, or there is no such plane.
+            ValueError: there is no such view or plane, or no run has a checkpoint of this epoch.
         """
-        for view in views:
-            if view not in VIEWS:
-                raise ValueError(f"Expected a view of {', '.join(VIEWS)}, but got {view!r}.")
-        epochs = sorted({int(e) for data in self._data if data.geometry for e in data.geometry.epochs})
-        if epoch is not None and epoch not in epochs:
-            raise ValueError(f"Expected an epoch of {', '.join(map(str, epochs))}, but got {epoch!r}.")
         tables = {data.label: data.metrics for data in self._data if data.metrics is not None}
         known = {data.label: data.geometry for data in self._data if data.geometry is not None}
-        displays = (draw_view(view, known, tables, epoch=epoch, plane=plane) for view in views or VIEWS)
-        pages = [_pixels(display.figure_) for display in displays if display is not None]
-        if not pages:
+        display = draw_view(view, known, tables, epoch=epoch, plane=plane)
+        if display is None:
             raise StageError(self._message or "; ".join(p for data in self._data for p in data.problems))
-        paper = Image.new("RGB", (max(p.width for p in pages), sum(p.height for p in pages)), "white")
-        top = 0
-        for page in pages:
-            paper.paste(page, (0, top))
-            top += page.height
         file = io.BytesIO()
-        paper.save(file, "png")
+        display.figure_.savefig(file, format="png", dpi=PICTURE_DPI)
+        plt.close(display.figure_)  # or a notebook would show it, too
         return file.getvalue()
 
     def save_html(self, path: str | Path) -> Path:
@@ -123,32 +97,29 @@ class Explorer(anywidget.AnyWidget):
         study = self.choice["study"]
         if not self._data:
             raise StageError(self._message)
-        found = runs(self._outputs / study)
-        books = {f"{run}/{seed}": self._load(study, run, seed)[1] for run in found for seed in found[run]}
-        catalog = {study: {run: list(seeds) for run, seeds in found.items()}}
-        shown = {**self.shown, "catalog": catalog, "runs": []}
-        book = pack({"shown": shown}, {name: np.frombuffer(book, np.uint8) for name, book in books.items()})
-        text = PAGE.format(
-            title=html.escape(f"{study} - neural collapse"),
-            css=(HERE / "explorer.css").read_text(encoding="utf-8"),
-            esm=(HERE / "explorer.js").read_text(encoding="utf-8"),
-            book=base64.b64encode(gzip.compress(book, 6, mtime=0)).decode(),
-        )
+        choices, files = _choices(self._outputs / study), {}
+        for _, run, seed in choices:
+            _, files[f"{run}/{seed}"], shared = self._load(study, run, seed)
+            files |= shared
+        shown = {**self.shown, "catalog": {study: choices}, "runs": [], "files": {}}
+        book = pack(shown, {name: np.frombuffer(file, np.uint8) for name, file in files.items()})
+        parts = {"title": html.escape(f"{study} - neural collapse"), "css": self._css, "esm": self._esm}
+        parts["book"] = base64.b64encode(gzip.compress(book, 6, mtime=0)).decode()
+        text = (HERE / "page.html").read_text(encoding="utf-8").format(**parts)
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return Path(path)
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The live view where there is a kernel, an image everywhere else."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        data, metadata = super()._repr_mimebundle_(**options)
         if any(run.geometry is not None for run in self._data):
-            data = {**data, "image/png": base64.b64encode(self.picture(*KEPT_VIEWS)).decode()}
+            data = {**data, "image/png": base64.b64encode(self.picture()).decode()}
         return data, metadata
 
-    def _read(self, study: str, run: str, seed: int) -> tuple[RunData, bytes]:
+    def _read(self, study: str, run: str, seed: int) -> tuple[RunData, bytes, dict[str, bytes]]:
         data = load_run(self._outputs / study, run, seed)
-        return data, run_payload(data)
+        return data, *run_payload(data)
 
     def _chosen(self, change: Mapping[str, Any]) -> None:
         if change["new"].get("read") != change["old"].get("read"):  # a training may have gone on
@@ -159,61 +130,46 @@ class Explorer(anywidget.AnyWidget):
     def _show(self) -> None:
         """Send what is chosen; a failure is sent in words, since an exception here would reach nobody."""
         study = self.choice.get("study", "")
-        names = studies(self._outputs)
-        catalog = {name: {run: list(seeds) for run, seeds in runs(self._outputs / name).items()} for name in names}
-        found = catalog.get(study, {})
-        chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if seed in found.get(run, ())]
-        if found and not chosen:
-            chosen = _first_choice(found, study)
+        catalog = {name: _choices(self._outputs / name) for name in studies(self._outputs)}
+        known = [(run, seed) for _, run, seed in catalog.get(study, ())]
+        chosen = [(run, seed) for run, seed in self.choice.get("runs") or () if (run, seed) in known]
+        chosen = chosen or _first_choice(catalog.get(study, []))
         loaded, message = [], self._message
         try:
             loaded = [self._load(study, run, seed) for run, seed in chosen]
         except Exception as error:
             message = f"{study} cannot be shown: {type(error).__name__}: {error}"
-        self._data = tuple(data for data, _ in loaded)
-        if not loaded and not message:
-            message = _nothing(self._outputs / study)
-        self._message = message
+        self._data = tuple(data for data, *_ in loaded)
+        self._message = message if loaded or message else _nothing(self._outputs / study)
         self.shown = {
             "study": study,
-            "chosen": [list(which) for which in chosen],
+            "chosen": chosen,
             "read": self.choice.get("read", 0),
             "catalog": catalog,
-            "maps": color_maps(),
-            "message": message,
-            "runs": [payload for _, payload in loaded],
+            "message": self._message,
+            "controls": (HERE / "explorer.html").read_text(encoding="utf-8"),
+            "runs": [payload for _, payload, _ in loaded],
+            "files": {name: file for *_, files in loaded for name, file in files.items()},
         }
 
 
-def _first_choice(
-    found: Mapping[str, Sequence[int]], study: str, run: str = "", seed: int | None = None
-) -> list[tuple[str, int]]:
-    """A run, and beside it the first other one, or another seed of it.
+def _choices(study: Path) -> list[tuple[str, str, int]]:
+    """Label, run and seed of all that can be chosen."""
+    names = labels(study)
+    return [(f"{names[run]}, seed {seed}", run, seed) for run, seeds in runs(study).items() for seed in seeds]
 
-    Raises:
-        ParameterError: there is no such run or seed.
-    """
-    if not found:
-        return []
-    if run and run not in found:
-        raise ParameterError(f"run: study '{study}' has no run '{run}'; it has {', '.join(found)}")
-    run = run or next(iter(found))
-    if seed is not None and seed not in found[run]:
-        has = ", ".join(map(str, found[run]))
-        raise ParameterError(f"seed: run '{run}' of study '{study}' has no seed {seed!r}; it has {has}")
-    first = (run, found[run][0] if seed is None else seed)
-    others = [(name, seeds[0]) for name, seeds in found.items() if name != run]
-    others += [(run, other) for other in found[run] if other != first[1]]
-    return [first, *others[:1]]
+
+def _first_choice(choices: list[tuple[str, str, int]], run: str = "", seed: int | None = None) -> list[tuple[str, int]]:
+    """The first run and seed that fit, and beside it the first of another run, or of another seed."""
+    known = [(name, other) for _, name, other in choices]
+    fitting = [which for which in known if run in ("", which[0]) and seed in (None, which[1])]
+    if known and not fitting:
+        has = ", ".join(f"{name} with seed {other}" for name, other in known)
+        raise ParameterError(f"run, seed: there is no run '{run}' with seed {seed}, but {has}")
+    others = [which for which in known if which[0] != fitting[0][0]] + [which for which in known if which != fitting[0]]
+    return [*fitting[:1], *others[:1]]
 
 
 def _nothing(study: Path) -> str:
     how = f"make reproduce STUDY=params/{study.name}.yaml"
     return f"{study} holds no training run yet. Run the study first, e.g. {how}."
-
-
-def _pixels(figure: Figure) -> Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=PICTURE_DPI)
-    plt.close(figure)  # or a notebook would show it, too
-    return Image.open(file).convert("RGB")

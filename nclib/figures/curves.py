@@ -9,17 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from nclib.figures.display import Display
-from nclib.figures.layout import fit_texts, legend_below, set_titles
-from nclib.figures.lines import line_grid, scale_axis
+from nclib.figures.layout import add_legend, fit_texts, set_titles
+from nclib.figures.lines import draw_lines, draw_references, epoch_grid, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import REFERENCE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, style
 from nclib.results.study_results import StudyResults
 
-HIGHEST = 4.1  # inches: all rows of panels together
-ROW = 1.0  # inches: height of a row of panels, where each group of runs has a column
-FACET_FROM = 5  # runs; where their names form groups, more of them get a column of panels per group
+PANEL, ALONE = 1.6, 1.9  # inches: height of a panel, at most, and where there is one row
+BELOW = 0.5  # inches: left for a legend below the panels
+FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = ("released_nc1", "nc2_w", "nc2_h", "released_nc3")  # as the first paper's code computes those
+THEORY = (
+    " Dotted: the minimum that theory predicts for each run. Its features are free; a network's come out of a ReLU and "
+    "cost decay on all layers, so that it may end off these lines."
+)
 References = Mapping[str, Mapping[str, float]]
 
 
@@ -27,145 +31,182 @@ References = Mapping[str, Mapping[str, float]]
 class MetricCurves(Display):
     """Panels of quantities against epoch; the line is the mean over seeds, the band goes from smallest to largest.
 
-    Where there are many runs named like `vgg16_learned`, `vgg16_etf`, ..., each group gets a column of panels.
+    Its subclasses choose the panels. Where there are many runs called like `VGG-16, learned`, `VGG-16, ETF`, ..., each
+    group gets a column of panels.
 
     Args:
         values: long: columns `run`, `seed`, `epoch`, `panel` (its place in `panels`) and `value`.
         panels: what to draw.
         references: name of a panel -> run -> a value to compare with (a theory's prediction), drawn as a dotted line.
-        columns: panels side by side, at most.
     """
 
+    COLUMNS: ClassVar[int | None] = None
+    SHARE_SCALE: ClassVar[bool] = False
     values: pd.DataFrame
     panels: Sequence[Panel]
     references: References = field(default_factory=dict)
-    columns: int = 3
-    share_scale: ClassVar[bool] = False
 
     @classmethod
     def from_results(
-        cls,
-        results: StudyResults,
-        *,
-        panels: Sequence[Panel] | None = None,
-        released: bool = False,
-        references: References | None = None,
+        cls, results: StudyResults, *, panels: Sequence[Panel] | None = None, references: References | None = None
     ) -> "MetricCurves":
-        """The collapse metrics of a study at its checkpoints.
-
-        Without `panels` NC1 to NC3, for multi-label data the tag-wise ratios, for single-label data what the second
-        paper shows; with `released` NC1 to NC3 above the same four as the first paper's released code computes them.
-        """
-        if released:
-            panels = [panel(name) for name in (*COLLAPSE, *RELEASED)]
-        elif panels is None:
-            panels = [panel(name) for name in COLLAPSE] + _further(results)
-        tables = [results.values(shown.metric, split=shown.split, labels=shown.labels) for shown in panels]
-        return cls(_joined(tables), panels, references or {}, columns=4 if released else 3)
-
-    @classmethod
-    def from_history(
-        cls, history: pd.DataFrame, panels: Sequence[Panel], *, references: References | None = None
-    ) -> "MetricCurves":
-        """What training logged: one row per epoch, with columns `run`, `seed`, `epoch` and the panels' metrics."""
-        keys = ["run", "seed", "epoch"]
-        tables = [history[[*keys, shown.metric]].set_axis([*keys, "value"], axis=1) for shown in panels]
-        return cls(_joined(tables), panels, references or {}, columns=2 if len(panels) == 4 else 3)
+        """Some quantities of a study: at every epoch what training logged, at its checkpoints what was measured."""
+        panels, history, tables = panels or cls._panels_of(results), results.history, []
+        for place, shown in enumerate(panels):
+            logged = history.rename(columns={shown.metric: "value"}) if shown.metric in history else None
+            table = results.values(shown.metric, labels=shown.labels) if logged is None else logged
+            tables.append(table[["run", "seed", "epoch", "value"]].assign(panel=place))
+        values = pd.concat(tables, ignore_index=True)
+        return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
     def plot(self) -> "MetricCurves":
         """Draw; the result is the display itself."""
-        runs = list(self.values["run"].unique())
-        styles = RunStyles.from_runs(runs)
-        groups = {run: group for run, (group, _) in (styles.groups or {}).items()} if len(runs) >= FACET_FROM else {}
+        styles, runs = self._styles, list(self.values["run"].unique())
+        groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
+        columns = len(set(groups.values()))
+        faceted = len(runs) >= FACET_FROM and 0 < columns <= MOST_GROUPS
         with style():
-            if groups:
-                self._plot_groups(styles, groups)
-            else:
-                self._plot_panels(styles)
-            handles = [styles.line(run) for run in runs]
-            if any(self.references.get(shown.name) for shown in self.panels):
-                handles.append(Line2D([], [], color="0.3", label="theory", **REFERENCE))
-            columns = len(set(groups.values())) or None
-            legend_below(self.figure_, handles, columns=columns, seeds=self.values["seed"].nunique())
+            blank = self._plot_groups(styles, groups) if faceted else self._plot_panels(styles)
+            lines, title = styles.legend(runs, self.values["seed"].nunique())
+            last = self.values.groupby("run")["epoch"].max()
+            ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
+            entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
+            compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
+            if compared and faceted:
+                title = f"{title}; dotted: theory" if title else "dotted: theory"
+            elif compared:
+                entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
+            add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
         return self
 
-    def _plot_panels(self, styles: RunStyles) -> None:
-        """One axes per panel."""
-        columns = min(self.columns, len(self.panels))
-        width = TEXT_WIDTH / max(columns, 2)
-        height = min(1.6, HIGHEST / -(-len(self.panels) // columns))
-        grid = line_grid(
-            self.values, styles, col="panel", col_wrap=columns, width=width, height=height, sharey=self.share_scale
-        )
-        self.figure_, self.axes_ = grid.figure, grid.axes
-        for axes, shown in zip(self.axes_, self.panels, strict=True):
-            self._finish(axes, shown, styles.colors)
+    def caption(self, study: str) -> str:
+        """What is drawn, of which study, and what to see."""
+        return super().caption(study) + THEORY * any(map(self._compared, self.panels))
+
+    def _compared(self, shown: Panel) -> Mapping[str, float]:
+        """The values to compare with, by run; none where there are too many runs."""
+        return self.references.get(shown.name, {}) if self.values["run"].nunique() <= MOST else {}
+
+    @property
+    def _styles(self) -> RunStyles:
+        return self.styles or RunStyles.from_runs(self.values["run"].unique())
+
+    def _plot_panels(self, styles: RunStyles) -> Axes | None:
+        """One axes per panel; returns those that are left in the last row, if any."""
+        columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
+        rows = -(-len(self.panels) // columns)
+        width, height = TEXT_WIDTH / max(columns, 2), min(PANEL if rows > 1 else ALONE, (HIGHEST - BELOW) / rows)
+        self.figure_, grid = epoch_grid(len(self.panels), columns, width=width, height=height, sharey=self.SHARE_SCALE)
+        self.axes_ = grid.ravel()[: len(self.panels)]
+        for place, (axes, shown) in enumerate(zip(self.axes_, self.panels, strict=True)):
+            self._draw(axes, shown, self.values[self.values["panel"] == place], styles)
+        for axes, shown in zip(self.axes_, self.panels, strict=True):  # when all that shares an axis is drawn
+            scale_axis(axes, shown)
         set_titles(self.axes_, [shown.title for shown in self.panels], width)
+        return grid.flat[-1] if len(self.panels) < grid.size else None
 
     def _plot_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
         """A row of axes per panel and a column per group of runs."""
-        values = self.values.assign(group=self.values["run"].map(groups))
-        names = list(values["group"].unique())
-        width = max(1.2, TEXT_WIDTH / len(names))
-        share = True if self.share_scale else "row"
-        grid = line_grid(values, styles, row="panel", col="group", width=width, height=ROW, sharey=share)
-        self.figure_, self.axes_ = grid.figure, grid.axes.ravel()
-        for (place, group), axes in grid.axes_dict.items():
-            members = {run: color for run, color in styles.colors.items() if groups[run] == group}
-            self._finish(axes, self.panels[place], members)
-        set_titles(grid.axes[0], names, width - 0.2)
-        labels, size = fit_texts([shown.title for shown in self.panels], ROW)
-        for axes, label in zip(grid.axes[:, 0], labels, strict=True):
+        names, rows = list(dict.fromkeys(groups.values())), len(self.panels)
+        width, height = TEXT_WIDTH / len(names), min(1.0, (HIGHEST - BELOW) / rows)
+        share = True if self.SHARE_SCALE else "row"
+        self.figure_, grid = epoch_grid(rows * len(names), len(names), width=width, height=height, sharey=share)
+        self.axes_ = grid.ravel()
+        for place, shown in enumerate(self.panels):
+            for axes, name in zip(grid[place], names, strict=True):
+                values = self.values[(self.values["panel"] == place) & (self.values["run"].map(groups) == name)]
+                self._draw(axes, shown, values, styles)
+        for place, axes in enumerate(self.axes_):
+            scale_axis(axes, self.panels[place // len(names)])
+        set_titles(grid[0], names, width - 0.2)
+        labels, size = fit_texts([shown.title.split(":")[0] for shown in self.panels], height)
+        for axes, label in zip(grid[:, 0], labels, strict=True):
             axes.set_ylabel(label, fontsize=size)
 
-    def _finish(self, axes: Axes, shown: Panel, colors: Mapping[str, tuple[float, float, float]]) -> None:
-        """Draw the references of the runs on this axes, then scale it."""
-        for run, value in self.references.get(shown.name, {}).items():
-            if run in colors:
-                axes.axhline(value, color=colors[run], zorder=1, **REFERENCE)
-        scale_axis(axes, shown)
+    def _draw(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
+        """Draw lines and references of some runs."""
+        draw_lines(axes, values, styles)
+        compared, runs = self._compared(shown), set(values["run"])
+        draw_references(axes, {run: value for run, value in compared.items() if run in runs}, styles)
+
+
+class CollapseCurves(MetricCurves):
+    """NC1 to NC3, and for several labels per image the tag-wise ratios."""
+
+    SEEN = (
+        "{study}, training images: the spread within classes (NC1), the distances of classifier and class means from a "
+        "simplex ETF (NC2) and from each other (NC3), and for several labels the angle of a set's mean to the sum of "
+        "its labels' means (tag-wise ratio); at exact collapse all are 0."
+    )
+
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [*map(panel, COLLAPSE), *(panel("tag_wise_ratio", labels=m) for m in results.multiplicities)]
+
+
+class ReleasedCurves(MetricCurves):
+    """NC1 to NC3 above the same four as the first paper's released code computes them."""
+
+    COLUMNS = 4
+    SEEN = (
+        "{study}, training images: NC1 to NC3 (above), and as the first paper's released code computes them (below), "
+        "which centers neither classifier nor class means and takes too small a global mean: an offset that the class "
+        "means share looks far from an ETF there."
+    )
+
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [*map(panel, COLLAPSE), *map(panel, RELEASED)]
+
+
+class GeometryCurves(MetricCurves):
+    """How the features lie, for one label per image, as the second paper shows it."""
+
+    SEEN = (
+        "{study}, training images: the logits at the features' mean (0 at exact collapse, $1/\\sqrt{{K}}$ with squared "
+        "error), the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)."
+    )
+
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [*map(panel, ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius"))]
+
+
+class TagWiseCurves(MetricCurves):
+    """How the mean of a label set lies to the sum of its labels' means."""
+
+    SEEN = (
+        "{study}, training images: the angle of a set's mean to the sum of its labels' means, 0 at exact collapse, and "
+        "the scale $C_m$ of the mean along that sum."
+    )
+
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        names = ("tag_wise_angle_mean", "tag_wise_scale")
+        return [panel(name, labels=m) for name in names for m in results.multiplicities]
 
 
 class ScoreCurves(MetricCurves):
-    """Training and test score of every epoch, side by side on one scale.
+    """Training and test score of every epoch: IoU for several labels per image, else accuracy."""
 
-    The training score is the mean over the epoch while the network changed, the test score is taken at the epoch's end.
-    """
+    SHARE_SCALE = True
+    SEEN = (
+        "{study}: training score, a mean over the epoch while the network changed, and test score at its end, on an "
+        "axis that widens towards 1 so that runs can be compared there."
+    )
 
-    share_scale = True
-
-    @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "ScoreCurves":
-        """IoU for multi-label data, accuracy for single-label data, from the histories of all runs."""
-        score = "soft_iou" if results.is_multi_label else "accuracy"
-        return cls.from_history(
-            results.history, [panel(f"{split}_{score}") for split in ("train", "test")], references=references
-        )
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        return [panel(f"{split}_{'soft_iou' if results.is_multi_label else 'accuracy'}") for split in ("train", "test")]
 
 
 class LossCurves(MetricCurves):
     """Learning rate, training loss, feature decay and test loss of every epoch."""
 
-    @classmethod
-    def from_results(cls, results: StudyResults, *, references: References | None = None) -> "LossCurves":
-        """From the histories of all runs."""
-        names = ["lr", "train_loss", "train_feature_decay", "test_loss"]
-        shown = [name for name in names if name in results.history and results.history[name].gt(0).any()]
-        return cls.from_history(results.history, [panel(name) for name in shown], references=references)
+    COLUMNS = 2
+    SEEN = "{study}: learning rate, losses and decay of the features (as trained with, beside the loss) of every epoch."
 
-
-def _further(results: StudyResults) -> list[Panel]:
-    """What is shown beside NC1 to NC3."""
-    if results.is_multi_label:
-        return [panel("tag_wise_ratio", labels=m) for m in results.multiplicities]
-    return [
-        panel("bias_residual"),
-        panel("top1", title="training accuracy"),
-        panel("top1", split="test", title="test accuracy"),
-        panel("cosine_margin_mean"),
-        panel("nuclear_over_frobenius"),
-    ]
-
-
-def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([table.assign(panel=place) for place, table in enumerate(tables)], ignore_index=True)
+    @staticmethod
+    def _panels_of(results: StudyResults) -> list[Panel]:
+        names, history = ("lr", "train_loss", "train_feature_decay", "test_loss"), results.history
+        return [panel(name) for name in names if name in history and history[name].gt(0).any()]

@@ -17,7 +17,7 @@ from nclib.figures.descent_plane import (
     draw_rays,
     plane_legend,
 )
-from nclib.figures.layout import legend_below
+from nclib.figures.layout import add_legend
 from nclib.figures.style import COLORS, TEXT_WIDTH, RunStyles, linestyle, style
 from nclib.theory import Curvature, GlobalMinimum, Minimization, Point, Problem, objective, values_along
 
@@ -65,7 +65,7 @@ def plot_gaps(results: Mapping[str, Sequence[Minimization]]) -> Figure:
         ax.annotate("rounding", (1, SMALLEST_GAP), xycoords=("axes fraction", "data"), xytext=(-3, 0), **_NOTE)
         ax.set(yscale="log", xlabel="L-BFGS iteration", ylabel="(loss - minimum) / minimum", xlim=(0, None))
         ax.set_ylim(SMALLEST_GAP / 3, None)
-        legend_below(figure, [styles.line(name) for name in results])
+        add_legend(figure, {name: styles.line(name) for name in results})
     return figure
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from nclib.figures.display import Display
+from nclib.figures.layout import SHORT, drawable
 from nclib.figures.style import TEXT_WIDTH, style
 from nclib.results.geometry import Geometry
 
@@ -99,10 +100,12 @@ class FeaturePlane(Display):
         discs = (means[classes] - origin) @ frame / size
         axes.scatter(*discs.T, s=40 if K <= 20 else 12, c=palette[classes], edgecolors="white", linewidths=0.8)
         if K <= 20:
+            names = drawable(g.class_names, longest=SHORT)
             for k, disc in zip(classes, discs, strict=True):
                 away = (disc - at) / max(np.linalg.norm(disc - at), 1e-9)
-                name = g.class_names[k]
-                axes.annotate(name, disc, 11 * away, textcoords="offset points", ha="center", va="center", fontsize=7)
+                axes.annotate(
+                    names[k], disc, 11 * away, textcoords="offset points", ha="center", va="center", fontsize=7
+                )
         reach = 1.8 * np.sqrt(2 / max(K - 1, 2)) if self.plane == "circle" else 1.4
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
         axes.grid(False)

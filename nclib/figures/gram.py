@@ -1,6 +1,6 @@
 """Angles between class means and between classifier rows, beside those of the simplex ETF."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -12,14 +12,16 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from nclib.figures.display import Display
-from nclib.figures.layout import LINE, fit_texts
-from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.layout import LINE, SHORT, drawable, fit_texts
+from nclib.figures.style import HIGHEST, MOST, NOTE, RC, TEXT_WIDTH, RunStyles, spread, style
 from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
 
-COLUMNS = 5
+COLUMNS = 9  # matrices side by side, at most
 KINDS = ("class means", "classifier")
 GAP = 0.14  # inches: between the matrices of two runs
+TEXT, NAMES = 0.17, 0.4  # inches: height of the note below a matrix, width of the names beside the first
+NAMED = 12  # classes; of more, some numbers are written
 
 
 def simplex_cosines(num_classes: int) -> Float[Tensor, "k k"]:
@@ -39,57 +41,80 @@ class GramMatrices(Display):
     distance from that, entry by entry.
     """
 
+    SEEN = (
+        "{study}, last checkpoint of the first seed: cosines between the class means (above) and between the "
+        "classifier rows (below), centered, beside those of a simplex ETF; below each, how far its worst entry is off."
+    )
     grams: Mapping[str, tuple[Float[Tensor, "k k"], Float[Tensor, "k k"]]]
+    class_names: Sequence[str] = ()
 
     @classmethod
-    def from_geometries(cls, geometries: Mapping[str, Geometry]) -> "GramMatrices":
+    def from_geometries(cls, geometries: Mapping[str, Geometry], *, styles: RunStyles | None = None) -> "GramMatrices":
         """The last checkpoint of each run."""
-        return cls({run: (g.gram_features[-1], g.gram_weight[-1]) for run, g in geometries.items()})
+        grams = {run: (g.gram_features[-1], g.gram_weight[-1]) for run, g in geometries.items()}
+        return cls(grams, next(iter(geometries.values())).class_names, styles=styles)
 
     @classmethod
     def from_results(cls, results: StudyResults) -> "GramMatrices":
         """The last checkpoint of every run, with the study's first seed."""
-        return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in results.runs})
+        shown = spread(results.runs, MOST)
+        styles = RunStyles.from_runs(results.labels)
+        return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in shown}, styles=styles)
 
     def plot(self) -> "GramMatrices":
         """Draw; the result is the display itself."""
         num_classes = len(next(iter(self.grams.values()))[0])
         ideal = simplex_cosines(num_classes)
-        columns = min(COLUMNS, 1 + len(self.grams))
-        blocks = -(-(1 + len(self.grams)) // columns)
-        side = min(1.9, TEXT_WIDTH / columns)
-        titles, size = fit_texts(list(self.grams), side - GAP)
+        labels = self.styles.labels if self.styles else {run: run for run in self.grams}
+        blocks = -(-(1 + len(self.grams)) // COLUMNS)
+        columns = -(-(1 + len(self.grams)) // blocks)
+        highest = (HIGHEST / blocks - 3.5 * LINE) / 2 - TEXT  # below titles of some lines
+        side = min(1.9, (TEXT_WIDTH - NAMES) / columns, highest)
+        titles, size = fit_texts([labels[run] for run in self.grams], side - GAP)
+        above = LINE + max(title.count("\n") for title in titles) * LINE * size / RC["axes.titlesize"]
         with style():
             self.figure_, grid = plt.subplots(2 * blocks, columns, layout="constrained", squeeze=False)
-            lines = 1 + max(title.count("\n") for title in titles)
-            self.figure_.set_size_inches(side * columns, blocks * (2 * side + 0.15 + lines * LINE))
-            for axes in grid.flat:
-                axes.set(xticks=[], yticks=[])
-                axes.grid(False)
+            self.figure_.set_size_inches(side * columns + NAMES, blocks * (2 * (side + TEXT) + above))
             places = [divmod(place, columns) for place in range(blocks * columns)]
             first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
-            drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} off the diagonal")
-            first[0].set_title("simplex ETF", loc="center")
+            drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} elsewhere")
+            first[0].set_title("simplex ETF", loc="center", fontsize=size)
             first[1].axis("off")
-            place = first[1].inset_axes((0.05, 0.75, 0.9, 0.09))
-            bar = self.figure_.colorbar(drawn, cax=place, orientation="horizontal", extend="min")
-            bar.set_label("cosine")
-            bar.outline.set_linewidth(0.4)
+            self._draw_scale(first[1], drawn)
             for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
                 for place, gram, kind in zip(axes, grams, KINDS, strict=True):
                     distance = (gram - ideal).abs().max().item()
-                    draw_cosines(place, gram, note=f"{distance:.2g} from the ETF")
+                    draw_cosines(place, gram, note=f"off by {distance:.2g}")
                     if axes is pairs[0] or place.get_subplotspec().is_first_col():
                         place.set_ylabel(kind)
+                        self._name_classes(place, num_classes)
                 axes[0].set_title(title, loc="center", fontsize=size)
             for axes in np.ravel(pairs[len(self.grams) :]):
-                axes.axis("off")
+                axes.remove()
             self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
         return self
+
+    def _draw_scale(self, axes: Axes, drawn: AxesImage) -> None:
+        lowest = drawn.norm.vmin
+        place, arrow = axes.inset_axes((0.05, 0.75, 0.9, 0.09)), lowest > -1
+        bar = self.figure_.colorbar(drawn, cax=place, orientation="horizontal", extend="min" if arrow else "neither")
+        bar.set_label("cosine" + (f"\n(arrow: below {lowest:.2g})" if arrow else ""), **NOTE)
+        bar.ax.tick_params(labelsize=NOTE["fontsize"])
+        bar.outline.set_linewidth(0.4)
+
+    def _name_classes(self, axes: Axes, num_classes: int) -> None:
+        step = 1 if num_classes <= NAMED else -(-num_classes // 50) * 10
+        ticks = range(0, num_classes, step)
+        named = num_classes <= NAMED and self.class_names
+        names = drawable(self.class_names, longest=SHORT) if named else list(map(str, range(num_classes)))
+        axes.set_yticks(ticks, [names[k] for k in ticks], fontsize=5.5)
+        axes.tick_params(length=1.5, pad=1)
 
 
 def draw_cosines(axes: Axes, gram: Float[Tensor, "k k"], *, note: str) -> AxesImage:
     """Draw one matrix, with a note below; colors begin a little below the cosine of the ETF."""
-    axes.set_xlabel(note, fontsize=6.5, labelpad=2)
-    lowest = -1 / (len(gram) - 1) - 0.2
+    axes.set_xlabel(note, labelpad=2, **NOTE)
+    lowest = max(-1.0, -1 / (len(gram) - 1) - 0.2)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
     return axes.imshow(gram.numpy(), cmap="YlGnBu", vmin=lowest, vmax=1, interpolation="nearest")

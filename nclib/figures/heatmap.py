@@ -9,19 +9,23 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Int64
 from matplotlib.colors import LogNorm
+from seaborn.utils import relative_luminance
 from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
 from nclib.figures.display import Display
+from nclib.figures.layout import SHORT, drawable
 from nclib.figures.style import style
 
 NUMBERS_UP_TO = 12  # classes; beyond, the cells are too small for their counts
+DARK = 0.18  # the luminance at which white and black have the same contrast
 
 
 @dataclass
 class LabelHeatMap(Display):
     """K x K counts: on the diagonal the images with that label alone, elsewhere those with that pair of labels."""
 
+    SEEN = "{study}: how many training images have a label alone (diagonal) and each pair of labels; gaps are 0."
     counts: Int64[Tensor, "k k"]
     class_names: Sequence[str]
 
@@ -37,12 +41,12 @@ class LabelHeatMap(Display):
     def plot(self) -> "LabelHeatMap":
         """Draw; the result is the display itself."""
         K = len(self.class_names)
-        counts = self.counts.numpy()
+        counts, names = self.counts.numpy(), drawable(self.class_names, longest=SHORT)
         with style():
             self.figure_, axes = plt.subplots(figsize=(4.3, 3.6), layout="constrained")
             self.axes_ = np.array([axes])
             sns.heatmap(
-                pd.DataFrame(counts, index=list(self.class_names), columns=list(self.class_names)),
+                pd.DataFrame(counts, index=names, columns=names),
                 mask=counts == 0,
                 norm=LogNorm(1, max(2, counts.max())),
                 cmap="crest",
@@ -56,8 +60,13 @@ class LabelHeatMap(Display):
                 cbar_kws={"label": "images", "shrink": 0.85, "format": "{x:g}"},
                 ax=axes,
             )
+            for text, color in zip(
+                axes.texts, axes.collections[0].get_facecolors()[(counts > 0).ravel()], strict=K <= NUMBERS_UP_TO
+            ):
+                text.set_color("white" if relative_luminance(color) < DARK else "black")
             axes.set(xlabel="label", ylabel="label", title="images with one label (diagonal) and with two")
             axes.grid(False)
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
+            axes.tick_params(axis="x", rotation=90 if max(map(len, names)) > 3 else 0)
         return self

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nclib.figures.curves import BELOW, PANEL
 from nclib.figures.display import Display
-from nclib.figures.layout import legend_below, set_titles
-from nclib.figures.lines import line_grid, scale_axis
+from nclib.figures.layout import add_legend, set_titles
+from nclib.figures.lines import draw_lines, epoch_grid, scale_axis
 from nclib.figures.panels import panel
-from nclib.figures.style import TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import HIGHEST, MOST, TEXT_WIDTH, RunStyles, spread, style
 from nclib.results.study_results import StudyResults
 
 
@@ -19,6 +20,10 @@ class ImbalanceCurves(Display):
     The values are long: columns `run`, `seed`, `epoch`, `images` (per pair) and `value`.
     """
 
+    SEEN = (
+        "{study}, training images against epoch: the angle of a pair's mean to the sum of its labels' means, against "
+        "that of pairs and labels that do not belong together, for frequent and rare pairs; 0 is exact collapse."
+    )
     values: pd.DataFrame
 
     @classmethod
@@ -28,26 +33,27 @@ class ImbalanceCurves(Display):
             raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
         groups = results.imbalance_groups
         tables = [results.values("imbalance_ratio", labels=n).assign(images=n) for n in groups]
-        return cls(pd.concat(tables, ignore_index=True))
+        return cls(pd.concat(tables, ignore_index=True), styles=RunStyles.from_runs(results.labels))
 
     def plot(self) -> "ImbalanceCurves":
         """Draw; the result is the display itself."""
         names = {n: f"{n} images per pair" for n in self.values["images"].unique()}
-        styles = RunStyles.from_runs(list(names.values()))
+        lines = RunStyles.from_order(list(names.values()))
+        runs = spread(list(self.values["run"].unique()), MOST)
+        labels = self.styles.labels if self.styles else {run: run for run in runs}
         values = self.values.assign(images=self.values["images"].map(names))
-        runs = list(values["run"].unique())
         columns = min(4, len(runs))
-        width = TEXT_WIDTH / max(columns, 2)
+        width, height = TEXT_WIDTH / max(columns, 2), min(PANEL, (HIGHEST - BELOW) / -(-len(runs) // columns))
         with style():
-            grid = line_grid(
-                values, styles, hue="images", col="run", col_wrap=columns, width=width, height=1.7, sharey=True
-            )
-            self.figure_, self.axes_ = grid.figure, grid.axes
-            set_titles(self.axes_, runs, width)
+            self.figure_, grid = epoch_grid(len(runs), columns, width=width, height=height, sharey=True)
+            self.axes_ = grid.ravel()[: len(runs)]
+            set_titles(self.axes_, [labels[run] for run in runs], width)
+            for axes, run in zip(self.axes_, runs, strict=True):
+                draw_lines(axes, values[values["run"] == run], lines, hue="images")
             for axes in self.axes_:
                 scale_axis(axes, panel("imbalance_ratio"))
-            for axes in self.axes_[::columns]:
-                axes.set_ylabel("tag-wise ratio, 2 labels")
-            handles = [styles.line(name) for name in styles.colors]
-            legend_below(self.figure_, handles, seeds=values["seed"].nunique())
+            for axes in grid[:, 0]:
+                axes.set_ylabel("tag-wise ratio")
+            entries, title = lines.legend(list(lines.colors), values["seed"].nunique())
+            add_legend(self.figure_, entries, title=title)
         return self

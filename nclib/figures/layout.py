@@ -1,17 +1,22 @@
-"""Text that fits, and legends below the axes."""
+"""Text that fits, and legends beside or below the axes."""
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
-from nclib.figures.style import RC
+from nclib.figures.style import HIGHEST, RC, TEXT_WIDTH
 
-BREAK_AFTER = re.compile(r"-(?=[A-Za-z]\w*=)|_(?!\w*=)")  # besides blanks: before a `-key=value`, never in a key
+BREAK_AFTER = re.compile(r"(?<=\w{5})=|_(?!\w*=)")  # besides blanks; never in the key of a `key=value`
 LETTER = 0.62 / 72  # inches per point of size: width of a letter, on the wide side of the mean
+SHORT = 12  # letters of a class name beside a matrix
 LINE = 0.125  # inches: height of a line of a title
 LEGEND_LINE = 0.165  # inches: height of a line of a legend
 LEGEND_HANDLE = 0.6  # inches: a legend's line, and the gap to the next column
@@ -20,16 +25,30 @@ LEGEND_HANDLE = 0.6  # inches: a legend's line, and the gap to the next column
 def fit_texts(texts: Sequence[str], width: float, *, size: float = RC["axes.titlesize"]) -> tuple[list[str], float]:
     r"""Break texts into lines, and make all of them smaller where a piece is still too wide.
 
-    They are broken at blanks, before a `-key=value` of a sweep, and after an underscore. A formula stays whole. Returns
-    the texts and the size of the letters [points] that fits the width [inches].
+    They are broken at blanks, after an underscore and after a long key. A formula stays whole. Returns the texts and
+    the size of the letters [points] that fits the width [inches].
 
-    >>> fit_texts(["learned-lr=0.05-weight_decay=0.0005"], 1.5)
-    (['learned-lr=0.05-\nweight_decay=0.0005'], 8.0)
+    >>> fit_texts(["learned, lr=0.05, weight_decay=0.0005"], 1.5)
+    (['learned, lr=0.05,\nweight_decay=0.0005'], 8.0)
     """
     letters = int(width / (LETTER * size))
     fitted = [text if "$" in text else "\n".join(_broken(line, letters) for line in text.split("\n")) for text in texts]
     lengths = [len(line) for text in fitted if "$" not in text for line in text.split("\n")]
     return fitted, size * min(1.0, letters / max([1, *lengths]))
+
+
+def drawable(names: Sequence[str], *, longest: int = 100) -> list[str]:
+    """Names of classes as figures can show them: shortened; their numbers if no installed font has the characters."""
+    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in RC["font.family"]]
+    missing = {c for name in names for c in name if not any(font.get_char_index(ord(c)) for font in fonts)}
+    if missing:
+        warnings.warn(
+            f"No font on this machine has {''.join(sorted(missing)[:9])}: figures show numbers instead of class names. "
+            "Install one that has, such as Noto Sans CJK.",
+            stacklevel=1,
+        )
+        return [str(k) for k in range(len(names))]
+    return [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in names]
 
 
 def set_titles(grid: Iterable[Axes], texts: Sequence[str], width: float) -> None:
@@ -45,22 +64,36 @@ def _broken(text: str, letters: int) -> str:
     return lines.replace("\v", "")
 
 
-def legend_below(figure: Figure, handles: Sequence[Line2D], *, columns: int | None = None, seeds: int = 1) -> None:
-    """A legend below all axes; the figure grows by its height, and to the width of an entry that is wider.
+def add_legend(
+    figure: Figure,
+    entries: Mapping[str, Line2D | tuple[Line2D, ...]],
+    *,
+    title: str | None = None,
+    columns: int | None = None,
+    blank: Axes | None = None,
+) -> None:
+    """A legend in `blank`, axes that are off, if it fits there; else below all axes, and the figure grows for it.
 
-    Without `columns` the rows are about equally long. For several seeds a title says what line and band mean.
+    Args:
+        entries: lines by label; several lines share a label, side by side.
+        title: above the entries.
+        columns: below the axes; None: as few rows as fit, about equally long.
     """
-    entry = LEGEND_HANDLE + RC["legend.fontsize"] * LETTER * max(len(handle.get_label()) for handle in handles)
-    figure.set_figwidth(max(figure.get_figwidth(), entry))
-    fitting = min(columns or 5, int(figure.get_figwidth() / entry))
-    rows = -(-len(handles) // fitting)
-    figure.legend(
-        handles=list(handles),
-        loc="outside lower center",
-        ncols=fitting if columns else -(-len(handles) // rows),
-        title=f"mean of {seeds} seeds, band: smallest to largest" if seeds > 1 else None,
-        handlelength=3.2,
-        columnspacing=1.6,
-        alignment="left",
-    )
-    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (rows + (seeds > 1)))
+    size = RC["legend.fontsize"]
+    longest = max(TextPath((0, 0), label, size=size).get_extents().width for label in entries) / 72
+    shrunk = min(1.0, (TEXT_WIDTH - LEGEND_HANDLE) / longest)
+    size, entry = size * shrunk, LEGEND_HANDLE + longest * shrunk
+    options = {"title": title, "fontsize": size, "handlelength": 3.0, "columnspacing": 1.4, "alignment": "left"}
+    options["handler_map"] = {tuple: HandlerTuple(ndivide=None, pad=0)}
+    if blank:
+        grid = blank.get_subplotspec().get_gridspec()
+        lines = len(entries) + (2 if title else 0)
+        if entry < figure.get_figwidth() / grid.ncols and lines * LEGEND_LINE < figure.get_figheight() / grid.nrows:
+            options["title"] = title and title.replace(", ", ",\n")
+            blank.legend(list(entries.values()), list(entries), loc="center left", **options)
+            return
+    fitting = max(1, min(columns or 5, int(figure.get_figwidth() / entry)))
+    rows = -(-len(entries) // fitting)
+    options["ncols"] = fitting if columns else -(-len(entries) // rows)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", **options)
+    figure.set_figheight(min(HIGHEST, figure.get_figheight() + LEGEND_LINE * (rows + bool(title))))

@@ -1,83 +1,131 @@
 """Lines against epoch with bands over seeds, in a grid of axes."""
 
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from nclib.figures.panels import Panel
-from nclib.figures.style import MARKERS_PER_LINE, RunStyles
+from nclib.figures.style import MARKERS_PER_LINE, MOST, NOTE, REFERENCE, RunStyles
+
+NEAR_ONE = 0.003  # the axis of a share is linear in -log(1 + NEAR_ONE - share)
+SHARE_TICKS = np.array([0, 0.5, 0.9, 0.97, 0.99, 1])
+TICK = 0.2  # inches: from tick to tick
+EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that markers there are whole
 
 
-def line_grid(
-    values: pd.DataFrame,
-    styles: RunStyles,
-    *,
-    hue: str = "run",
-    height: float,
-    width: float,
-    sharey: bool | str,
-    **facets: str | int,
-) -> sns.FacetGrid:
-    """One axes per facet, and in each one line per run: the mean over seeds, with a band from smallest to largest.
+def epoch_grid(
+    number: int, columns: int, *, width: float, height: float, sharey: bool | str
+) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
+    """Axes against epoch, those of the last row that are not used without lines and ticks.
 
     Args:
-        values: long: columns `seed`, `epoch`, `value`, that of `hue` and those of the facets.
-        styles: of the values of `hue`, the column that distinguishes lines.
-        height, width: of one axes [inches].
-        facets: `row`, `col` and `col_wrap`, as for `seaborn.relplot`.
+        number: of axes used.
+        width, height: of one axes [inches].
+        sharey: as for `plt.subplots`.
     """
-    grid = sns.relplot(
-        values,
-        kind="line",
-        x="epoch",
-        y="value",
-        hue=hue,
-        style=hue,
-        hue_order=list(styles.colors),
-        style_order=list(styles.colors),
-        palette=styles.colors,
-        dashes=styles.dashes,
-        markers=styles.markers,
-        markeredgewidth=0.4,
-        errorbar=("pi", 100) if values["seed"].nunique() > 1 else None,
-        err_kws={"alpha": 0.2, "linewidth": 0},
-        legend=False,
-        height=height,
-        aspect=width / height,
-        facet_kws={"sharey": sharey},
-        **facets,
+    rows = -(-number // columns)
+    size = (columns * width, rows * height)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=sharey, squeeze=False, layout="constrained"
     )
-    for axes in grid.axes.flat:
-        for place, line in enumerate(axes.lines):
-            step = max(1, len(line.get_xdata()) // MARKERS_PER_LINE)
-            line.set_markevery((place * step // len(axes.lines), step))
-    grid.set(xlabel="epoch", ylabel="").set_titles("")
-    grid.figure.set_layout_engine("constrained")
-    return grid
+    sns.despine(figure)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    for place in range(number, rows * columns):
+        grid.flat[place].axis("off")
+        grid.flat[place - columns].tick_params(labelbottom=True)
+    return figure, grid
+
+
+def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles, *, hue: str = "run") -> None:
+    """One line per run: the mean over seeds, with a band from smallest to largest.
+
+    Args:
+        values: long: columns `seed`, `epoch`, `value` and that of `hue`.
+        styles: of the values of `hue`, the column that distinguishes lines.
+    """
+    over_seeds = values.dropna(subset="value").groupby([hue, "epoch"])["value"].agg(["mean", "min", "max"])
+    names = [name for name in styles.colors if name in over_seeds.index]
+    for place, name in enumerate(names):
+        found, line = over_seeds.loc[name], styles.line(name)
+        step = max(1, len(found) // MARKERS_PER_LINE)
+        line.set(xdata=found.index, ydata=found["mean"], markevery=(place * step // len(names), step))
+        axes.add_line(line)
+        if len(names) <= MOST and values["seed"].nunique() > 1:
+            band = {"color": styles.colors[name], "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(found.index, found["min"], found["max"], **band)
+    axes.autoscale_view()
+
+
+def draw_references(axes: Axes, values: Mapping[str, float], styles: RunStyles) -> None:
+    """A dotted line per run at a value to compare with; where several coincide, their dots take turns."""
+    for run, value in values.items():
+        same = [other for other in values if np.isclose(values[other], value, rtol=0.01)]
+        dots = (3 * same.index(run), (1, 3 * len(same) - 1))
+        axes.axhline(value, color=styles.colors[run], zorder=1, **{**REFERENCE, "linestyle": dots})
 
 
 def scale_axis(axes: Axes, shown: Panel) -> None:
     """Set the y-axis, after everything is drawn on it."""
-    span = _span(axes) if shown.log else 1.0
-    if span > 10:  # below, a log axis would have next to no numbers
+    epochs, values = _points(axes)
+    later = values[epochs > 0] if (epochs > 0).any() else values
+    positive = values[values > 0]
+    span = positive.max() / positive.min() if len(positive) else 1.0
+    if shown.log and span > 10:  # below, a log axis would have next to no numbers
         axes.set_yscale("log")
-        if span < 100:  # two powers of ten need not fall into it
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        if (start := values[epochs == 0].max(initial=0)) > 10 * later.max():  # else it would squeeze all that follows
+            axes.set_ylim(top=4 * later.max())
+            note = f"↑ {start:{',.0f' if start > 10 else '.2g'}} at epoch 0"
+            axes.annotate(note, (0.97, 0.96), xycoords="axes fraction", ha="right", va="top", **NOTE)
+        low, high = axes.get_ylim()
+        if high < 300 * low:  # two powers of ten need not fall into it
+            ticks = np.outer(10 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1), (1, 3)).ravel()
+            _set_ticks(axes, ticks[(ticks >= low) & (ticks <= high)])
+    elif shown.ceiling and later.max(initial=0) > 0.9:
+        _widen_towards_one(axes, values.min())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
-    if shown.floor is not None:
-        axes.set_ylim(bottom=shown.floor)
-    if shown.ceiling is not None and axes.get_ylim()[1] > shown.ceiling:
-        axes.set_ylim(top=shown.ceiling + 0.02 * (shown.ceiling - axes.get_ylim()[0]))
+        low, high = axes.get_ylim()
+        low = low if shown.floor is None else shown.floor - EDGE * (high - shown.floor)
+        high = high if shown.ceiling is None else min(high, shown.ceiling + EDGE * (shown.ceiling - low))
+        axes.set_ylim(low, high)
 
 
-def _span(axes: Axes) -> float:
-    """The factor between the largest and the smallest positive value of all lines on this y-axis."""
+def _widen_towards_one(axes: Axes, lowest: float) -> None:
+    """An axis on which shares near 1 can be told apart: from 0.99 to 1 is as far as from 0.8 to 0.95."""
+    axes.set_yscale("function", functions=(_stretched, _unstretched))
+    low, high = _stretched(lowest), _stretched(1.0)
+    edge = EDGE * (high - low)
+    axes.set_ylim(_unstretched(low - edge), _unstretched(high + edge))
+    _set_ticks(axes, SHARE_TICKS)
+
+
+def _set_ticks(axes: Axes, ticks: Float[np.ndarray, " t"]) -> None:
+    """Ticks at these values, or where there is no room at some of them."""
+    height = axes.get_position().height * axes.figure.get_figheight()
+    axes.yaxis.set_major_locator(FixedLocator(ticks, nbins=max(2, int(height / TICK))))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _stretched(share: np.ndarray | float) -> np.ndarray | float:
+    return -np.log(np.maximum(1 + NEAR_ONE - share, 1e-6))
+
+
+def _unstretched(place: np.ndarray | float) -> np.ndarray | float:
+    return 1 + NEAR_ONE - np.exp(-place)
+
+
+def _points(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and finite values of all lines on this y-axis."""
     shared = axes.get_shared_y_axes().get_siblings(axes)
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for one in shared for line in one.lines] or [[]])
-    values = values[np.isfinite(values) & (values > 0)]
-    return float(values.max() / values.min()) if len(values) else 1.0
+    points = [np.array(line.get_data(), float) for one in shared for line in one.lines]
+    epochs, values = np.concatenate([np.empty((2, 0)), *points], axis=1)
+    return epochs[np.isfinite(values)], values[np.isfinite(values)]

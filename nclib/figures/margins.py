@@ -9,11 +9,14 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from nclib.figures.display import Display
-from nclib.figures.layout import legend_below
-from nclib.figures.style import MARKERS_PER_LINE, REFERENCE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.layout import add_legend
+from nclib.figures.style import MARKERS_PER_LINE, NOTE, REFERENCE, TEXT_WIDTH, RunStyles, style
 from nclib.results.study_results import StudyResults
+
+RARE = 0.005  # the share of a run's smallest margins that may leave the axes, if they would squeeze the others
 
 
 @dataclass
@@ -26,6 +29,10 @@ class MarginDistribution(Display):
     largest.
     """
 
+    SEEN = (
+        "{study}, last checkpoint: the cosine margins of the training images in rising order; a flat line at K/(K-1), "
+        "the dotted one, is exact collapse."
+    )
     margins: Mapping[str, Float[np.ndarray, "s n"]]  # by run, an ascending row for each seed
     num_classes: int
     smallest: int = 1000
@@ -35,28 +42,44 @@ class MarginDistribution(Display):
         """The last checkpoint of every run and seed."""
         found = {run: [results.geometry(run, seed) for seed in results.seeds] for run in results.runs}
         margins = {run: np.stack([one.margins[-1].numpy() for one in seeds]) for run, seeds in found.items()}
-        return cls(margins, len(found[results.runs[0]][0].class_names))
+        K = len(found[results.runs[0]][0].class_names)
+        return cls(margins, K, styles=RunStyles.from_runs(results.labels))
 
     def plot(self) -> "MarginDistribution":
         """Draw; the result is the display itself."""
-        styles = RunStyles.from_runs(list(self.margins))
+        styles = self.styles or RunStyles.from_runs(list(self.margins))
         most = max(rows.shape[1] for rows in self.margins.values())
         numbers = [most, self.smallest] if most > self.smallest else [most]
         with style():
-            size = (TEXT_WIDTH / 2 * len(numbers), 2.2)
-            self.figure_, grid = plt.subplots(1, len(numbers), figsize=size, layout="constrained", squeeze=False)
-            self.axes_ = grid[0]
+            self.figure_, grid = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.2), layout="constrained")
+            self.axes_ = grid[: len(numbers)]
             for axes, number in zip(self.axes_, numbers, strict=True):
-                axes.axhline(self.num_classes / (self.num_classes - 1), color="0.3", **REFERENCE)
                 for place, (run, rows) in enumerate(self.margins.items()):
                     draw_margins(axes, styles.line(run), rows[:, :number], shift=place / len(self.margins))
-                axes.set(xlabel="sample, by rising margin")
+                ideal = axes.axhline(self.num_classes / (self.num_classes - 1), color="0.3", **REFERENCE)
+                self._leave_out_outliers(axes, number)
+                axes.set(xlabel="sample, by rising margin", xlim=(0, 1.02 * number))
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                axes.xaxis.set_major_formatter("{x:,.0f}")
                 axes.set_title("all training samples" if number == most else f"the smallest {number:,}")
             self.axes_[0].set_ylabel("cosine margin")
             sns.despine(self.figure_)
-            seeds = max(len(rows) for rows in self.margins.values())
-            legend_below(self.figure_, [styles.line(run) for run in self.margins], seeds=seeds)
+            lines, title = styles.legend(list(self.margins), max(map(len, self.margins.values())))
+            entries = {styles.labels[run]: line for run, line in lines.items()}
+            blank = grid[1] if len(numbers) == 1 else None
+            if blank:
+                blank.axis("off")
+            add_legend(self.figure_, {**entries, "exact collapse: K/(K-1)": ideal}, title=title, blank=blank)
         return self
+
+    def _leave_out_outliers(self, axes: Axes, number: int) -> None:
+        """Begin the axis where all but a few margins are, and name the smallest."""
+        rows = [rows[:, :number] for rows in self.margins.values()]
+        least, low = min(part.min() for part in rows), min(np.quantile(part, RARE) for part in rows)
+        high = axes.get_ylim()[1]
+        if low - least > 0.25 * (high - low):
+            axes.set_ylim(bottom=low - 0.08 * (high - low))
+            axes.annotate(f"↓ smallest {least:.3g}", (0.03, 0.03), xycoords="axes fraction", **NOTE)
 
 
 def draw_margins(axes: Axes, line: Line2D, rows: Float[np.ndarray, "s n"], *, shift: float) -> None:

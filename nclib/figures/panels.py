@@ -13,11 +13,20 @@ TITLES = {  # of those whose name does not read well
     "nc3": "NC3, not centered",
     "released_nc3": "released NC3",
     "nc4": "NC4: disagreement with nearest mean",
+    "held_out_nc4": "NC4 by the means of training",
+    "ncc_accuracy": "accuracy of the nearest mean",
+    "held_out_ncc_accuracy": "accuracy of the nearest mean of training",
+    "gnc2_w": "GNC2 (W): uniformity",
+    "gnc2_h": "GNC2 (H): uniformity",
+    "unc3": "UNC3: uniform duality",
+    "separation": r"separation: $\mathrm{tr}(SS_W SS_B^{+})$",
+    "margin_one_vs_rest": "margin, one row of W against the rest",
+    "class_mean_rank": "rank of the class means",
     "bias_residual": r"bias: $\|W\mu_G+b\|_2$",
     "nuclear_over_frobenius": "nuclear / Frobenius norm",
     "cosine_margin_mean": "mean cosine margin",
-    "tag_wise_angle_mean": "tag-wise angle, {labels} labels [°]",
-    "tag_wise_angle_max": "largest tag-wise angle, {labels} labels [°]",
+    "tag_wise_angle_mean": "tag-wise angle [°], {labels} labels",
+    "tag_wise_angle_max": "largest tag-wise angle [°], {labels} labels",
     "tag_wise_scale": "tag-wise scale $C_{labels}$",
     "imbalance_ratio": "tag-wise ratio, {labels} images per pair",
     "jaccard": "Jaccard index",
@@ -29,9 +38,15 @@ TITLES = {  # of those whose name does not read well
     "lr": "learning rate",
     "train_feature_decay": "feature decay",
 }
-LOG = {"nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "lr", "train_loss", "test_loss", "train_feature_decay"}
+LOG = {
+    *("nc1", "released_nc1", "nc1_quotient", "nc1_cdnv", "separation"),
+    *("lr", "train_loss", "test_loss", "train_feature_decay"),
+}
 SHARES = ("iou", "jaccard", "accuracy", "top1", "top5")  # ends of the names of shares, at most 1
-FLOORLESS = {"cosine_margin_mean", "tag_wise_scale", "nuclear_over_frobenius"}
+FLOORLESS = {
+    *("cosine_margin_mean", "tag_wise_scale", "nuclear_over_frobenius", "margin_one_vs_rest", "class_mean_rank"),
+    *("gnc2_w_mean", "gnc2_h_mean", "nc3_cosine", "feature_norm", "mean_norm"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +57,11 @@ class Panel:
         metric: its name in `metrics.csv`, or a column of `history.csv`.
         title: its name in the figure.
         labels: the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
-        split: of `metrics.csv`, `train` or `test`.
     """
 
     metric: str
     title: str
     labels: int | None = None
-    split: str = "train"
 
     @property
     def name(self) -> str:
@@ -76,13 +89,12 @@ class Panel:
         return self.log or self.floor == 0.0
 
 
-def panel(metric: str, *, labels: int | None = None, split: str = "train", title: str | None = None) -> Panel:
-    """The panel of a metric, with a title of its own or made of its name.
+def panel(metric: str, *, labels: int | None = None) -> Panel:
+    """The panel of a metric.
 
     >>> panel("tag_wise_ratio", labels=2).title
     'tag-wise ratio, 2 labels'
     """
     words = metric.replace("tag_wise", "tag-wise").replace("soft_iou", "IoU").replace("train_", "training_")
     words = words.replace("_", " ") + ("" if labels is None else ", {labels} labels")
-    found = title or TITLES.get(metric, words)
-    return Panel(metric, found.replace("{labels}", str(labels)), labels, split)
+    return Panel(metric, TITLES.get(metric, words).replace("{labels}", str(labels)), labels)

@@ -31,9 +31,17 @@ def draw_view(
     Args:
         view: one of `VIEWS`.
         geometries, metrics: run -> what 03_validate stored.
-        epoch: each run shows its last checkpoint up to it; None: its last one.
+        epoch: of a checkpoint; each run shows its last one up to it. None: its last one.
         plane: of the features.
+
+    Raises:
+        ValueError: there is no such view or plane, or no run has a checkpoint of this epoch.
     """
+    if view not in VIEWS:
+        raise ValueError(f"Expected a view of {', '.join(VIEWS)}, but got {view!r}.")
+    known = sorted({e for g in geometries.values() for e in g.epochs.tolist()})
+    if epoch not in (None, *known):
+        raise ValueError(f"Expected an epoch of {', '.join(map(str, known))}, but got {epoch!r}.")
     if view == "metrics":
         tables = [table.assign(run=run, seed=0) for run, table in metrics.items()]
         return _curves(pd.concat(tables)).plot() if tables else None

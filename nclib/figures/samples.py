@@ -10,11 +10,12 @@ from torch import Tensor
 
 from nclib.data.compose import MultiLabelData
 from nclib.figures.display import Display
-from nclib.figures.layout import LINE, fit_texts
+from nclib.figures.layout import LINE, drawable, fit_texts
 from nclib.figures.style import TEXT_WIDTH, style
 
 GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
+NOTES = {"mnist": "shifted cyclically, as in the paper's data"}  # by layout: strokes leave at an edge and come back
 
 
 def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
@@ -30,16 +31,24 @@ def show_image(axes: Axes, image: UInt8[Tensor, "c h w"]) -> None:
 
 @dataclass
 class SampleGrid(Display):
-    """Images with their labels, one row for each multiplicity: `rows` has the places of the images to show."""
+    """Images with their labels, one row for each multiplicity: `rows` has the places of the images to show.
 
+    `note` stands below them.
+    """
+
+    SEEN = "{study}: training images, a row for each number of labels, with their labels."
     images: UInt8[Tensor, "n c h w"]
     labels: UInt8[Tensor, "n k"]
     class_names: tuple[str, ...]
     rows: list[list[int]]
+    note: str = ""
 
     @classmethod
-    def from_data(cls, data: MultiLabelData, *, number: int = 8) -> "SampleGrid":
-        """`number` images of each multiplicity of a split, their label sets spread over those that occur."""
+    def from_data(cls, data: MultiLabelData, *, number: int = 8, layout: str | None = None) -> "SampleGrid":
+        """`number` images of each multiplicity of a split, their label sets spread over those that occur.
+
+        `layout` is how they were composed; where it moves strokes beyond an edge, a note says so.
+        """
         rows = []
         for m in data.multiplicity.unique().tolist():
             places = (data.multiplicity == m).nonzero().flatten()
@@ -51,20 +60,26 @@ class SampleGrid(Display):
             wanted = sets[np.linspace(0, len(sets) - 1, min(number, len(sets))).round().astype(int)]
             match = (data.labels[places][:, None] == wanted).all(2)
             rows.append([places[column.nonzero()[0, 0]].item() for column in match.T])
-        return cls(data.images, data.labels, data.class_names, rows)
+        return cls(data.images, data.labels, data.class_names, rows, NOTES.get(layout, ""))
+
+    def caption(self, study: str) -> str:
+        """What is drawn, of which study, and what was done to it."""
+        return super().caption(study) + (f" They are {self.note}." if self.note else "")
 
     def plot(self) -> "SampleGrid":
         """Draw; the result is the display itself."""
         columns = max(map(len, self.rows))
         side = TEXT_WIDTH / columns
         places = [place for row in self.rows for place in row]
-        names = [[self.class_names[k] for k in self.labels[place].nonzero().flatten()] for place in places]
+        class_names = drawable(self.class_names)
+        names = [[class_names[k] for k in self.labels[place].nonzero().flatten()] for place in places]
         titles, points = fit_texts([", ".join(found) for found in names], side - GAP, size=TITLE_SIZE)
         if any("\n" in title for title in titles):  # else a label's second line would look like another label
             titles, points = fit_texts(["\n".join(found) for found in names], side - GAP, size=TITLE_SIZE)
-        lines = 1 + max(title.count("\n") for title in titles)
+        rest = iter(titles)
+        lines = sum(1 + max(next(rest).count("\n") for _ in row) for row in self.rows)
         with style():
-            size = (TEXT_WIDTH, len(self.rows) * (side + LINE * lines + GAP))
+            size = (TEXT_WIDTH, len(self.rows) * (side + GAP) + LINE * (lines + bool(self.note)))
             self.figure_, grid = plt.subplots(
                 len(self.rows), columns, figsize=size, layout="constrained", squeeze=False
             )
@@ -76,4 +91,5 @@ class SampleGrid(Display):
                 show_image(axes, self.images[place])
                 axes.set_anchor("N")  # the layout leaves room for titles of several lines above it
                 axes.set_title(title, loc="center", fontsize=points, pad=2.5)
+            self.figure_.supxlabel(self.note, fontsize=TITLE_SIZE)
         return self

@@ -53,7 +53,7 @@ def mean_values(
     """Metrics of the class means and variances alone."""
     pairs = pair_statistics(statistics.deviations, class_variances)
     kept = statistics.sets.kept
-    present = {} if kept is None else {"num_classes_present": torch.tensor(len(kept))}
+    present = {} if kept is None else {"num_classes_present": statistics.set_means.new_tensor(len(kept))}
     return present | {
         "nc1_quotient": _nc1_quotient(statistics, class_variances),
         "nc1_cdnv": pairs.cdnv,
@@ -112,6 +112,7 @@ def take_measurement(
         logits = columns.T
     directions = whitenings(statistics)
     samples = measure_samples(features, statistics, weight, bias, logits=logits, whitenings=directions)
+    samples.values.setdefault("separation", statistics.sets.num_classes * samples.values["nc1"])
     samples.values["class_mean_rank"] = torch.tensor(len(directions["nc1"]))
     ratios = nuclear_ratios(features, statistics.sets) if nuclear_norm else None
     return Measurement(statistics, weight, bias, samples, ratios)

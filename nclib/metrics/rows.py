@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-BLOCK_NUMBERS = 1 << 22
+BLOCK_NUMBERS = 1 << 20
 MAX_TABLE = 1 << 22
 """Entries up to which a table of all pairs of something is kept."""
 TILE = 512

@@ -166,10 +166,10 @@ def measure_samples(
 ) -> SampleMeasures:
     """One read of the features; for each matrix A in `whitenings` also the mean of `|A (h - mu_k)|²`, by its name."""
     dtype, sets, means = working_dtype(features), statistics.sets, statistics.deviations.dense
-    class_squares = statistics.deviations.norms.square()
+    class_squares, wide = statistics.deviations.norms.square(), weight.double()
 
     def set_logits(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
-        return (statistics.set_means[ids] @ weight.double().T + bias).to(dtype)
+        return (statistics.set_means[ids] @ wide.T + bias).to(dtype)
 
     def class_distances(ids: Int64[Tensor, " b"] | slice) -> Float[Tensor, "b k"]:
         return (class_squares[ids].unsqueeze(1) + class_squares - 2 * means[ids] @ means.T).to(dtype)
@@ -188,6 +188,7 @@ def measure_samples(
     for rows, ids, deviations in deviation_blocks(features, statistics, columns=len(directions)):
         labeled, single = sets.of_sample[rows] >= 0, is_single[rows]
         classes = ids.clamp(max=sets.num_classes - 1)
+        norms = feature_norms(features[rows])
         squares = torch.linalg.vector_norm(deviations, dim=1).square_()
         squares_of_sets += torch.bincount(ids, weights=squares.double() * labeled, minlength=len(sets.counts))
         products = project(deviations, directions)
@@ -197,7 +198,7 @@ def measure_samples(
         distances = class_distances(classes).sub_(mean_products, alpha=2)
         traces = [projection.square().sum(dim=1) for projection in projections]
         nearest = distances.argmin(dim=1)
-        of_single = [*traces, z.argmax(dim=1) != nearest, nearest == classes, feature_norms(features[rows])]
+        of_single = [*traces, z.argmax(dim=1) != nearest, nearest == classes, norms]
         single_sums += masked_sums(of_single, single)
         scores += score_sums(z, sets.slots[ids], labeled=labeled, single=single)
         # |h - mu_G|² from the deviation: the two other terms do not cancel near collapse

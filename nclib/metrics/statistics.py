@@ -95,7 +95,7 @@ def collapse_statistics(
     sets = sets.present() if classes == "present" else sets
     check_single_labels(sets)
     means = set_means(features, sets)
-    if not bool(means.isfinite().all()):
+    if not bool(means.sum().isfinite()):
         row = int((~features.isfinite().all(dim=1)).nonzero()[0])
         raise ValueError(f"Expected finite features, but got NaN or infinity, first in row {row}.")
     return CollapseStatistics(sets, means)
@@ -123,7 +123,8 @@ def check_last_layer(
             f"Expected weight ({k}, {feature_dim}) and bias ({k},), but got {tuple(weight.shape)} and {shape}."
         )
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    if not bool(weight.isfinite().all() & bias.isfinite().all()):
+    # sums, as isfinite would take memory for a copy
+    if not bool(Rows(weight.detach()).total.isfinite().all() & bias.isfinite().all()):
         raise ValueError("Expected a finite weight and bias, but got NaN or infinity.")
     return weight.detach(), bias.detach().double()
 
@@ -214,7 +215,7 @@ def set_means(features: Float[Tensor, "n d"], sets: LabelSets) -> Float64[Tensor
         bag_sums = F.embedding_bag(order[rows] - rows.start, shifted, starts - rows.start, mode="sum")
         labeled = ids >= 0
         sums.index_add_(0, ids[labeled], bag_sums[labeled].double())
-    return shift.double() + sums / sets.counts.unsqueeze(1)
+    return sums.div_(sets.counts.unsqueeze(1)).add_(shift)
 
 
 def _bags(

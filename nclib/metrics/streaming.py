@@ -128,6 +128,7 @@ class CollapseMetrics(Metric):
         within = self.scatter / statistics.class_counts.sum()
         directions = whitenings(statistics)
         values = {name: _trace(whitening, within) for name, whitening in directions.items()}
+        values.setdefault("separation", statistics.sets.num_classes * values["nc1"])
         values["class_mean_rank"] = within.new_tensor(len(directions["nc1"]))
         values["feature_norm"] = self.norm_sum / statistics.class_counts.sum()
         (class_squares,) = statistics.sets.rows_of_kept(self.class_squares)
@@ -147,12 +148,12 @@ class CollapseMetrics(Metric):
         sets = replace(group_labels(sizes, classes, num_classes=self.num_classes), counts=counts)
         sets = sets.present() if self.classes == "present" else sets
         check_single_labels(sets)
-        if not bool(means.isfinite().all() & self.scatter.isfinite().all()):
+        if not bool((means.sum() + self.scatter.sum()).isfinite()):
             raise ValueError("Expected finite features, but a batch had NaN or infinity.")
         return CollapseStatistics(sets, means)
 
     def _unite_sets(self) -> None:
-        """One row for each label set, where a synchronization or `merge_state` put those of several metrics together."""
+        """One row for each label set, where a synchronization or `merge_state` joined those of several metrics."""
         states = [getattr(self, name) for name in SET_STATES]
         if isinstance(states[0], list) and len(states[0]) == 1:
             return
@@ -183,13 +184,13 @@ class CollapseMetrics(Metric):
         if len(sets.counts) > len(old):
             all_means = means.new_empty(len(sets.counts), self.feature_dim)
             old_means = all_means.index_copy_(0, new, means).index_copy_(0, old, old_means)
+        self.set_sizes, self.set_classes, self.set_counts = [sets.multiplicity], [sets.classes], [all_counts]
+        self.set_means = [old_means]
         before = old_means[new]
         moved, place = new.unique(return_inverse=True)
         shifts = means.new_zeros(len(moved), self.feature_dim)
-        shifts.index_add_(0, place, (means - before) * counts.unsqueeze(1))
-        old_means.index_add_(0, moved, shifts / all_counts[moved].unsqueeze(1))
-        self.set_sizes, self.set_classes, self.set_counts = [sets.multiplicity], [sets.classes], [all_counts]
-        self.set_means = [old_means]
+        shifts.index_add_(0, place, (means - before).mul_(counts.unsqueeze(1)))
+        old_means.index_add_(0, moved, shifts.div_(all_counts[moved].unsqueeze(1)))
         return before, old_means[new]
 
     def _add_products(

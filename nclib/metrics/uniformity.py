@@ -6,7 +6,6 @@ The vectors are those of `simplex`: rows of the classifier (`..._w`) or class me
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from scipy.optimize import nnls
 from torch import Tensor
 
 from nclib.metrics.rows import TILE, centered, pair_statistics
@@ -21,7 +20,7 @@ def gnc2_w(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     """Variance over pairs k < l of `log(1/|u_k - u_l|)`, `u_k` the unit rows of the centered weight; in [0, inf).
 
     Hyperspherical uniformity: 0 at collapse, also where K > d + 1 forbids a simplex ETF. Divides by the number of
-    pairs.
+    pairs; NaN where two directions coincide.
 
     Source: Liu et al. 2023; Wu & Papyan 2024. Args, Returns, Raises: as `nc2_w`.
 
@@ -93,6 +92,8 @@ def margin_one_vs_rest(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
     >>> margin_one_vs_rest(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [0.0, -4.0]]))
     tensor(1.)
     """
+    from scipy.optimize import nnls  # on demand: a fifth of a second
+
     unit = unit_rows(check_rows(weight).detach().double())
     best = torch.inf if bool(unit.isfinite().all()) else torch.nan
     points = torch.linalg.qr(unit.T, mode="r")[1].T.cpu().numpy()
@@ -105,6 +106,7 @@ def margin_one_vs_rest(weight: Float[Tensor, "k d"]) -> Float[Tensor, ""]:
             break
         rest = np.delete(points, k, axis=0) - points[k]
         # least |Σ a_j r_j|² + (1 - Σ a_j)² over a >= 0, which on every ray grows with the distance of the hull's point
-        shares, _ = nnls(np.vstack([rest.T, np.ones(len(rest))]), np.eye(rest.shape[1] + 1)[-1])
+        system = np.vstack([rest.T, np.ones(len(rest))])
+        shares, _ = nnls(system, np.eye(len(system))[-1], maxiter=30 * len(rest))
         best = min(best, float(np.linalg.norm(shares @ rest) / shares.sum()))
     return torch.as_tensor(best, dtype=working_dtype(weight), device=weight.device)

@@ -116,12 +116,17 @@ def between_whitening(deviations: Rows) -> Float64[Tensor, "r d"]:
 
 
 def whitenings(statistics: CollapseStatistics) -> dict[str, Float64[Tensor, "_ d"]]:
-    """`between_whitening` for each metric that is a mean of `|A (h - mu_k)|²`, by its name."""
-    return {
+    """`between_whitening` for each metric that is a mean of `|A (h - mu_k)|²`, by its name.
+
+    Without `separation` where all classes have as many samples: it is `K nc1` then.
+    """
+    found = {
         "nc1": between_whitening(statistics.deviations),
         "released_nc1": between_whitening(statistics.released_deviations),
-        "separation": between_whitening(statistics.weighted_deviations),
     }
+    if bool((statistics.class_counts != statistics.class_counts[0]).any()):
+        found["separation"] = between_whitening(statistics.weighted_deviations)
+    return found
 
 
 def nc1_quotient(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) -> Float[Tensor, ""]:

@@ -34,7 +34,7 @@ class CheckpointMeasurements:
 
     The metrics are long, as `metrics_table` describes: the scalars of `nclib.metrics.measure` for both splits at each
     checkpoint; training rows of an imbalanced data set have `imbalance_ratio`, test rows of multi-label data the scores
-    of the decoders.
+    of the decoders, and all test rows `held_out_nc4` and `held_out_ncc_accuracy`: by the class means of training.
     """
 
     metrics: pd.DataFrame
@@ -88,7 +88,6 @@ def measure_checkpoints(
         raise StageError("There are no checkpoints: run stage 02_train first.")
     model = place(model, device)
     batches = {name: of_split(splits, name, device=device, batch_size=batch_size) for name in ("train", "test")}
-    labels = {name: part.labels.to(device) for name, part in batches.items()}
     sample = spread_sample(splits.train.labels, feature_sample)
     rows: list[tuple[int, str, str, int | None, float]] = []
     pieces: list[dict[str, Tensor]] = []
@@ -98,9 +97,9 @@ def measure_checkpoints(
         weight, bias = model.head.weight.detach().clone(), _bias(model.head)
         found = {name: extract(model, part.ordered(), device=device) for name, part in batches.items()}
         measured = {}
-        for name, (features, logits) in found.items():
+        for name, seen in found.items():
             try:
-                measured[name] = metrics.take_measurement(features, labels[name], weight, bias, logits=logits)
+                measured[name] = metrics.take_measurement(seen.features, seen.labels, weight, bias, logits=seen.logits)
             except ValueError as error:
                 raise StageError(
                     f"The {name} images at {path} cannot be measured: {error} If all features have become equal, or no "
@@ -112,14 +111,20 @@ def measure_checkpoints(
         if dataset.pair_groups:
             ratios = _imbalance_ratio(statistics, counts=dataset.pair_groups)
             values["train"] += [("imbalance_ratio", count, ratio.float().item()) for count, ratio in ratios.items()]
+        test_features, test_logits = found["test"]
+        of_test = test_features, found["test"].labels
+        known = {"class_means": statistics.class_means}
+        values["test"] += [
+            ("held_out_nc4", None, float(metrics.nc4(*of_test, weight, bias, **known))),
+            ("held_out_ncc_accuracy", None, float(metrics.ncc_accuracy(*of_test, **known))),
+        ]
         if splits.is_multi_label:
-            test_features, test_logits = found["test"]
-            threshold = decode.tune_threshold(logits, labels["train"])
+            threshold = decode.tune_threshold(logits, found["train"].labels)
             predicted = {
                 "onn": decode.nearest_tag_average(test_features, decode.averages_of_sets(statistics)),
                 "threshold": decode.threshold_softmax(test_logits, threshold),
             }
-            values["test"] += _scores(predicted, labels["test"])
+            values["test"] += _scores(predicted, found["test"].labels)
         rows += [(epoch, split, *value) for split, found_there in values.items() for value in found_there]
         pieces.append(_snapshot(measured["train"], weight, bias) | {"sample_features": features[sample.to(device)]})
     geometry = Geometry(

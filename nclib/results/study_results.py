@@ -68,6 +68,11 @@ class StudyResults:
         return {run: self.study.resolve(run) for run in self.runs}
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What figures and tables call each run."""
+        return {run: resolved.label for run, resolved in self.resolved.items()}
+
+    @property
     def is_multi_label(self) -> bool:
         return bool(measured_labels(self.metrics, "tag_wise_scale"))
 

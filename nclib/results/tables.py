@@ -1,8 +1,9 @@
-"""Result tables of a study: every number as CSV, the ones to read as Markdown."""
+"""Result tables of a study: every number as CSV, the ones to read as Markdown and in the terminal."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -11,19 +12,28 @@ from nclib.results.predictions import predictions
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 
-SHARES = ("iou", "jaccard", "accuracy", "top1", "ceiling")  # ends of the names of shares
-COLLAPSE = {
-    "NC1": "train_nc1",
-    "NC2 classifier": "train_nc2_w_centered",
-    "NC2 means": "train_nc2_h_centered",
-    "NC3": "train_nc3_centered",
-}
-RELEASED = {
-    "NC1": "train_released_nc1",
-    "NC2 classifier": "train_nc2_w",
-    "NC2 means": "train_nc2_h",
-    "NC3": "train_released_nc3",
-}
+SHARES = ("iou", "jaccard", "accuracy", "top1", "ceiling", "score")  # ends of the names of shares
+WIDTH, LONGEST = 80, 40  # letters: of a line in the terminal, of a run's label in it
+
+
+class Column(NamedTuple):
+    """A column of the tables to read: its name in `result_table`, its title, and its short head in the terminal.
+
+    Without a head it is left out there.
+    """
+
+    name: str
+    title: str
+    head: str = ""
+
+
+COLLAPSE = (
+    Column("train_nc1", "NC1", "NC1"),
+    Column("train_nc2_w_centered", "NC2 classifier", "NC2 W"),
+    Column("train_nc2_h_centered", "NC2 means", "NC2 H"),
+    Column("train_nc3_centered", "NC3", "NC3"),
+)
+SIZE = (Column("trainable_parameters", "trainable parameters"), Column("saved_percent", "saved", "saved"))
 DECODING = {
     "Jaccard, nearest average": "test_onn_jaccard",
     "Jaccard, threshold": "test_threshold_jaccard",
@@ -32,6 +42,36 @@ DECODING = {
     "subset accuracy, threshold": "test_threshold_subset_accuracy",
     "subset accuracy, true m": "test_subset_accuracy",
 }
+RELEASED = {
+    "NC1": "train_released_nc1",
+    "NC2 classifier": "train_nc2_w",
+    "NC2 means": "train_nc2_h",
+    "NC3": "train_released_nc3",
+}
+
+
+def main_columns(results: StudyResults) -> list[Column]:
+    """The columns of the first table: scores, collapse, size."""
+    ratios = [
+        Column(f"train_tag_wise_ratio_{m}", f"tag-wise ratio, {m} labels", f"tags {m}") for m in results.multiplicities
+    ]
+    if results.is_multi_label:
+        scores = [
+            Column("train_soft_iou", "train IoU", "train IoU"),
+            Column("ceiling", "ceiling", "ceiling"),
+            Column("test_soft_iou", "test IoU", "test IoU"),
+            Column("best_test_score", "best test IoU (epoch)", "best (epoch)"),
+            Column("train_subset_accuracy", "train subset accuracy"),
+            Column("test_subset_accuracy", "test subset accuracy", "test subset"),
+            Column("test_jaccard", "test Jaccard"),
+        ]
+    else:
+        scores = [
+            Column("train_top1", "train accuracy", "train accuracy"),
+            Column("test_top1", "test accuracy", "test accuracy"),
+            Column("best_test_score", "best test accuracy (epoch)", "best (epoch)"),
+        ]
+    return [*scores, *COLLAPSE, *ratios, *SIZE]
 
 
 def checkpoint_table(results: StudyResults) -> pd.DataFrame:
@@ -44,10 +84,11 @@ def checkpoint_table(results: StudyResults) -> pd.DataFrame:
 def result_table(results: StudyResults) -> pd.DataFrame:
     """Every metric of the last checkpoint as `train_...` and `test_...`, one row per run and seed.
 
-    The columns before them: `run`, `seed`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs` (trained),
-    `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the highest one,
-    whose weights the first paper's code keeps as `model_best`), `trainable_parameters`, `saved_percent` and `ceiling`
-    (the training IoU at the minimum that theory predicts for these settings; empty where it predicts none).
+    The columns before them: `run`, `seed`, `label`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs`
+    (trained), `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the
+    highest one, whose weights the first paper's code keeps as `model_best`), `train_images`, `trainable_parameters`,
+    `saved_percent` and `ceiling` (the training IoU at the minimum that theory predicts for these settings; empty where
+    it predicts none).
     """
     keys = ["run", "seed"]
     score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
@@ -61,9 +102,11 @@ def result_table(results: StudyResults) -> pd.DataFrame:
         [
             {
                 "run": run,
+                "label": resolved.label,
                 "dataset": resolved.dataset.name,
                 "arch": resolved.model.arch,
                 "head": resolved.model.head,
+                "train_images": int(results.geometry(run, results.seeds[0]).counts.sum()),
                 "trainable_parameters": results.trainable_parameters[run],
                 "saved_percent": saved_percent(results, run),
                 "ceiling": ceilings.get(run, math.nan),
@@ -72,8 +115,8 @@ def result_table(results: StudyResults) -> pd.DataFrame:
         ]
     )
     table = measured.join(trained, on=keys).merge(about, on="run")
-    first = ["run", "seed", "dataset", "arch", "head", "epoch", *trained.columns]
-    first += ["trainable_parameters", "saved_percent", "ceiling"]
+    first = ["run", "seed", "label", "dataset", "arch", "head", "epoch", *trained.columns]
+    first += ["train_images", "trainable_parameters", "saved_percent", "ceiling"]
     return table[[*first, *measured.columns[3:]]]
 
 
@@ -96,16 +139,8 @@ def _network(run: Run) -> tuple[str, dict[str, Any]]:
 def summary(results: StudyResults) -> str:
     """The tables to read, as Markdown: one row per run, over several seeds mean ± standard deviation."""
     table = result_table(results)
-    seeds = len(results.seeds)
-    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else f"seed {results.seeds[0]}"
-    first, last = table["epoch"].min(), table["epoch"].max()
-    when = f"after {last} epochs" if first == last else f"at each run's last checkpoint (epoch {first}–{last})"
-    parts = [
-        f"# {results.study.study}",
-        f"All values {when}, {over}. Collapse metrics are of the training set and 0 at exact collapse; NC2 and NC3 are "
-        f"centered{_of_two_classes(results)}.",
-        _markdown(table, _main_columns(results)),
-    ]
+    main = {column.title: column.name for column in main_columns(results)}
+    parts = [f"# {results.study.study}", _about(results, table), _markdown(table, main)]
     if results.is_multi_label:
         parts += [
             "The ceiling is the training IoU at the minimum that theory predicts for a run's decays (docs/theory.md). "
@@ -122,33 +157,53 @@ def summary(results: StudyResults) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def terminal_text(results: StudyResults) -> str:
+    """The first table in lines of at most 80 letters, in blocks of columns."""
+    table = result_table(results)
+    cells = _cells(table, {column.head: column.name for column in main_columns(results) if column.head})
+    cells.index = [label if len(label) <= LONGEST else f"{label[:20]}…{label[-19:]}" for label in cells.index]
+    notes = "NC2 W is of the classifier, NC2 H of the class means"
+    notes += "; tags m: tag-wise ratio of m labels" if results.multiplicities else ""
+    about = textwrap.fill(f"{_about(results, table)} {notes}.", WIDTH)
+    return f"{about}\n\n{cells.to_string(line_width=WIDTH)}\n"
+
+
+def _about(results: StudyResults, table: pd.DataFrame) -> str:
+    """When the values were measured, over how many seeds, and what the collapse metrics are."""
+    seeds = results.seeds
+    names = ", ".join(map(str, seeds))
+    over = f"mean ± standard deviation of {len(seeds)} seeds ({names})"
+    if len(seeds) == 1:
+        over = f"of one seed ({names}), so without a deviation"
+    first, last = table["epoch"].min(), table["epoch"].max()
+    when = f"after {last} epochs" if first == last else f"at each run's last checkpoint (epoch {first}–{last})"
+    return (
+        f"All values {when}, {over}. Collapse metrics are of the training set and 0 at exact "
+        f"collapse; NC2 and NC3 are centered{_of_two_classes(results)}."
+    )
+
+
 def _of_two_classes(results: StudyResults) -> str:
     """Two centered vectors are opposite to each other, as the two of the simplex ETF are, whatever was learned."""
     binary = any(len(results.geometry(run, results.seeds[0]).class_names) == 2 for run in results.runs)
     return ", and so 0 by construction where there are two classes" if binary else ""
 
 
-def _main_columns(results: StudyResults) -> dict[str, str]:
-    score, name = ("soft_iou", "IoU") if results.is_multi_label else ("top1", "accuracy")
-    scores = {f"{split} {name}": f"{split}_{score}" for split in ("train", "test")}
-    if results.is_multi_label:
-        scores = {"train IoU": "train_soft_iou", "ceiling": "ceiling", "test IoU": "test_soft_iou"}
-        scores |= {f"{split} subset accuracy": f"{split}_subset_accuracy" for split in ("train", "test")}
-        scores |= {"test Jaccard": "test_jaccard"}
-    ratios = {f"tag-wise ratio, {m} labels": f"train_tag_wise_ratio_{m}" for m in results.multiplicities}
-    about = {"trainable parameters": "trainable_parameters", "saved": "saved_percent"}
-    return scores | COLLAPSE | ratios | about
-
-
-def _shown(values: pd.Series) -> str:
+def _shown(of_run: pd.DataFrame, name: str) -> str:
     """A column of one run: shares in [0, 1] with four decimals, values that may be tiny with three digits."""
-    if values.name == "trainable_parameters":
+    values = of_run[name]
+    if name == "trainable_parameters":
         return f"{values.iloc[0]:,}"
-    if values.name == "saved_percent":
+    if name == "saved_percent":
         return "–" if values.isna().all() else f"{values.iloc[0]:.2f} %"
-    if values.name == "ceiling":
+    if name == "ceiling":  # the same for all seeds
         values = values.iloc[:1]
-    return _mean_and_deviation(values, 4 if values.name.endswith(SHARES) else None)
+    text = _mean_and_deviation(values, 4 if name.endswith(SHARES) else None)
+    if name == "best_test_score":
+        text += (
+            f" ({'–'.join(str(epoch) for epoch in sorted({of_run['best_epoch'].min(), of_run['best_epoch'].max()}))})"
+        )
+    return text
 
 
 def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) -> str:
@@ -168,9 +223,16 @@ def _mean_and_deviation(values: Iterable[float], decimals: int | None = None) ->
     return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if len(values) > 1 else "")
 
 
+def _cells(table: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """The texts of a table to read, by the runs' labels; `columns` has names in `result_table` by head."""
+    rows = {
+        label: {head: _shown(of_run, name) for head, name in columns.items()}
+        for label, of_run in table.groupby("label", sort=False)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def _markdown(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
-    """A Markdown table with a row for each run; the columns by title."""
-    rows = [["run", *columns], ["---", *["---:"] * len(columns)]]
-    for run, group in table.groupby("run", sort=False):
-        rows.append([run, *(_shown(group[name]) for name in columns.values())])
+    cells = _cells(table, columns).reset_index(names="run")
+    rows = [[*cells.columns], ["---", *["---:"] * len(columns)], *cells.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

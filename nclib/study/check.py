@@ -31,6 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
                 stage.output(name)
             except StageError as error:
                 found.append(str(error))
-        print(f"{stage.label}: {'; '.join(found) or 'as it was made'}")
+        print(f"{stage.key}: {'; '.join(found) or 'as it was made'}")
         wrong += bool(found)
     return 1 if wrong else 0

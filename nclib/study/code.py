@@ -19,7 +19,7 @@ COUNTED = {  # rooms and modules by stage
     "01_dataset": _DATA,
     "02_train": (*_TRAINING, "nclib.metrics.prediction", "nclib.metrics.label_sets"),
     "03_validate": (*_TRAINING, "nclib.metrics", "nclib.features", "nclib.decode", "nclib.results"),
-    "04_figures": ("nclib.results", "nclib.theory", "nclib.figures"),
+    "04_figures": ("nclib.results", "nclib.theory", "nclib.figures", "nclib.models.architectures"),
 }
 
 

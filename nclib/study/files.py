@@ -16,10 +16,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from safetensors import SafetensorError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class StageError(RuntimeError):
@@ -32,6 +34,9 @@ _ADVICE = {
     errno.EROFS: "that disk is read-only: choose another folder with the parameter 'outputs'",
     errno.EACCES: "make that folder writable or choose another with the parameter 'outputs'",
     errno.EPERM: "make that folder writable or choose another with the parameter 'outputs'",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.EISDIR, errno.ENOTDIR), "move away what has that name and run the same command again"
+    ),
 }
 
 
@@ -89,21 +94,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)  # so that the rename lasts through a power cut
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except (OSError, SafetensorError) as error:
         raise unwritable(path, error) from error
     finally:
         with suppress(OSError):  # not there after the rename, or its folder is no folder
             temporary.unlink()
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut (Linux and macOS need the folder synced, too)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -117,15 +117,6 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path, *, stage: str) -> Any:
-    """Read JSON; a missing or broken file is an error that names the stage to run."""
-    path = require(path, stage=stage)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"it is no JSON: {error}", stage=stage) from error
-
-
 def json_or_empty(path: Path) -> dict[str, Any]:
     """A small JSON file; empty if it is gone or cannot be read, as may be while others write and remove such files."""
     try:
@@ -135,14 +126,16 @@ def json_or_empty(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
     """Write `table` as CSV (no index column; floats in their shortest exact form), whole or not at all."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False)
 
 
-def read_csv(path: str | Path, *, stage: str) -> pd.DataFrame:
+def read_csv(path: str | Path, *, stage: str) -> "pd.DataFrame":
     """Read a table written by `write_csv`; floats come back bit for bit (pandas from 3.1 on)."""
+    import pandas as pd  # half a second, which the launcher does not need
+
     path = require(path, stage=stage)
     try:
         return pd.read_csv(path)

@@ -4,19 +4,16 @@
     outputs/STUDY/RUN/seedS/       history.csv, checkpoints/epoch_0020.safetensors, metrics.csv, geometry.safetensors
                                    and, for one label per image, misclassified.*; 02_train.* and 03_validate.*;
                                    unfinished/ while it trains
-    outputs/STUDY/figures/         *.pdf, *.png
-    outputs/STUDY/                 table.csv, table.md, study.yaml (as it was run); 04_figures.*
+    outputs/STUDY/figures/         *.pdf, *.png, and a caption for each (*.txt)
+    outputs/STUDY/                 table.csv, table.md, table.txt, study.yaml (as it was run); 04_figures.*
 
 Of each stage there are the executed notebook (`.ipynb`), its manifest (`.manifest.json`) and log. Relative paths are
 taken from the project's root, so that a notebook finds the same files from JupyterLab, papermill and Snakemake.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-
-from nclib.study.files import StageError
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -64,23 +61,12 @@ class StudyFolder:
         """Folder of one training run."""
         return self.root / run / f"seed{seed}"
 
-    @property
-    def figures(self) -> Path:
-        return self.root / "figures"
-
 
 def checkpoint_name(epoch: int) -> str:
     """The file of the weights after `epoch` finished epochs (0: as initialized), from the run's folder."""
     return f"checkpoints/epoch_{epoch:04d}.safetensors"
 
 
-def checkpoint_epoch(path: str | Path) -> int:
-    """The number of finished epochs in a checkpoint's file name.
-
-    Raises:
-        StageError: the name is not of the form `epoch_0020.safetensors`.
-    """
-    found = re.fullmatch(r"epoch_(\d{4,})\.safetensors", Path(path).name)
-    if found is None:
-        raise StageError(f"{path} is no checkpoint of stage 02_train (expected a name like epoch_0020.safetensors).")
-    return int(found.group(1))
+def checkpoint_epoch(name: str) -> int:
+    """The number of finished epochs in the name of a checkpoint."""
+    return int(Path(name).stem.removeprefix("epoch_"))

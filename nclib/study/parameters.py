@@ -83,6 +83,7 @@ def _as_text(value: Any) -> Any:
 
 Real = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Label = Annotated[str, Field(pattern=r"^\S.*$", max_length=100)]
 Counts = Annotated[dict[int, Annotated[int, Field(ge=1, le=10**7)]], BeforeValidator(_integer_keys)]
 Integers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple)]
 
@@ -220,7 +221,8 @@ class Training(Section):
     """How the network is trained (stage 02_train)."""
 
     loss: Literal[tuple(LOSSES)] = Field(
-        "cross_entropy", description="single-label loss under pick-all-label; rescaled_mse: to multi-hot targets"
+        "cross_entropy",
+        description="single-label loss under pick-all-label; rescaled_mse, binary_cross_entropy: of multi-hot targets",
     )
     label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
     mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")
@@ -278,6 +280,7 @@ class Run(Section):
 
     study: Name
     run: Name
+    label: Label = Field(default_factory=lambda given: given["run"], description="its name in figures and tables")
     dataset: Dataset
     model: Model
     training: Training

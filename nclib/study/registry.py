@@ -19,6 +19,9 @@ class Source:
         side: height and width [pixels].
         options: the `dataset` fields that its reader takes.
         is_multi_label: an image may have several labels.
+        archives: patterns of the files that it reads, from its folder; for each the archive that they are unpacked from
+            and its size [MB], if there is one.
+        url: the folder of the archives, where they can be downloaded.
     """
 
     classes: int | None
@@ -26,14 +29,44 @@ class Source:
     side: int | None
     options: tuple[str, ...] = ()
     is_multi_label: bool = False
+    archives: Mapping[str, tuple[str, float | int] | None] = field(default_factory=dict)
+    url: str = ""
 
 
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+_MNIST = {"train-images-idx3": 9.9, "train-labels-idx1": 0.1, "t10k-images-idx3": 1.6, "t10k-labels-idx1": 0.1}
 SOURCES = {
-    "digits": Source(10, 1, 8, ("test_fraction", "seed")),
-    "mnist": Source(10, 1, 28),
-    "cifar10": Source(10, 3, 32),
-    "svhn": Source(9, 3, 32, ("image_size", "sample_size"), is_multi_label=True),
-    "image_folder": Source(None, 3, None, ("image_size", "test_fraction", "split", "seed", "test_folder")),
+    "digits": Source(10, 1, 8, options=("test_fraction", "seed")),
+    "mnist": Source(
+        10,
+        1,
+        28,
+        archives={f"MNIST/raw/{name}-ubyte": (f"MNIST/raw/{name}-ubyte.gz", size) for name, size in _MNIST.items()},
+        url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+    ),
+    "cifar10": Source(
+        10,
+        3,
+        32,
+        archives={"cifar-10-batches-*/*_batch*": ("cifar-10-python.tar.gz", 170)},
+        url="https://www.cs.toronto.edu/~kriz/",
+    ),
+    "svhn": Source(
+        9,
+        3,
+        32,
+        options=("image_size", "sample_size"),
+        is_multi_label=True,
+        archives={"svhn/train/*": ("svhn/train.tar.gz", 404), "svhn/test/*": ("svhn/test.tar.gz", 277)},
+        url="http://ufldl.stanford.edu/housenumbers/",
+    ),
+    "image_folder": Source(
+        None,
+        3,
+        None,
+        options=("image_size", "test_fraction", "split", "seed", "test_folder"),
+        archives={"**/*": None},
+    ),
 }
 TEST_FRACTION = 0.2  # of each class, where a source has no split
 
@@ -68,6 +101,7 @@ LOSSES = {
     "cross_entropy": Loss(),
     "mse": Loss(),
     "rescaled_mse": Loss({"mse_k": "k", "mse_M": "M"}, is_multi_hot=True),
+    "binary_cross_entropy": Loss(is_multi_hot=True),
     "label_smoothing": Loss({"smoothing": "smoothing"}),
     "focal": Loss({"gamma": "gamma"}),
 }

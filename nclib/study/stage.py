@@ -9,7 +9,8 @@ A notebook opens its stage, reads inputs through it, and hands it the results:
 
 Where files lie, in which order they are written and when results are finished is decided here. A stage is done when
 its manifest is there and parameters, inputs and code are those it would run with now (`Stage.missing` says what
-differs). Times of files and Snakemake's memory decide nothing. What is done is kept: `save` leaves it alone.
+differs, `Stage.changed_source` whether images were replaced). Times of files and Snakemake's memory decide nothing.
+What is done is kept: `save` leaves it alone.
 """
 
 import itertools
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -32,14 +33,16 @@ from nclib.study.files import (
     damaged,
     describe_file,
     json_or_empty,
-    read_json,
+    require,
+    sha256,
     unwritable,
     write_csv,
     write_json,
     write_text,
 )
 from nclib.study.folders import StudyFolder, project_root
-from nclib.study.parameters import Run
+from nclib.study.parameters import SECTIONS, Run
+from nclib.study.source_files import files_fingerprint
 from nclib.study.study import ParameterError, Study
 
 SECTIONS_OF = {  # the parameters that decide the result of each stage of a run
@@ -87,12 +90,7 @@ class Stage:
         self.manifest = json_or_empty(self.manifest_file)
         self.read: dict[Path, str] = {}
         self._started, self._clock = datetime.now(UTC), time.monotonic()
-        self._code, self._commit = loaded_code(name), None
-
-    @property
-    def label(self) -> str:
-        """The stage in words, e.g. `02_train etf seed 0`."""
-        return self.key.removesuffix(f"/{self.name}") + f" {self.name}" if "/" in self.key else self.name
+        self._code, self._commit, self._source = loaded_code(name), None, {}
 
     @cached_property
     def upstream(self) -> list["Stage"]:
@@ -117,12 +115,8 @@ class Stage:
         sections = SECTIONS_OF[self.name]
         return {section: getattr(self.settings, section).model_dump(mode="json") for section in sections}
 
-    def missing(self, *, code: bool = True) -> str | None:
-        """Why the stage is not done, in words; None if it is.
-
-        Args:
-            code: whether results that other code made count as not done.
-        """
+    def missing(self) -> str | None:
+        """Why the stage is not done, in words; None if it is."""
         if not self.manifest:
             return "there is no result yet"
         outputs, inputs = self.manifest.get("outputs"), self.manifest.get("inputs")
@@ -136,13 +130,25 @@ class Stage:
                 return f"{name} is gone"
             if path.stat().st_size != record.get("bytes"):
                 return f"{name} has another size than it had"
-        known = {path: sha256 for stage in self.upstream for path, sha256 in stage.files().items()}
-        for name, sha256 in inputs.items():
-            if known.get(Path(os.path.normpath(self.folder / name))) != sha256:
+        known = {path: digest for stage in self.upstream for path, digest in stage.files().items()}
+        for name, digest in inputs.items() if self.upstream else ():
+            if known.get(Path(os.path.normpath(self.folder / name))) != digest:
                 return f"{Path(name).name} is another"
-        if code and not os.environ.get(KEEP_CODE):
-            return self.changed_code()
+        return None if os.environ.get(KEEP_CODE) else self.changed_code()
+
+    def changed_source(self) -> str | None:
+        """Whether 01_dataset would read other images now, in words; None too where they are not there any more."""
+        now = self._source or self.source()
+        if now and [*now.values()] != [*self.manifest["inputs"].values()]:
+            return f"the images in {self.settings.dataset.source_folder} are others"
         return None
+
+    def source(self) -> dict[str, str]:
+        """Of 01_dataset: the fingerprint of the files that it reads, by their folder; empty where there are none."""
+        if self.name != "01_dataset":
+            return {}
+        found = files_fingerprint(self.settings.dataset, self.folder / f"{self.name}.files.json")
+        return {os.path.relpath(self.settings.dataset.source_folder, self.folder): found} if found else {}
 
     def changed_code(self) -> str | None:
         """Which modules and notebooks have changed since they made the result, in words; None if none has."""
@@ -153,7 +159,7 @@ class Stage:
     @cached_property
     def done(self) -> bool:
         """Whether the results are there; `save` then keeps them."""
-        return self.missing() is None
+        return (self.missing() or self.changed_source()) is None
 
     def reread(self) -> "Stage":
         """The stage itself, after another process may have finished it."""
@@ -166,13 +172,13 @@ class Stage:
         outputs = self.manifest.get("outputs") or {}
         return {Path(os.path.normpath(self.folder / name)): record["sha256"] for name, record in outputs.items()}
 
-    def require(self, *, code: bool = True) -> "Stage":
+    def require(self) -> "Stage":
         """The stage itself.
 
         Raises:
             StageError: it is not done.
         """
-        if why := self.missing(code=code):
+        if why := self.missing():
             raise StageError(f"{self.folder}: run stage {self.name} first ({why}).")
         return self
 
@@ -204,6 +210,8 @@ class Stage:
     @property
     def inputs(self) -> dict[str, str]:
         """The SHA-256 of each input read so far, by its path from the stage's folder."""
+        if self.name == "01_dataset":
+            return self._source or self.source()  # which has been downloaded since
         return {os.path.relpath(path, self.folder): sha256 for path, sha256 in self.read.items()}
 
     @property
@@ -219,7 +227,7 @@ class Stage:
             for path in self.files():
                 path.unlink(missing_ok=True)
         except OSError as error:
-            raise unwritable(self.folder, error) from error
+            raise unwritable(Path(error.filename or self.folder), error) from error
         self.manifest = {}
 
     def save(
@@ -273,24 +281,19 @@ class Stage:
         print(f"wrote {', '.join(list(outputs)[-5:])}{more} to {os.path.relpath(self.folder, project_root())}")
 
     def announce(self) -> "Stage":
-        """Print whether the stage is done, and if not why it runs; note the commit before anything is computed."""
-        why = self.missing()
+        """Print whether the stage is done, and if not why it runs; note commit and images before anything is read."""
+        self._commit, self._source = _git_commit(), self.source()
+        why = self.missing() or self.changed_source()
         self.done = why is None
         if why is None:
-            print(f"{self.label}: {self._age()}; the cells below show the results")
+            print(f"{self.key}: {self._age()}; the cells below show the results")
         else:
-            print(f"{self.label}: to be run, since {why}")
-        self._commit = _git_commit()
+            print(f"{self.key}: to be run, since {why}")
         return self
 
     def _age(self) -> str:
         ended = datetime.fromisoformat(self.manifest["started"]).timestamp() + self.manifest["seconds"]
-        seconds = max(0, time.time() - ended)
-        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-            if seconds >= size:
-                number = int(seconds // size)
-                return f"already done, {number} {unit}{'s' if number > 1 else ''} ago"
-        return "already done, just now"
+        return f"already done, {timedelta(seconds=max(0, int(time.time() - ended)))} ago"
 
 
 def finished_result(folder: Path, name: str, *, stage: str) -> Path:
@@ -304,8 +307,8 @@ def finished_result(folder: Path, name: str, *, stage: str) -> Path:
     Raises:
         StageError: the file or the manifest is missing, or they do not agree.
     """
-    outputs = read_json(folder / f"{stage}.manifest.json", stage=stage).get("outputs", {})
-    _check(folder / name, outputs.get(name, {}).get("sha256"), stage=stage)
+    manifest = json_or_empty(folder / f"{stage}.manifest.json")
+    _check(folder / name, manifest.get("outputs", {}).get(name, {}).get("sha256"), stage=stage)
     return folder / name
 
 
@@ -319,9 +322,7 @@ def measured_another_training(folder: Path) -> bool:
 
 def _check(path: Path, recorded: str | None, *, stage: str) -> str:
     """The SHA-256 of a file that is as it was recorded."""
-    if not path.is_file():
-        raise StageError(f"{path} is missing: run stage {stage} first.")
-    if recorded != describe_file(path)["sha256"]:
+    if recorded != sha256(require(path, stage=stage)):
         raise damaged(path, f"it is not what {stage}.manifest.json says", stage=stage)
     return recorded
 
@@ -387,6 +388,20 @@ def stages(study: Study, outputs: str | Path, *, runs: Iterable[str] | None = No
     return [*found.values(), Stage("04_figures", study, outputs=outputs)]
 
 
+def to_do(found: Iterable[Stage]) -> dict[str, str | None]:
+    """Why each stage that is not done would run, by its key; None: only because one before it runs.
+
+    Args:
+        found: stages of a study, in the order of their dependence.
+    """
+    why: dict[str, str | None] = {}
+    for each in found:
+        reason = each.missing() or each.changed_source()
+        if reason or (each.name == "04_figures" and why) or any(before.key in why for before in each.upstream):
+            why[each.key] = reason
+    return why
+
+
 def _difference(made: Any, wanted: Mapping[str, Any]) -> str | None:
     """The first parameter in which results are not as wanted, in words; None if there is none."""
     if not isinstance(made, dict):
@@ -397,10 +412,15 @@ def _difference(made: Any, wanted: Mapping[str, Any]) -> str | None:
             if values != found:
                 return f"{section} was {found!r} and is {values!r}"
             continue
+        values, found = (_defaults(section) | each for each in (values, found))  # a field may have come later
         for field in {**values, **found}:
             if values.get(field) != found.get(field):
                 return f"{section}.{field} was {found.get(field)!r} and is {values.get(field)!r}"
     return None
+
+
+def _defaults(section: str) -> dict[str, Any]:
+    return json.loads(Run.model_fields[section].annotation().model_dump_json()) if section in SECTIONS else {}
 
 
 def _write(path: Path, content: Content) -> None:
@@ -415,12 +435,9 @@ def _write(path: Path, content: Content) -> None:
 
 def _git_commit() -> str | None:
     """The commit the code stands at, with `+` where tracked files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
-
+    words = ("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        command = ["git", "-C", Path(__file__).parent, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,9 +1,9 @@
 """A study: shared sections, seeds and runs, read from a YAML file.
 
 A study file has the sections `study`, `dataset`, `model`, `training`, `validation`, `seeds` and `runs`; `runs` maps
-each run's name to overrides that are deep-merged over the sections. Two more are optional: `sweep` multiplies the runs
-by lists of values, and `smoke` holds overrides that make the study small enough to try in a minute. What is left out
-takes the defaults of `nclib.study.parameters`.
+each run's name to overrides that are deep-merged over the sections, and to a `label`, its name in figures and tables.
+Two more are optional: `sweep` multiplies the runs by lists of values, and `smoke` holds overrides that make the study
+small enough to try in a minute. What is left out takes the defaults of `nclib.study.parameters`.
 """
 
 import copy
@@ -62,9 +62,6 @@ class Study(Section):
     def from_mapping(cls, values: Mapping[str, Any], *, smoke: bool = False) -> "Study":
         """Check `values` (a parsed study file), with the `smoke` overrides if asked for, and every run in it."""
         values = copy.deepcopy(dict(values))
-        unknown = sorted(set(values) - set(cls.model_fields))
-        if unknown:
-            raise ParameterError(f"{unknown[0]}: no such section; a study has {', '.join(cls.model_fields)}")
         try:
             study = cls.model_validate(values)
             if smoke:
@@ -77,18 +74,12 @@ class Study(Section):
 
     @classmethod
     def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
-        """Read and check a study file (YAML, safe loading only; a key given twice is refused)."""
+        """Read and check a study file."""
         try:
-            values = yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+            values = read_yaml(path)
         except FileNotFoundError:
             raise ParameterError(
                 f"{path}: there is no such study file; see params/ for those that come with nclib"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(f"{path}: cannot be read ({error})") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ParameterError(
-                f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
             ) from None
         if not isinstance(values, dict):
             raise ParameterError(
@@ -132,9 +123,9 @@ class Study(Section):
         if run not in self.runs:
             raise ParameterError(f"run: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}")
         overrides = self.runs[run] or {}
-        for section in overrides:
-            if section not in SECTIONS:
-                raise ParameterError(f"runs.{run}.{section}: a run overrides {', '.join(SECTIONS)} only")
+        for field in overrides:
+            if field not in (*SECTIONS, "label"):
+                raise ParameterError(f"runs.{run}.{field}: a run overrides {', '.join(SECTIONS)}, and has a label")
         merged = merge({section: getattr(self, section) for section in SECTIONS}, overrides)
         try:
             return Run.model_validate({"study": self.study, "run": run, "seeds": self.seeds, **merged}, context=built)
@@ -143,12 +134,9 @@ class Study(Section):
 
     def check_seed(self, seed: Any) -> None:
         """Refuse a seed that is not one of the study's."""
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ParameterError(f"seed: expected an integer, but got {seed!r}")
         if seed not in self.seeds:
-            raise ParameterError(
-                f"seed: study '{self.study}' has no seed {seed}; it has {', '.join(map(str, self.seeds))}"
-            )
+            has = ", ".join(map(str, self.seeds))
+            raise ParameterError(f"seed: study '{self.study}' has no seed {seed!r}; it has {has}")
 
     def varied(self, run: str, changes: Any) -> tuple["Study", str]:
         """The study with one more run: `run` with some fields changed, under a name that says them.
@@ -178,10 +166,14 @@ class Study(Section):
         if self.study in RESERVED_STUDIES:
             raise ParameterError(f"study: the name '{self.study}' is taken by a folder of the outputs; choose another")
         seen: dict[str, tuple[str, Dataset]] = {}
+        labels: dict[str, str] = {}
         for run in self.runs:
             if run in RESERVED_RUNS:
                 raise ParameterError(f"runs.{run}: this name is taken by a folder of the outputs; choose another")
-            dataset = self.resolve(run).dataset
+            resolved = self.resolve(run)
+            if (other := labels.setdefault(resolved.label, run)) != run:
+                raise ParameterError(f"runs.{run}.label: run '{other}' is called '{resolved.label}', too")
+            dataset = resolved.dataset
             first, known = seen.setdefault(dataset.name, (run, dataset))
             if known != dataset:
                 field = next(f for f in Dataset.model_fields if getattr(known, f) != getattr(dataset, f))
@@ -197,46 +189,58 @@ class Study(Section):
                 f"smoke: study '{self.study}' does not say how to make it small; "
                 "add, for example, 'smoke: {training: {epochs: 2}, model: {width: 4}}'"
             )
-        kept = self.smoke.runs or tuple(self.runs)
-        for run in kept:
-            if run not in self.runs:
-                raise ParameterError(
-                    f"smoke.runs: study '{self.study}' has no run '{run}'; it has {', '.join(self.runs)}"
-                )
-        overrides = {section: getattr(self.smoke, section) for section in SECTIONS}
-        runs = {run: merge(self.runs[run] or {}, {k: v for k, v in overrides.items() if v}) for run in kept}
+        overrides = {section: values for section in SECTIONS if (values := getattr(self.smoke, section))}
+        kept = self.only(self.smoke.runs or ()).runs
+        runs = {run: merge(own or {}, overrides) for run, own in kept.items()}
         return self.model_copy(
             update={"study": f"{self.study}_smoke", "runs": runs, "seeds": self.smoke.seeds, "sweep": {}}
         )
 
     def _swept(self) -> "Study":
-        """The study with `sweep` multiplied out into runs (and seeds)."""
-        lists = dict(self.sweep)
-        seeds = lists.pop("seeds", None)
-        if seeds is not None:
-            seeds = Study.model_validate({"study": self.study, "seeds": seeds, "runs": self.runs}).seeds
+        """The study with `sweep` multiplied out into runs."""
         runs: dict[str, dict[str, Any]] = {}
-        for run, values in itertools.product(self.runs, itertools.product(*lists.values())):
-            name, swept = self._variant(run, dict(zip(lists, values, strict=True)), "sweep")
+        for run, values in itertools.product(self.runs, itertools.product(*self.sweep.values())):
+            name, swept = self._variant(run, dict(zip(self.sweep, values, strict=True)), "sweep")
             if name in runs:
                 raise ParameterError(f"sweep: two runs would get the name '{name}'; leave out one of their values")
             runs[name] = swept
-        return self.model_copy(update={"runs": runs, "seeds": seeds or self.seeds, "sweep": {}})
+        return self.model_copy(update={"runs": runs, "sweep": {}})
 
     def _variant(self, run: str, changes: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
         """Name and overrides of `run` with some fields changed; changed data get a data set of their own."""
-        overrides, labels, of_data = copy.deepcopy(self.runs[run] or {}), [], []
+        overrides, changed, of_data = copy.deepcopy(self.runs[run] or {}), [], []
         for key, value in changes.items():
             section, _, field = str(key).partition(".")
             if section not in SECTIONS or not field or "." in field:
                 raise ParameterError(f"{where}.{key}: expected a field such as training.lr or model.arch")
             overrides = merge(overrides, {section: {field: value}})
-            labels.append(f"{field}={_readable(value)}")
-            of_data += labels[-1:] if section == "dataset" else []
+            changed.append(f"{field}={_readable(value)}")
+            of_data += changed[-1:] if section == "dataset" else []
         if of_data and "dataset.name" not in changes:
             name = merge(self.dataset, overrides["dataset"]).get("name", Dataset().name)
             overrides["dataset"]["name"] = "-".join([name, *of_data])
-        return "-".join([run, *labels]), overrides
+        if changed:
+            overrides["label"] = ", ".join([overrides.get("label", run), *changed])
+        return "-".join([run, *changed]), overrides
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file (safe loading only; a key given twice is refused).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ParameterError: it cannot be read or is not valid YAML.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: cannot be read ({error})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{path}: not valid YAML ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from None
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,10 +267,10 @@ def explain(error: ValidationError, *, run: str | None = None, overrides: Mappin
         within = getattr(fault.get("ctx", {}).get("error"), "path", ())  # of a `FieldError`
         path = [str(part) for part in (*fault["loc"], *within) if part != "[key]"]
         section = (overrides or {}).get(path[0]) if path else None
-        overridden = isinstance(section, Mapping) and (len(path) == 1 or path[1] in section)
+        overridden = section is not None and (len(path) == 1 or path[1] in section)
         where = ".".join(["runs", run, *path] if run and overridden else path)
         if fault["type"] == "extra_forbidden":
-            known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke
+            known = Run.model_fields[path[0]].annotation if path[0] in SECTIONS else Smoke if path[1:] else Study
             lines.append(f"{where}: no such parameter; there are {', '.join(known.model_fields)}")
         elif fault["type"] == "missing":
             lines.append(f"{where}: it is missing")

@@ -1,97 +1,131 @@
-"""What `make reproduce` shows of a study under way: finished stages, bars, downloads, and at the end what failed."""
+"""What `make reproduce` shows of a study under way: the stages that run, how far they are, how they ended."""
 
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from nclib.study.files import json_or_empty
 from nclib.study.progress import PROGRESS_FILE
+from nclib.study.stage import Stage
 
+WIDTH = 80  # columns of what people read
 LINE_SECONDS = 20.0  # between two progress lines where the output is no terminal
 
 
 class Watch:
-    """Shows what happens below a study's folder: finished stages as lines, trainings under way as bars."""
+    """Shows the stages that run: a line when one begins and ends, and on a terminal one that changes meanwhile.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._done = self._manifests()
-        self._bars: dict[str, tqdm] = {}
-        self._printed = 0.0
+    Args:
+        stages: all that may run.
+        session: folder in which each finished stage has a file, by its key.
+
+    Attributes:
+        epochs: finished epochs of each training that has begun, by run and seed.
+    """
+
+    def __init__(self, stages: Sequence[Stage], session: Path) -> None:
+        self.stages, self.session = stages, session
+        self.epochs: dict[str, int] = {}
+        self._began: dict[str, float] = {}  # moment, by key of a running stage
+        self._lines: dict[str, tqdm] = {}
+        self._seen = {stage.key: _times(stage) for stage in stages}
+        self._printed = time.monotonic()
 
     def look(self) -> None:
         """Look at the files once and show what has changed."""
-        for path, manifest in self._manifests().items():
-            if self._done.get(path) != manifest:
-                self._done[path] = manifest
-                stage = path.relative_to(self.folder).with_suffix("").with_suffix("")
-                self._print(f"done  {stage}  ({manifest['seconds']:.0f} s)")
-        found = {str(path): json_or_empty(path) for path in sorted(self.folder.glob(f"*/*/{PROGRESS_FILE}"))}
-        states = {name: state for name, state in found.items() if state}
-        bars = sys.stderr.isatty()
-        if bars:
-            self._draw(states)
-        if time.monotonic() - self._printed > LINE_SECONDS:
-            lines = [] if bars else [_line(state) for state in states.values()]
-            for line in lines + self._downloads():
-                self._printed = time.monotonic()
-                self._print(line)
+        for stage in self.stages:
+            self._begin_or_end(stage)
+        texts = {stage.key: self._progress(stage) for stage in self.stages if stage.key in self._began}
+        if sys.stderr.isatty():
+            for key, text in texts.items():
+                if key not in self._lines:
+                    self._lines[key] = tqdm(leave=False, dynamic_ncols=True, bar_format="{desc}")
+                self._lines[key].set_description_str(f"running  {text or f'{key}, {self._seconds(key):.0f} s'}")
+        elif time.monotonic() - self._printed > LINE_SECONDS:
+            self._printed = time.monotonic()
+            for text in filter(None, texts.values()):
+                _print(f"         {text}")
 
     def close(self) -> None:
-        for bar in self._bars.values():
-            bar.close()
-        self._bars.clear()
+        for line in self._lines.values():
+            line.close()
 
-    def _draw(self, states: dict[str, dict[str, Any]]) -> None:
-        for name in [name for name in self._bars if name not in states]:
-            self._bars.pop(name).close()
-        for name, state in states.items():
-            if name not in self._bars:
-                total, done = state["steps"], state["done"]
-                self._bars[name] = tqdm(total=total, initial=done, desc=state["label"], unit="step", leave=False)
-            bar = self._bars[name]
-            bar.set_postfix_str(_scores(state).removeprefix(", "), refresh=False)
-            bar.update(state["done"] - bar.n)
+    def _begin_or_end(self, stage: Stage) -> None:
+        """A stage's log is made when it begins; its file in the session when it has ended well."""
+        key, times = stage.key, _times(stage)
+        if key not in self._began:
+            if times[0] != self._seen[key][0]:
+                self._began[key] = time.monotonic()
+                if not sys.stderr.isatty():
+                    _print(f"running  {key}")
+            return
+        ended = "done" if (self.session / key).exists() else "failed" if times[1] > self._seen[key][1] else ""
+        if ended:
+            if key in self._lines:
+                self._lines.pop(key).close()
+            _print(f"{ended:8} {key} ({self._seconds(key):.0f} s)")
+            self._seen[key] = times
+            del self._began[key]
+            self.epochs.pop(key.removesuffix(f"/{stage.name}"), None)
 
-    def _downloads(self) -> list[str]:
-        """The last log line of each data set that has been busy with one cell for a while, as with a download."""
-        logs = []
-        for path in self.folder.glob("datasets/*/*.running.ipynb"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > LINE_SECONDS:
-                    logs.append(path.with_suffix("").with_suffix(".log"))
-        return [f"      {log.parent.name}: {_last_line(log)}" for log in logs]
+    def _seconds(self, key: str) -> float:
+        return time.monotonic() - self._began[key]
 
-    def _manifests(self) -> dict[Path, dict[str, Any]]:
-        """The manifests that are there, by path."""
-        found = {path: json_or_empty(path) for path in self.folder.rglob("*.manifest.json")}
-        return {path: manifest for path, manifest in found.items() if manifest}
+    def _progress(self, stage: Stage) -> str:
+        """How far a stage is, if that is known: a training, or one that draws a bar, as for a download."""
+        place = stage.key.removesuffix(f"/{stage.name}")
+        if stage.name == "02_train":
+            state = json_or_empty(stage.folder / PROGRESS_FILE)
+            if not state:
+                return ""
+            self.epochs[place] = state["epoch"]
+            left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
+            shown = {name: value for name, value in state.get("shown", {}).items() if not name.startswith("train")}
+            scores = "".join(f", {name} {value:.4f}" for name, value in shown.items())
+            return f"{place}: epoch {state['epoch']}/{state['epochs']}{left}{scores}"
+        bar = _last_bar(stage.folder / f"{stage.name}.log")
+        return f"{place}: {bar}" if bar else ""
 
-    def _print(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)
+
+def _print(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
 
 
-def _last_line(log: Path) -> str:
-    """The last line of a log, of a progress bar its last state."""
+def _times(stage: Stage) -> tuple[int, int]:
+    """When a stage's log and its report of a failure were written."""
+    return _modified(stage.folder / f"{stage.name}.log"), _modified(stage.folder / f"{stage.name}.failed.json")
+
+
+def _modified(path: Path) -> int:
     with suppress(OSError):
-        lines = re.split(r"[\r\n]+", log.read_text(errors="replace").strip())
-        return lines[-1].strip()
+        return path.stat().st_mtime_ns
+    return 0
+
+
+def _last_bar(log: Path) -> str:
+    """The last state of the last progress bar in a log."""
+    with suppress(OSError):
+        bars = re.findall(r"[^\r\n]*%\|[^\r\n]*", log.read_text(errors="replace"))
+        return bars[-1].strip() if bars else ""
     return ""
 
 
-def _scores(state: dict[str, Any]) -> str:
-    return "".join(f", {name} {value:.4f}" for name, value in state.get("shown", {}).items())
-
-
-def _line(state: dict[str, Any]) -> str:
-    left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
-    return f"      {state['label']}: epoch {state['epoch']}/{state['epochs']}{_scores(state)}{left}"
+def say(text: str) -> None:
+    """Print for people: on a terminal wrapped, into a log line by line."""
+    lines = text.split("\n")
+    if sys.stderr.isatty():
+        width = min(WIDTH, shutil.get_terminal_size().columns)
+        wrap = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        lines = [wrap.fill(line) for line in lines]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def report_failures(folder: Path, *, since: float) -> bool:
@@ -100,16 +134,10 @@ def report_failures(folder: Path, *, since: float) -> bool:
     Returns:
         Whether there is any.
     """
-    recent = {
-        path.with_name(path.name.partition(".")[0])
-        for path in folder.rglob("0*.failed.*")
-        if path.stat().st_mtime >= since
-    }
-    if recent:
-        print("\nFailed notebooks (executed copies kept):", file=sys.stderr)
-    for stage in sorted(recent):
-        log, copy = stage.with_suffix(".log"), stage.with_suffix(".failed.ipynb")
-        why = json_or_empty(stage.with_suffix(".failed.json")).get("error")
-        print(f"  {os.path.relpath(copy if copy.exists() else log)}", file=sys.stderr)
-        print(f"    {why or f'interrupted; see {os.path.relpath(log)}'}", file=sys.stderr)
-    return bool(recent)
+    reports = sorted(path for path in folder.rglob("0*.failed.json") if path.stat().st_mtime >= since)
+    if reports:
+        say("\nFailed notebooks (executed copies kept):")
+    for report in reports:
+        facts = json_or_empty(report)
+        say(f"  {os.path.relpath(facts.get('executed') or report)}\n    {facts.get('error')}")
+    return bool(reports)

@@ -6,9 +6,9 @@ generator seeded with (seed, epoch), so that a run continued after `kill -9` is 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nclib import losses
-from nclib.data.batches import of_splits
+from nclib.data.batches import DeviceBatches, of_splits
 from nclib.data.dataset import Splits
 from nclib.metrics import soft_iou, subset_accuracy
 from nclib.models import Classifier, build_model, trainable_parameters
@@ -31,15 +31,6 @@ from nclib.training.progress import TrainingProgress
 from nclib.training.resume import Unfinished
 
 COMPILE_PAYS_FROM = 20_000  # steps on a GPU; below, compiling costs more than it saves
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """What the loop needs of its data (`nclib.data.batches`)."""
-
-    def __len__(self) -> int: ...
-    def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def ordered(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def build_loss(settings: Training) -> Callable[[Tensor, Tensor], Tensor]:
@@ -139,7 +130,9 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
     @cudnn_flags(benchmark=True)
-    def train_epoch(self, batches: Batches, epoch: int, on_step: Callable[[], None] | None = None) -> dict[str, float]:
+    def train_epoch(
+        self, batches: DeviceBatches, epoch: int, on_step: Callable[[], None] | None = None
+    ) -> dict[str, float]:
         """One pass over the shuffled training data.
 
         Args:
@@ -180,7 +173,7 @@ class Trainer:
 
     @cudnn_flags(benchmark=True)
     @torch.no_grad()
-    def evaluate(self, batches: Batches) -> dict[str, float]:
+    def evaluate(self, batches: DeviceBatches) -> dict[str, float]:
         """`test_loss`, `test_soft_iou` and `test_accuracy` over a split, in evaluation mode."""
         self.model.eval()
         sums = EpochMeans(self.device)
@@ -190,16 +183,6 @@ class Trainer:
         means = sums.means("test")
         del means["test_feature_decay"]
         return means
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """What `fit` reports to (`nclib.training.progress.TrainingProgress`)."""
-
-    def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None: ...
-    def step(self) -> None: ...
-    def epoch(self, row: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
 
 
 def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
@@ -247,7 +230,14 @@ def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
     return history
 
 
-def fit(trainer: Trainer, train: Batches, test: Batches, unfinished: Unfinished, *, progress: Progress) -> pd.DataFrame:
+def fit(
+    trainer: Trainer,
+    train: DeviceBatches,
+    test: DeviceBatches,
+    unfinished: Unfinished,
+    *,
+    progress: TrainingProgress,
+) -> pd.DataFrame:
     """Train to the last epoch, or go on from where a killed run of the same settings stopped.
 
     Args:

@@ -1,4 +1,4 @@
-"""How far a training is: a bar in the notebook, and a small file that `make reproduce` draws its bars from."""
+"""How far a training is: a bar in the notebook, and a small file that `make reproduce` reads."""
 
 import json
 import time
@@ -23,24 +23,20 @@ class TrainingProgress:
     def __init__(self, lease: Lease, *, label: str, epochs: int, score: str = "soft_iou") -> None:
         self.score = score
         self.lease, self.file = lease, lease.path.with_name(PROGRESS_FILE)
-        self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0, "done": 0, "steps": 0}
+        self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0}
         self._written = 0.0
 
     def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None:
-        self.state |= {"steps": steps_per_epoch * self.state["epochs"], "done": steps_per_epoch * len(history)}
-        self.bar = bar(
-            total=self.state["steps"],
-            initial=self.state["done"],
-            desc=self.state["label"],
-            unit="step",
-        )
+        self.share = 1 / steps_per_epoch
+        shown = "{desc}: {n:.0f}/{total} epochs |{bar}| {remaining} left{postfix}"
+        total, done = self.state["epochs"], len(history)
+        self.bar = bar(total=total, initial=done, desc=self.state["label"], bar_format=shown)
         if history:
             print(f"going on after epoch {len(history)}")
             self.epoch(history[-1])
 
     def step(self) -> None:
-        self.state["done"] += 1
-        self.bar.update()
+        self.bar.update(min(self.share, self.bar.total - self.bar.n))  # sums of shares are not exact
         if time.monotonic() - self._written > 1:
             self._write()
 

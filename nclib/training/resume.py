@@ -81,7 +81,7 @@ class Unfinished:
             self.history, self.sittings, self.files = found["history"], found["sittings"], found["files"]
             self._state = found["state"]
             tensors, packed = load_tensors(self.folder / self._state, stage=STAGE)
-            state = unpack(packed, tensors)
+            state = _unpack(packed, tensors)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         elif self.folder.parent.is_dir() and any(self.folder.parent.iterdir()):
@@ -106,7 +106,7 @@ class Unfinished:
         """Save what training needs to go on after the last row of `history`."""
         self.lease.check()
         tensors: dict[str, Tensor] = {}
-        packed = pack({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tensors)
+        packed = _pack({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tensors)
         earlier, self._state = self._state, f"state_{len(self.history):04d}.safetensors"
         path = self.folder / self._state
         save_tensors(path, tensors, packed)
@@ -151,31 +151,23 @@ def _key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Turn nested dicts, lists, numbers and tensors into JSON, moving each tensor into `tensors` under its path."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
-    if isinstance(value, Mapping):
-        keys = list(value)
-        return {"keys": keys, "values": [pack(value[key], tensors, f"{path}/{key}") for key in keys]}
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [pack(item, tensors, f"{path}/{i}") for i, item in enumerate(value)]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise TypeError(
-        f"Expected dicts, lists, numbers, text and tensors in an optimizer's state, but got {value!r} at {path}"
-    )
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """As JSON, moving each tensor into `tensors`."""
+
+    def named(tensor: Tensor) -> dict[str, str]:
+        name = f"{len(tensors):06d}"
+        tensors[name] = tensor
+        return {"tensor": name}
+
+    return json.loads(json.dumps(value, default=named))
 
 
-def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `pack`."""
-    if "tensor" in packed:
-        return tensors[packed["tensor"]]
-    if "keys" in packed:
-        return {k: unpack(v, tensors) for k, v in zip(packed["keys"], packed["values"], strict=True)}
-    if "list" in packed:
-        return [unpack(item, tensors) for item in packed["list"]]
-    if "tuple" in packed:
-        return tuple(unpack(item, tensors) for item in packed["tuple"])
-    return packed["value"]
+def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `_pack`; tuples come back as lists. JSON turned the numbers of the parameters to text."""
+
+    def restored(value: dict[str, Any]) -> Any:
+        if value.keys() == {"tensor"}:
+            return tensors[value["tensor"]]
+        return {int(key) if key.isdigit() else key: item for key, item in value.items()}
+
+    return json.loads(json.dumps(packed), object_hook=restored)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,6 @@ from nclib.study.files import StageError
 from nclib.study.progress import bar
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26  # of an image; decoded as RGB each takes three bytes
 CACHE_VERSION = 2  # of the decoding: a new number makes older caches stale
 
@@ -60,51 +60,43 @@ def decode_all(paths: Sequence[Path], change: Change, *, what: str) -> UInt8[Ten
         SourceError: files cannot be read, all of which are listed, or two images differ in size.
     """
     broken: list[str] = []
-
-    def read(number: int) -> np.ndarray | None:
-        try:
-            return decode(paths[number], lambda image: change(image, number))
-        except SourceError as error:
-            broken.append(str(error))
-            return None
-
-    start, first = next(((n, found) for n in range(len(paths)) if (found := read(n)) is not None), (len(paths), None))
-    images = np.empty((len(paths), *(() if first is None else first.shape)), np.uint8)
+    images: list[np.ndarray] = []  # one array, made when the first image is known
+    lock = threading.Lock()
 
     def keep(number: int) -> None:
-        pixels = first if number == start else read(number)
-        if pixels is None:
+        try:
+            pixels = decode(paths[number], lambda image: change(image, number))
+        except SourceError as error:
+            broken.append(str(error))
             return
-        if pixels.shape != first.shape:
+        with lock:
+            if not images:
+                images.append(np.empty((len(paths), *pixels.shape), np.uint8))
+        if pixels.shape != images[0].shape[1:]:
+            expected, found = (f"{width} x {height}" for height, width in (images[0].shape[2:], pixels.shape[1:]))
             raise SourceError(
-                f"{paths[number]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, but {paths[start]} has "
-                f"{first.shape[2]} x {first.shape[1]}: set dataset.image_size to resize all."
+                f"{paths[number]} has {found} pixels, but others have {expected}: set dataset.image_size to resize all."
             )
-        images[number] = pixels
+        images[0][number] = pixels
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(bar(pool.map(keep, range(start, len(paths))), total=len(paths), initial=start, desc=what, unit=" images"))
+        list(bar(pool.map(keep, range(len(paths))), total=len(paths), desc=what, unit=" images"))
     if broken:
         raise SourceError("\n".join(sorted(broken)))
-    return torch.from_numpy(images)
+    return torch.from_numpy(images[0])
 
 
-def cache_key(files: Iterable[Path], **settings: Any) -> str:
-    """A digest of names, sizes and times of `files` and of all settings, for `cached`."""
-    digest = hashlib.sha256(json.dumps([CACHE_VERSION, settings], sort_keys=True).encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def cached(name: str, key: str, make: Callable[[], SourceImages]) -> SourceImages:
+def cached(name: str, files: Iterable[Path], make: Callable[[], SourceImages], **settings: Any) -> SourceImages:
     """The decoded images from the cache, or as `make` decodes them, and then kept there.
 
-    `key` is the `cache_key` of all they depend on. A damaged file is replaced; a folder that cannot be written only
-    costs the time to decode again.
+    They depend on the names, sizes and times of change (which no program can set) of `files` and on all settings. A
+    damaged file is replaced; a folder that cannot be written only costs the time to decode again.
     """
-    path = cache_root() / f"{name}-{key[:16]}.safetensors"
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, settings], sort_keys=True).encode())
+    for file in files:
+        status = file.stat()
+        key.update(f"{file}|{status.st_size}|{status.st_ctime_ns}\n".encode())
+    path = cache_root() / f"{name}-{key.hexdigest()[:16]}.safetensors"
     if path.is_file():
         try:
             tensors, names = load_tensors(path, stage="01_dataset", checksum=True)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from nclib.data.sources.base import SourceError, SourceImages, split_by_class, stream
-from nclib.data.sources.decoding import EXTENSIONS, cache_key, cached, decode_all
-from nclib.study.registry import TEST_FRACTION
+from nclib.data.sources.decoding import cached, decode_all
+from nclib.study.registry import IMAGE_ENDINGS, TEST_FRACTION
 
 TRAINING_FOLDERS = ("train", "training")  # in any case, as are all of these
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
@@ -68,8 +68,7 @@ def load(
         images = decode_all(kept, resize, what=f"Reading {folder.name}")
         return SourceImages(images, labels[rows], names, rows)
 
-    key = cache_key(kept, image_size=image_size, classes=names)
-    return cached(f"{folder.name}-{image_size}", key, make)
+    return cached(f"{folder.name}-{image_size}", kept, make, image_size=image_size, classes=names)
 
 
 def _split_folders(root: Path, test_folder: str | None) -> tuple[Path, Path] | None:
@@ -104,10 +103,10 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
                 f"{inner} is a folder, but images must lie directly in the folder of their class: move the class "
                 "folders up, or set dataset.root to the folder that holds them."
             )
-        images = [entry for entry in entries if entry.suffix.lower() in EXTENSIONS]
-        skipped += [f"{each.name}/{entry.name}" for entry in entries if entry.suffix.lower() not in EXTENSIONS]
+        images = [entry for entry in entries if entry.suffix.lower() in IMAGE_ENDINGS]
+        skipped += [f"{each.name}/{entry.name}" for entry in entries if entry.suffix.lower() not in IMAGE_ENDINGS]
         if not images:
-            raise SourceError(f"{each} has no image ({', '.join(EXTENSIONS)}): fill or remove it.")
+            raise SourceError(f"{each} has no image ({', '.join(IMAGE_ENDINGS)}): fill or remove it.")
         files += images
         labels += [label] * len(images)
     if skipped:
@@ -115,7 +114,7 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
             "Skipped %d files in %s, since only %s are read: %s ...",
             len(skipped),
             folder,
-            ", ".join(EXTENSIONS),
+            ", ".join(IMAGE_ENDINGS),
             ", ".join(skipped[:5]),
         )
     return tuple(each.name for each in classes), files, torch.tensor(labels)

@@ -9,12 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from nclib.data.sources.base import SourceError, SourceImages
-from nclib.data.sources.decoding import cache_key, cached, decode_all
+from nclib.data.sources.decoding import cached, decode_all
 from nclib.data.sources.digit_struct import DigitStruct
 from nclib.data.sources.download import fetch, unpack
 from nclib.study.files import sha256
+from nclib.study.registry import SOURCES
 
-URL = "http://ufldl.stanford.edu/housenumbers/"
+URL = SOURCES["svhn"].url
 SHA256 = {
     "train": "4b17bb33b6cd8f963493168f80143da956f28ec406cc12f8e5745a9f91a51898",
     "test": "57ac9ceb530e4aa85b55d991be8fc49c695b3d71c6f6a88afea86549efde7fb5",
@@ -47,10 +48,9 @@ def load(*, root: Path, train: bool, image_size: int, sample_size: int | None = 
     annotated = folder / "digitStruct.mat"
     if not annotated.is_file():
         raise SourceError(f"{annotated} is missing: delete {folder} and run the same command again.")
-    key = cache_key(
-        sorted(folder.glob("*.png")), annotations=sha256(annotated), image_size=image_size, sample_size=sample_size
-    )
-    return cached(f"svhn-{split}-{image_size}", key, lambda: _crops(annotated, image_size, sample_size))
+    images, settings = sorted(folder.glob("*.png")), {"image_size": image_size, "sample_size": sample_size}
+    settings |= {"annotations": sha256(annotated)}
+    return cached(f"svhn-{split}-{image_size}", images, lambda: _crops(annotated, image_size, sample_size), **settings)
 
 
 def _crops(annotated: Path, image_size: int, sample_size: int | None) -> SourceImages:
