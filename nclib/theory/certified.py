@@ -254,8 +254,13 @@ def _histogram(
             f"Expected bias_decay > 0, or every class in some of the label sets, but not in all: the bias of class "
             f"{never[0]} has no minimum."
         )
-    targets = labels if loss == "binary_cross_entropy" else labels / sizes
-    term = TERMS[loss](targets, np.ones_like(sizes) if label_mean else sizes)
+    weights = np.ones_like(sizes) if label_mean else sizes
+    if loss == "cross_entropy":
+        term = CrossEntropy(labels / sizes, weights)
+    elif loss == "mse":
+        term = SquaredError(labels / sizes, 2 * weights / len(labels))
+    else:
+        term = BinaryCrossEntropy(labels, np.full_like(sizes, 1 / len(labels)))
     return Histogram(term, counts.double().numpy(), weight_decay, feature_decay, bias_decay)
 
 

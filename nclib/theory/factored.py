@@ -97,11 +97,11 @@ class Factored:
     def hessian(self, here: Point) -> Callable[[Array], Array]:
         """The product with the Hessian at a point."""
         histogram, (W, V, _) = self.histogram, self.split(here.x)
-        curvature, twice = histogram.term.curvature(here.slopes), 2 * self.decay
+        shares, twice = histogram.term.shares(here.slopes), 2 * self.decay
 
         def product(x: Array) -> Array:
             dW, dV, db = self.split(x)
-            bent = curvature((W @ dV + dW @ V) / histogram.roots + db[:, None])
+            bent = histogram.term.curved(shares, (W @ dV + dW @ V) / histogram.roots + db[:, None])
             pulled = bent * (histogram.roots / histogram.num_samples)
             of_W = pulled @ V.T + here.pull @ dV.T + twice * dW
             of_V = W.T @ pulled + dW.T @ here.pull + twice * dV
@@ -112,7 +112,7 @@ class Factored:
     def preconditioner(self, here: Point) -> Callable[[Array], Array]:
         """The inverse of the Hessian's blocks, with one curvature for all logits in those of W and V."""
         histogram, (W, V, _) = self.histogram, self.split(here.x)
-        diagonal = histogram.term.diagonal(here.slopes)
+        diagonal = histogram.term.diagonal(histogram.term.shares(here.slopes))
         mean, penalty = diagonal.mean() / histogram.num_samples, 2 * self.decay * np.eye(self.num_classes)
         of_W, of_V = (np.linalg.inv(mean * gram + penalty) for gram in (V @ V.T, W.T @ W))
         of_b = 1 / (diagonal @ histogram.portions + 2 * histogram.of_bias + 1e-300)

@@ -35,7 +35,8 @@ class Sets:
         features = self.W.T @ slopes / (-2 * self.decay)
         if self.nonnegative:
             features = np.maximum(features, 0)
-        return slopes, features, self.term.conjugate(slopes) + self.decay * np.square(features).sum(0) - b @ slopes
+        conjugate = self.term.conjugate(self.term.shares(slopes))
+        return slopes, features, conjugate + self.decay * np.square(features).sum(0) - b @ slopes
 
     def solve(self, logits: Array, b: Array, *, tolerance: float) -> tuple[Array, float, Array, Array]:
         """Logits, and the value of the sets with its slope (k) and Hessian (k k) in the bias."""
@@ -49,7 +50,7 @@ class Sets:
             if done.all():  # one last step: slopes are only as good as the root of the gap
                 logits = logits + step
                 break
-            gain = (missing * self.term.curvature(slopes)(step)).sum(0)
+            gain = (missing * self.term.curved(self.term.shares(slopes), step)).sum(0)
             lengths = np.where(done, 0.0, 1.0)
             for _ in range(HALVINGS):
                 slopes, features, lower = self.at(logits + lengths * step, b)
@@ -58,7 +59,7 @@ class Sets:
                     break
                 lengths = np.where(fails, lengths / 2, lengths)
             logits, dual = logits + lengths * step, lower
-        bends = self.term.curvature(slopes)(np.linalg.inv(matrices).transpose(2, 1, 0))
+        bends = self.term.curved(self.term.shares(slopes), np.linalg.inv(matrices).transpose(2, 1, 0))
         return logits, self.portions @ values, self.term(logits)[1] @ self.portions, bends @ self.portions
 
     def _matrices(self, slopes: Array, features: Array) -> Array:
@@ -66,7 +67,7 @@ class Sets:
         kept = (features > 0).astype(float) if self.nonnegative else np.ones_like(features)
         K, d = self.W.shape
         rows = (self.W[:, None] * self.W).reshape(K * K, d) @ kept / (2 * self.decay)
-        return np.eye(K) + self.term.curvature(slopes)(rows.reshape(K, K, -1)).transpose(2, 0, 1)
+        return np.eye(K) + self.term.curved(self.term.shares(slopes), rows.reshape(K, K, -1)).transpose(2, 0, 1)
 
 
 def minimize_features(

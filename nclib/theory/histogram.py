@@ -59,4 +59,4 @@ class Histogram:
             of_features = self.portions @ squares / (4 * self.feature_decay * self.num_samples)
         mean = slopes @ self.portions
         of_bias = mean @ mean / (4 * self.of_bias) if self.of_bias else 0.0
-        return float(-(self.portions @ self.term.conjugate(slopes)) - of_features - of_bias)
+        return float(-(self.portions @ self.term.conjugate(self.term.shares(slopes))) - of_features - of_bias)

@@ -1,11 +1,12 @@
 """The data terms of a label histogram, as convex functions of the logits with their conjugates.
 
-Arrays are NumPy's, float64, with one **column** for each label set. A term has the losses `L` of the sets, their slopes
-`U` (gradients with respect to the logits), the curvature there, and the convex conjugate `L*(U) = sup_z <U, z> - L(z)`.
-docs/theory.md writes them out.
+Arrays are float64, with one **column** for each label set. Every loss here is `L(z) = w (φ(z) - <t, z>)` with a
+target t. Then its slopes are `U = w (P - t)` with `P = ∇φ(z)`, its Hessian is `w φ''(z)`, and its convex conjugate
+`L*(U) = sup_z <U, z> - L(z)` is `w φ*(P)`. docs/theory.md writes them out.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, xlogy
@@ -13,121 +14,97 @@ from scipy.special import expit, xlogy
 Array = np.ndarray
 
 
-class CrossEntropy:
-    """`w (log Σ_j exp z_j - <t, z>)`: w the weight of a set, t the uniform distribution on its labels.
+@dataclass(frozen=True, eq=False)
+class Term(ABC):
+    """One loss on all label sets, with their targets t (k s) and weights w (s)."""
 
-    Its slopes are `w (P - t)` with P the softmax.
-    """
+    targets: Array
+    weights: Array
+    lowest, highest = -np.inf, np.inf  # of the entries of P
 
-    def __init__(self, targets: Array, weights: Array):
-        self.targets, self.weights = targets, weights
+    def __call__(self, logits: Array) -> tuple[Array, Array]:
+        """Losses (s) and slopes U (k s)."""
+        losses, shares = self.values(logits)
+        return self.weights * losses, self.weights * (shares - self.targets)
 
-    def of(self, sets: slice) -> "CrossEntropy":
+    @abstractmethod
+    def values(self, logits: Array) -> tuple[Array, Array]:
+        """`φ(z) - <t, z>` (s) and P (k s)."""
+
+    @abstractmethod
+    def conjugate(self, shares: Array) -> Array:
+        """`w φ*(P)` (s)."""
+
+    @abstractmethod
+    def diagonal(self, shares: Array) -> Array:
+        """The diagonals of the Hessians at P (k s)."""
+
+    def curved(self, shares: Array, moves: Array) -> Array:
+        """The products of the Hessians at P with one or more moves of the logits (... k s)."""
+        return self.diagonal(shares) * moves
+
+    def shares(self, slopes: Array) -> Array:
+        """P, from U."""
+        return np.clip(slopes / self.weights + self.targets, self.lowest, self.highest)
+
+    def balanced(self, slopes: Array, portions: Array) -> Array:
+        """Slopes nearby whose mean over the samples is 0: P moved by what is missing, and mixed with its mean."""
+        shares, mass = self.shares(slopes), self.weights * portions / (self.weights @ portions)
+        mean = shares @ mass
+        excess = mean - self.targets @ mass
+        part = min(1.0, max(0.0, (excess / (mean - self.lowest)).max(), (excess / (mean - self.highest)).max()))
+        return self.weights * (shares + part * (mean[:, None] - shares) - excess[:, None] - self.targets)
+
+    def of(self, sets: slice) -> "Term":
         """The term of some of the sets."""
         return type(self)(self.targets[:, sets], self.weights[sets])
 
-    def __call__(self, logits: Array) -> tuple[Array, Array]:
-        """Losses (s) and slopes (k s)."""
-        top = logits.max(0)
-        powers = np.exp(logits - top)
+
+class CrossEntropy(Term):
+    """`φ = log Σ_j exp z_j`: P is the softmax, t the uniform distribution on the labels, w the weight of a sample."""
+
+    lowest = 0.0
+
+    def values(self, logits: Array) -> tuple[Array, Array]:
+        logits = logits - logits.max(0)
+        powers = np.exp(logits)
         sums = powers.sum(0)
-        losses = np.log(sums) + (self.targets * (top - logits)).sum(0)
-        return self.weights * losses, self.weights * (powers / sums - self.targets)
+        return np.log(sums) - (self.targets * logits).sum(0), powers / sums
 
-    def curvature(self, slopes: Array) -> Callable[[Array], Array]:
-        """The product of the Hessians at these slopes with one or more moves of the logits (... k s)."""
-        shares = self._shares(slopes)
-
-        def product(moves: Array) -> Array:
-            moved = shares * moves
-            return self.weights * (moved - shares * moved.sum(-2, keepdims=True))
-
-        return product
-
-    def diagonal(self, slopes: Array) -> Array:
-        """The diagonals of the Hessians (k s)."""
-        shares = self._shares(slopes)
-        return self.weights * shares * (1 - shares)
-
-    def conjugate(self, slopes: Array) -> Array:
-        """`w Σ_j P_j log P_j`, finite where P = U/w + t is a distribution."""
-        shares = self._shares(slopes)
+    def conjugate(self, shares: Array) -> Array:
         return self.weights * xlogy(shares, shares).sum(0)
 
-    def balanced(self, slopes: Array, portions: Array) -> Array:
-        """Slopes nearby whose mean over the samples is 0: every P is mixed with what makes up for it."""
-        mass = self.weights * portions
-        excess, total = slopes @ portions, self._shares(slopes) @ mass
-        part = min(1.0, (excess / total).max())
-        if part <= 0:
-            return slopes
-        other = (total - excess / part) / mass.sum()
-        return slopes + part * (self.weights * (other[:, None] - self.targets) - slopes)
+    def diagonal(self, shares: Array) -> Array:
+        return self.weights * shares * (1 - shares)
 
-    def _shares(self, slopes: Array) -> Array:
-        return np.maximum(slopes / self.weights + self.targets, 0)
+    def curved(self, shares: Array, moves: Array) -> Array:
+        moved = shares * moves
+        return self.weights * (moved - shares * moved.sum(-2, keepdims=True))
 
 
-class SquaredError(CrossEntropy):
-    """`(w/K) (|z|² - 2 <t, z> + 1)`; the slopes are `(2w/K) (z - t)`."""
+class SquaredError(Term):
+    """`φ = (|z|² + 1)/2`: P is z, t the uniform distribution on the labels, w the weight of a sample times 2/K."""
 
-    def __call__(self, logits: Array) -> tuple[Array, Array]:
-        """Losses (s) and slopes (k s)."""
-        losses = (logits * (logits - 2 * self.targets)).sum(0) + 1
-        w = self.weights / len(logits)
-        return w * losses, 2 * w * (logits - self.targets)
+    def values(self, logits: Array) -> tuple[Array, Array]:
+        return (logits * (logits / 2 - self.targets)).sum(0) + 0.5, logits
 
-    def curvature(self, slopes: Array) -> Callable[[Array], Array]:
-        """As `CrossEntropy.curvature`."""
-        return lambda moves: 2 * self.weights / len(slopes) * moves
+    def conjugate(self, shares: Array) -> Array:
+        return self.weights * (np.square(shares).sum(0) - 1) / 2
 
-    def diagonal(self, slopes: Array) -> Array:
-        """As `CrossEntropy.diagonal`."""
-        return np.broadcast_to(2 * self.weights / len(slopes), slopes.shape)
-
-    def conjugate(self, slopes: Array) -> Array:
-        """`<U, t> + K |U|²/(4w) - (w/K) (1 - |t|²)`, finite everywhere."""
-        w = self.weights / len(slopes)
-        least = w * (1 - np.square(self.targets).sum(0))
-        return (slopes * self.targets).sum(0) + np.square(slopes).sum(0) / (4 * w) - least
-
-    def balanced(self, slopes: Array, portions: Array) -> Array:
-        """Slopes nearby whose mean over the samples is 0."""
-        return slopes - (slopes @ portions)[:, None]
+    def diagonal(self, shares: Array) -> Array:
+        return np.broadcast_to(self.weights, shares.shape)
 
 
-class BinaryCrossEntropy(CrossEntropy):
-    """`(1/K) Σ_j softplus(z_j) - y_j z_j` with targets y of 0 and 1; the slopes are `(P - y)/K`, P the sigmoid."""
+class BinaryCrossEntropy(Term):
+    """`φ = Σ_j log(1 + exp z_j)`: P is the sigmoid, t the labels (0 or 1), w is 1/K."""
 
-    def __call__(self, logits: Array) -> tuple[Array, Array]:
-        """Losses (s) and slopes (k s)."""
-        losses = np.logaddexp(0, (1 - 2 * self.targets) * logits)
-        return losses.mean(0), (expit(logits) - self.targets) / len(logits)
+    lowest, highest = 0.0, 1.0
 
-    def curvature(self, slopes: Array) -> Callable[[Array], Array]:
-        """As `CrossEntropy.curvature`."""
-        diagonal = self.diagonal(slopes)
-        return lambda moves: diagonal * moves
+    def values(self, logits: Array) -> tuple[Array, Array]:
+        return np.logaddexp(0, (1 - 2 * self.targets) * logits).sum(0), expit(logits)
 
-    def diagonal(self, slopes: Array) -> Array:
-        """As `CrossEntropy.diagonal`."""
-        shares = self._shares(slopes)
-        return shares * (1 - shares) / len(slopes)
+    def conjugate(self, shares: Array) -> Array:
+        return self.weights * (xlogy(shares, shares) + xlogy(1 - shares, 1 - shares)).sum(0)
 
-    def conjugate(self, slopes: Array) -> Array:
-        """`(1/K) Σ_j P_j log P_j + (1 - P_j) log(1 - P_j)`, finite where P = K U + y lies in [0, 1]."""
-        shares = self._shares(slopes)
-        return (xlogy(shares, shares) + xlogy(1 - shares, 1 - shares)).mean(0)
-
-    def balanced(self, slopes: Array, portions: Array) -> Array:
-        """Slopes nearby whose mean over the samples is 0: mixed class by class."""
-        excess, total = len(slopes) * (slopes @ portions), self._shares(slopes) @ portions
-        part = np.minimum(1, np.maximum(excess / total, -excess / (1 - total)))
-        other = total - np.divide(excess, part, out=np.zeros_like(part), where=part > 0)
-        return slopes + part[:, None] * ((other[:, None] - self.targets) / len(slopes) - slopes)
-
-    def _shares(self, slopes: Array) -> Array:
-        return np.clip(len(slopes) * slopes + self.targets, 0, 1)
-
-
-Term = CrossEntropy  # or one of its kind
+    def diagonal(self, shares: Array) -> Array:
+        return self.weights * shares * (1 - shares)
