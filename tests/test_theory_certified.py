@@ -16,9 +16,7 @@ from nclib import losses
 from nclib.heads import simplex_etf
 from nclib.metrics import measure
 from nclib.theory import certified_fixed_head, certified_minimum, fixed_head_minimum, global_minimum, predict_training
-from nclib.theory.certified import TERMS, _histogram
-
-LOSSES = sorted(TERMS)
+from nclib.theory.certified import LOSSES, _histogram
 
 
 def all_sets(num_classes, multiplicities):

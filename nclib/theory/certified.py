@@ -6,6 +6,7 @@ minimum, and the dual of any point bounds it from below. Nothing has to be belie
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from nclib.theory.fixed import minimize_features
 from nclib.theory.histogram import Histogram
 from nclib.theory.terms import Array, BinaryCrossEntropy, CrossEntropy, SquaredError
 
-TERMS = {"cross_entropy": CrossEntropy, "mse": SquaredError, "binary_cross_entropy": BinaryCrossEntropy}
-ABSENT = 1e-9  # singular values below this share of the largest, or logits below this, are rounding
+LOSSES = ("cross_entropy", "mse", "binary_cross_entropy")
+ABSENT = 1e-9  # singular values below this share of the largest are rounding
 TIE = 1e-9  # logits that differ by less are equal
 
 
@@ -32,7 +33,7 @@ class CertifiedMinimum:
     Args:
         label_sets: the label sets, multi-hot, as given.
         counts: samples of each.
-        weight: the classifier W.
+        weight: the classifier W, with as few columns as the minimum needs.
         features: the feature of all samples of each label set.
         bias: b, of the optimal ones the smallest.
         value: the objective, penalties included.
@@ -51,7 +52,7 @@ class CertifiedMinimum:
 
     @property
     def gap(self) -> float:
-        """`(value - lower_bound) / |value|`: how far the value can be from the minimum; 0 to rounding if it is that."""
+        """`(value - lower_bound) / |value|`: how far the value can be from the minimum; 0, to rounding, at it."""
         return (self.value - self.lower_bound) / abs(self.value)
 
     @property
@@ -61,8 +62,8 @@ class CertifiedMinimum:
 
     @property
     def singular_values(self) -> Float64[Tensor, " r"]:
-        """Those of `W Hᵀ` over all samples, descending; the others of its K are 0."""
-        return torch.linalg.svdvals(self.weight @ self.features.T * self.counts.double().sqrt())
+        """Those of `W Hᵀ` over all samples, descending; those beyond the columns of W are 0."""
+        return torch.linalg.svdvals(self.weight @ self.features.T * self.counts.double().sqrt())[: self.weight.shape[1]]
 
     @property
     def is_zero(self) -> bool:
@@ -72,17 +73,16 @@ class CertifiedMinimum:
     @property
     def class_means(self) -> Float64[Tensor, "k d"]:
         """Means of the features with one label; NaN for a class without any."""
-        single = (self.label_sets.sum(1) == 1) * self.counts.double()
-        shares = self.label_sets.T * single
+        shares = self.label_sets.T * ((self.label_sets.sum(1) == 1) * self.counts.double())
         return (shares / shares.sum(1, keepdim=True)) @ self.features
 
     def angles_of_means(self) -> Float64[Tensor, "k k"]:
         """Angles between the class means minus their mean, in degrees: `arccos(-1/(K-1))` for an ETF."""
-        return _angles(self.class_means - self.class_means.mean(0))
+        return _angles(self.class_means)
 
     def angles_of_classifier(self) -> Float64[Tensor, "k k"]:
         """Angles between the rows of the classifier minus their mean, in degrees."""
-        return _angles(self.weight - self.weight.mean(0))
+        return _angles(self.weight)
 
     def tag_wise(self) -> tuple[Float64[Tensor, " s"], Float64[Tensor, " s"]]:
         """`C_S` and relative residual of `h_S ~ C_S Σ_{k in S} mu_k` for each set; NaN where a class has no mean."""
@@ -94,11 +94,9 @@ class CertifiedMinimum:
     @property
     def scales(self) -> dict[int, float]:
         """m -> `C_m`, the least-squares scale over all sets of m labels, each once (`nclib.metrics.tag_wise_scale`)."""
-        sums, sizes = self._tag_sums(), self.label_sets.sum(1)
-        known = sums.isfinite().all(1) & (sizes > 0)
-        found = {}
-        for m in sizes[known].unique().tolist():
-            rows = known & (sizes == m)
+        sums, sizes, found = self._tag_sums(), self.label_sets.sum(1), {}
+        for m in sizes[sizes > 0].unique().tolist():
+            rows = (sizes == m) & sums.isfinite().all(1)
             if (squares := sums[rows].square().sum().item()) > 0:
                 found[m] = (self.features[rows] * sums[rows]).sum().item() / squares
         return found
@@ -139,9 +137,9 @@ def certified_minimum(
 ) -> CertifiedMinimum:
     """The global minimum over classifier, bias and one feature for each label set, for any counts.
 
-    `(1/N) Σ_S n_S L(W h_S + b, S) + λ_W |W|² + λ_H Σ_S n_S |h_S|² + λ_b |b|²`, in any feature dimension that the
-    minimum does not exceed (`len(singular_values)`, at most K and the number of sets). Samples of one set have equal
-    features at the minimum; with balanced counts it is `global_minimum`.
+    `(1/N) Σ_S n_S L(W h_S + b, S) + λ_W |W|² + λ_H Σ_S n_S |h_S|² + λ_b |b|²`, in any feature dimension that has
+    room for it (`weight.shape[1]`, at most K and the number of sets). Samples of one set have equal features at the
+    minimum; with balanced counts it is `global_minimum`.
 
     Source: docs/theory.md derives problem, dual and bound; nuclear norms for deep features, Zhu et al. 2021.
 
@@ -166,9 +164,8 @@ def certified_minimum(
     >>> print(f"the rare classes are {minimum.angles_of_classifier()[2, 3]:.3f} degrees apart")
     the rare classes are 0.000 degrees apart
     """
-    if not 0 < weight_decay < math.inf:
-        raise ValueError(f"Expected weight_decay > 0 and finite, but got {weight_decay}.")
-    histogram = _histogram(label_sets, counts, weight_decay, feature_decay, bias_decay, loss, label_mean)
+    decays = {"weight_decay": weight_decay, "feature_decay": feature_decay, "bias_decay": bias_decay}
+    histogram = _histogram(label_sets, counts, **decays, loss=loss, label_mean=label_mean)
     W, V, b = Factored(histogram).minimize(tolerance=tolerance)
     # the singular directions: as few columns as the minimum needs, and both penalties equal
     left, values, right = np.linalg.svd(W @ V, full_matrices=False)
@@ -185,19 +182,17 @@ def certified_fixed_head(
     label_sets: Shaped[Tensor, "s k"],
     counts: Shaped[Tensor, " n"],
     *,
-    feature_decay: float,
-    bias_decay: float = 0.0,
-    loss: str = "cross_entropy",
-    label_mean: bool = False,
     nonnegative: bool = False,
     tolerance: float = 1e-10,
+    **settings: Any,
 ) -> CertifiedMinimum:
     """The global minimum over bias and features for a fixed classifier, for any counts; its penalty is not counted.
 
     Args:
         weight: the classifier: a simplex ETF, or any other.
         nonnegative: allow only features >= 0, as they leave a ReLU.
-        label_sets, counts and the others: as for `certified_minimum`.
+        label_sets, counts, tolerance: as for `certified_minimum`.
+        settings: `feature_decay` and the others of `certified_minimum` but `weight_decay`.
 
     Raises:
         ValueError: as `certified_minimum`, and for a weight of other classes or without finite entries.
@@ -207,13 +202,9 @@ def certified_fixed_head(
             f"Expected a finite weight with {label_sets.shape[1]} rows, as many as classes, "
             f"but got shape {tuple(weight.shape)}."
         )
-    histogram = _histogram(label_sets, counts, 1.0, feature_decay, bias_decay, loss, label_mean)
+    histogram = _histogram(label_sets, counts, weight_decay=1.0, **settings)  # which is not used
     W = weight.double().numpy()
-    decays = {"feature_decay": feature_decay, "bias_decay": bias_decay}
-    found = minimize_features(
-        histogram.term, histogram.counts, W, **decays, nonnegative=nonnegative, tolerance=tolerance
-    )
-    features, b, slopes = found
+    features, b, slopes = minimize_features(histogram, W, nonnegative=nonnegative, tolerance=tolerance)
     bound = histogram.lower_bound(slopes, head=W, nonnegative=nonnegative)
     return _result(histogram, label_sets, W, features * histogram.roots, b, lower_bound=bound)
 
@@ -221,17 +212,19 @@ def certified_fixed_head(
 def _histogram(
     label_sets: Tensor,
     counts: Tensor,
+    *,
     weight_decay: float,
     feature_decay: float,
-    bias_decay: float,
-    loss: str,
-    label_mean: bool,
+    bias_decay: float = 0.0,
+    loss: str = "cross_entropy",
+    label_mean: bool = False,
 ) -> Histogram:
     """The checked problem."""
-    if loss not in TERMS:
-        raise ValueError(f"Expected loss to be one of {', '.join(TERMS)}, but got {loss!r}.")
-    if not 0 < feature_decay < math.inf:
-        raise ValueError(f"Expected feature_decay > 0 and finite, but got {feature_decay}.")
+    if loss not in LOSSES:
+        raise ValueError(f"Expected loss to be one of {', '.join(LOSSES)}, but got {loss!r}.")
+    for name, decay in {"weight_decay": weight_decay, "feature_decay": feature_decay}.items():
+        if not 0 < decay < math.inf:
+            raise ValueError(f"Expected {name} > 0 and finite, but got {decay}.")
     if not bias_decay >= 0:
         raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {bias_decay}.")
     if label_sets.ndim != 2 or label_sets.shape[1] < 2 or counts.shape != label_sets.shape[:1] or not len(counts):
@@ -289,4 +282,5 @@ def _result(
 
 
 def _angles(rows: Float64[Tensor, "k d"]) -> Float64[Tensor, "k k"]:
+    rows = rows - rows.mean(0)
     return angles_degrees(rows[:, None].expand(-1, len(rows), -1), rows[None].expand(len(rows), -1, -1))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nclib.theory.histogram import Histogram
 from nclib.theory.terms import Array, Term
 
 BLOCK = 2**18  # numbers in the matrices of the sets that are solved at once: they stay in the cache
@@ -71,36 +72,31 @@ class Sets:
 
 
 def minimize_features(
-    term: Term, counts: Array, W: Array, *, feature_decay: float, bias_decay: float, nonnegative: bool, tolerance: float
+    histogram: Histogram, W: Array, *, nonnegative: bool, tolerance: float
 ) -> tuple[Array, Array, Array]:
-    """Features (d s), bias (k) and dual slopes (k s) of the minimum over features and bias."""
-    K, decay, portions = len(W), feature_decay * counts.sum(), counts / counts.sum()
-    size = max(1, BLOCK // K**2)
-    parts = [slice(begin, begin + size) for begin in range(0, len(counts), size)]
+    """Features (d s), bias (k) and dual slopes (k s) of the minimum over features and bias, for the classifier W."""
+    K, term, portions, lb = len(W), histogram.term, histogram.portions, histogram.of_bias
+    decay, size = histogram.feature_decay * histogram.num_samples, max(1, BLOCK // K**2)
+    parts = [slice(begin, begin + size) for begin in range(0, len(portions), size)]
     blocks = [Sets(term.of(part), portions[part], W, decay, nonnegative) for part in parts]
-    lb = bias_decay if bias_decay < math.inf else 0.0
 
     def solve(b: Array, logits: list[Array]) -> tuple[float, Array, Array, list[Array]]:
         found = [block.solve(start, b, tolerance=1e-2 * tolerance) for block, start in zip(blocks, logits, strict=True)]
         logits, values, slopes, bends = zip(*found, strict=True)
         return sum(values) + lb * b @ b, sum(slopes) + 2 * lb * b, sum(bends) + 2 * lb * np.eye(K), list(logits)
 
-    def after(step: Array) -> tuple[Array, tuple]:
-        return b + step, solve(b + step, [start + step[:, None] for start in logits])
-
     b = np.zeros(K)
     value, slope, bend, logits = solve(b, [np.zeros((K, len(block.portions))) for block in blocks])
-    for _ in range(NEWTON_STEPS if bias_decay < math.inf else 0):
+    for _ in range(NEWTON_STEPS if histogram.bias_decay < math.inf else 0):
         step = -np.linalg.lstsq(bend, slope, rcond=1e-13)[0]
         gain = -slope @ step
-        there = after(step)
         for _ in range(HALVINGS):
-            if there[1][0] <= value - 1e-4 * gain + 1e-15 * (1 + abs(value)):
+            there = solve(b + step, [start + step[:, None] for start in logits])
+            if there[0] <= value - 1e-4 * gain + 1e-15 * (1 + abs(value)):
                 break
             step, gain = step / 2, gain / 2
-            there = after(step)
-        b, (value, slope, bend, logits) = there
+        b, (value, slope, bend, logits) = b + step, there
         if gain < 1e-15 * abs(value):  # the last step made the slope as small as rounding allows
             break
-    found = [block.at(start, b) for block, start in zip(blocks, logits, strict=True)]
-    return np.hstack([features for _, features, _ in found]), b, np.hstack([slopes for slopes, _, _ in found])
+    slopes, features, _ = zip(*(block.at(start, b) for block, start in zip(blocks, logits, strict=True)), strict=True)
+    return np.hstack(features), b, np.hstack(slopes)
