@@ -266,7 +266,7 @@ def test_predictions_for_a_training_need_no_balance():
     pairs = dict.fromkeys(combinations(range(10), 2), 20)
     for head in ({}, {"head": "etf"}, {"head": "etf", "nonnegative": True}):
         by_size, by_set = (predict_training(10, counts, **run, **head) for counts in ({1: 100, 2: 20}, singles | pairs))
-        assert by_set.value == pytest.approx(by_size.value, rel=1e-7)  # the frame is rounded to float32
+        assert by_set.value == pytest.approx(by_size.value, rel=1e-9)
         assert by_set.soft_iou == pytest.approx(by_size.soft_iou, rel=1e-6)
     rotated = predict_training(10, singles | pairs, **run, head="etf", feature_dim=9, nonnegative=True)
     assert rotated.features.shape == (55, 9) and abs(rotated.gap) < 1e-8

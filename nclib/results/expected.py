@@ -11,7 +11,7 @@ import torch
 from nclib.data.compose import pair_group_counts
 from nclib.models import build_model
 from nclib.models.architectures import ARCHITECTURES
-from nclib.results.predictions import predict_run
+from nclib.results.predictions import predict_geometry
 from nclib.study.parameters import Run
 from nclib.study.registry import SOURCES
 from nclib.study.study import ParameterError, Study
@@ -44,7 +44,8 @@ def ceiling(run: Run) -> float | None:
     sets = {s: n for m, n in run.dataset.train_counts.items() for s in combinations(range(classes), m)}
     if run.dataset.pair_groups:
         sets |= pair_group_counts(classes, run.dataset.pair_groups)
-    return predict_run(run, sets, num_classes=classes, feature_dim=feature_dim).get("train_soft_iou")
+    minimum = predict_geometry(run, sets, num_classes=classes, feature_dim=feature_dim)
+    return None if minimum is None else minimum.soft_iou
 
 
 def trainable_parameters(run: Run) -> int | None:

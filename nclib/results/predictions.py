@@ -1,7 +1,12 @@
 """What the theory of unconstrained features predicts for the runs of a study, where it applies."""
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import product
 from typing import Any
+
+import pandas as pd
 
 from nclib.models.architectures import ARCHITECTURES
 from nclib.results.study_results import StudyResults
@@ -12,29 +17,51 @@ LabelSet = tuple[int, ...]
 SETTINGS = {"weight_decay", "feature_decay", "batch_size", "feature_decay_mean", "label_mean", "loss"}
 
 
-def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
-    """`predict_run` for every run of a study, to be drawn beside what was measured: name -> run -> value."""
-    values: dict[str, dict[str, float]] = {}
+@lru_cache(maxsize=1)
+def minima(results: StudyResults) -> dict[str, CertifiedMinimum]:
+    """`predict_geometry` for the runs of a study that have one."""
+    found = {}
     for run, settings in results.resolved.items():
-        if not fits_theory(settings):
-            continue
-        geometry = results.geometry(run, results.seeds[0])
-        sets, (K, d) = geometry.label_set_counts(), geometry.weight.shape[1:]
-        for name, value in predict_run(settings, sets, num_classes=K, feature_dim=d).items():
+        if fits_theory(settings):
+            geometry = results.geometry(run, results.seeds[0])
+            sets, (K, d) = geometry.label_set_counts(), geometry.weight.shape[1:]
+            found[run] = predict_geometry(settings, sets, num_classes=K, feature_dim=d)
+    return {run: minimum for run, minimum in found.items() if minimum is not None}
+
+
+def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
+    """Values at the minima of a study's runs, to be drawn beside what was measured: name -> run -> value.
+
+    `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of `λ
+    |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
+    """
+    values: dict[str, dict[str, float]] = {}
+    for run, minimum in minima(results).items():
+        for name, value in values_at(minimum, results.resolved[run]).items():
             values.setdefault(name, {})[run] = value
     return values
 
 
-def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, feature_dim: int) -> dict[str, float]:
-    """Values at the certified global minimum of a run's objective; empty where `predict_geometry` finds none.
+def distances(results: StudyResults) -> pd.DataFrame:
+    """How far classifier and class means of each last checkpoint are from their minimum's, as NC2 is from an ETF.
 
-    Returns `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of
-    `λ |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
+    Columns `run`, `seed`, `train_to_minimum_w` and `train_to_minimum_h`; in [0, 2], NaN where theory predicts none.
     """
-    minimum = predict_geometry(run, sets, num_classes=num_classes, feature_dim=feature_dim)
-    if minimum is None:
-        return {}
-    decay = settings_of_training(num_classes, sets, **_settings(run))["feature_decay"]
+    rows = []
+    for run, seed in product(results.runs, results.seeds):
+        to_w = to_h = math.nan
+        if (minimum := minima(results).get(run)) is not None:
+            geometry = results.geometry(run, seed)
+            to_w = minimum.distance_of_classifier(geometry.weight[-1]).item()
+            to_h = minimum.distance_of_means(geometry.class_means[-1]).item()
+        rows.append({"run": run, "seed": seed, "train_to_minimum_w": to_w, "train_to_minimum_h": to_h})
+    return pd.DataFrame(rows)
+
+
+def values_at(minimum: CertifiedMinimum, run: Run) -> dict[str, float]:
+    """The values of `predictions` of one run."""
+    counts = {(number,): n for number, n in enumerate(minimum.counts.tolist())}
+    decay = settings_of_training(len(counts), counts, **_settings(run))["feature_decay"]
     return {
         "train_loss": minimum.data_loss,
         "train_soft_iou": minimum.soft_iou,

@@ -84,6 +84,14 @@ class CertifiedMinimum:
         """Angles between the rows of the classifier minus their mean, in degrees."""
         return _angles(self.weight)
 
+    def distance_of_classifier(self, weight: Float[Tensor, "k d"]) -> Float64[Tensor, ""]:
+        """`|G/|G|_F - G*/|G*|_F|_F` of a Gram matrix to that here, rows centered: `nc2_w_centered` to this geometry."""
+        return _gram_distance(weight, self.weight)
+
+    def distance_of_means(self, class_means: Float[Tensor, "k d"]) -> Float64[Tensor, ""]:
+        """That distance of class means from those here."""
+        return _gram_distance(class_means, self.class_means)
+
     def tag_wise(self) -> tuple[Float64[Tensor, " s"], Float64[Tensor, " s"]]:
         """`C_S` and relative residual of `h_S ~ C_S Σ_{k in S} mu_k` for each set; NaN where a class has no mean."""
         sums = self._tag_sums()
@@ -284,3 +292,9 @@ def _result(
 def _angles(rows: Float64[Tensor, "k d"]) -> Float64[Tensor, "k k"]:
     rows = rows - rows.mean(0)
     return angles_degrees(rows[:, None].expand(-1, len(rows), -1), rows[None].expand(len(rows), -1, -1))
+
+
+def _gram_distance(a: Float[Tensor, "k d"], b: Float[Tensor, "k c"]) -> Float64[Tensor, ""]:
+    centered = [rows.double() - rows.double().mean(0) for rows in (a, b)]
+    first, second = (rows @ rows.T for rows in centered)
+    return (first / first.norm() - second / second.norm()).norm()

@@ -120,7 +120,8 @@ def predict_training(
         numbers = torch.tensor(list(counts.values()))
         if head == "learned":
             return certified_minimum(label_sets, numbers, **settings)
-        weight = simplex_etf(num_classes, feature_dim or num_classes)
+        d = feature_dim or num_classes
+        weight = simplex_etf(num_classes, d, rotation=torch.eye(d, dtype=torch.float64))
         return certified_fixed_head(weight, label_sets, numbers, nonnegative=nonnegative, **fixed)
     if head == "learned":
         return global_minimum(num_classes, counts, **settings)
