@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nclib.data import dataset
+from nclib.figures.counts import CountGeometry, threshold
 from nclib.figures.predicted import PredictedGeometry, main
 from nclib.results import expected
 from nclib.study.folders import StudyFolder
@@ -75,3 +76,21 @@ def test_the_picture_shows_the_minimum():
     torch.testing.assert_close(shown, minimum.angles_of_classifier().deg2rad().cos())
     assert [*display.axes_[2].lines[0].get_xdata()] == [99, 29, 5]
     assert display.axes_[3].lines[0].get_ydata() == pytest.approx([minimum.scales[2]])
+
+
+def test_rare_classes_coincide_at_the_dotted_line():
+    sets = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]])
+    settings = {"weight_decay": 1e-2, "feature_decay": 1e-2}
+    rare = threshold(1e-4, 2, 2 * 200)
+    assert 70 < rare < 80
+    collapse = {
+        (1e-4, n): certified_minimum(sets[:4], torch.tensor([200, 200, n, n]), **settings)
+        for n in (200, int(rare) + 1, int(rare))
+    }
+    several = certified_minimum(sets, torch.tensor([9, 8, 7, 6, 5, 4]), weight_decay=1e-3, feature_decay=1e-4)
+    display = CountGeometry(collapse, {(2, 0): several}, {"CE": several}).plot()
+    angles, dotted = display.axes_[0].lines
+    assert angles.get_ydata()[1] > 5 and angles.get_ydata()[2] < 1e-3
+    assert dotted.get_xdata()[0] == pytest.approx(200 / rare)
+    assert display.axes_[1].lines[0].get_ydata() == [several.tag_wise()[1][4:].max()]
+    assert f"{display.gap:.0e}" in display.caption("made")

@@ -74,7 +74,7 @@ class PredictedGeometry(Display):
             ):
                 norms = (rows - rows.mean(0)).norm(dim=1)
                 (entries[name],) = lengths.plot(counts, norms / norms.mean(), marker, color=color, alpha=0.7)
-            _scale_counts(lengths, counts)
+            scale_counts(lengths, counts)
             lengths.set(title="length / mean length", xlabel="samples with the label")
             add_legend(self.figure_, entries)
             if self._has_sets:
@@ -89,12 +89,12 @@ class PredictedGeometry(Display):
         sizes, (scales, _) = self.minimum.label_sets.sum(1), self.minimum.tag_wise()
         for m, color, marker in zip((m for m in self.minimum.scales if m > 1), COLORS[2:], MARKERS[2:], strict=False):
             axes.plot(self.minimum.counts[sizes == m], scales[sizes == m], marker, color=color, alpha=0.7, label=f"{m}")
-        _scale_counts(axes, self.minimum.counts)
+        scale_counts(axes, self.minimum.counts)
         axes.set(title="tag-wise scale $C_S$", xlabel="samples of the set")
         axes.legend(title="labels")
 
 
-def _scale_counts(axes: Axes, counts: Tensor) -> None:
+def scale_counts(axes: Axes, counts: Tensor) -> None:
     """A logarithmic axis with the smallest number, the largest, and one between."""
     low, high = counts.min().item(), counts.max().item()
     ticks = sorted({low, round((low * high) ** 0.5), high})

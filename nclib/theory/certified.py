@@ -20,7 +20,7 @@ from nclib.theory.histogram import Histogram
 from nclib.theory.terms import Array, BinaryCrossEntropy, CrossEntropy, SquaredError
 
 LOSSES = ("cross_entropy", "mse", "binary_cross_entropy")
-ABSENT = 1e-9  # singular values below this share of the largest are rounding
+ABSENT = 1e-9  # singular values and vectors below this share of the largest are rounding
 TIE = 1e-9  # logits that differ by less are equal
 
 
@@ -77,7 +77,10 @@ class CertifiedMinimum:
         return (shares / shares.sum(1, keepdim=True)) @ self.features
 
     def angles_of_means(self) -> Float64[Tensor, "k k"]:
-        """Angles between the class means minus their mean, in degrees: `arccos(-1/(K-1))` for an ETF."""
+        """Angles between the class means minus their mean, in degrees: `arccos(-1/(K-1))` for an ETF.
+
+        Vectors that are 0 are 0 degrees apart; their angles to others mean nothing.
+        """
         return _angles(self.class_means)
 
     def angles_of_classifier(self) -> Float64[Tensor, "k k"]:
@@ -290,8 +293,11 @@ def _result(
 
 
 def _angles(rows: Float64[Tensor, "k d"]) -> Float64[Tensor, "k k"]:
-    rows = rows - rows.mean(0)
-    return angles_degrees(rows[:, None].expand(-1, len(rows), -1), rows[None].expand(len(rows), -1, -1))
+    rows = rows - rows.nanmean(0)
+    norms = rows.norm(dim=1)
+    zero = norms < ABSENT * norms.nan_to_num().max()
+    angles = angles_degrees(rows[:, None].expand(-1, len(rows), -1), rows[None].expand(len(rows), -1, -1))
+    return angles.where(~(zero[:, None] & zero), 0.0)
 
 
 def _gram_distance(a: Float[Tensor, "k d"], b: Float[Tensor, "k c"]) -> Float64[Tensor, ""]:
