@@ -83,10 +83,7 @@ def test_rare_classes_coincide_at_the_dotted_line():
     settings = {"weight_decay": 1e-2, "feature_decay": 1e-3}
     rare = threshold(1e-5, 2, 2 * 200)
     assert 6 < rare < 7
-    collapse = {
-        (1e-5, n): certified_minimum(sets[:4], torch.tensor([200, 200, n, n]), **settings)
-        for n in (200, 7, 6)
-    }
+    collapse = {(1e-5, n): certified_minimum(sets[:4], torch.tensor([200, 200, n, n]), **settings) for n in (200, 7, 6)}
     several = certified_minimum(sets, torch.tensor([9, 8, 7, 6, 5, 4]), weight_decay=1e-3, feature_decay=1e-4)
     display = CountGeometry(collapse, {(2, 0): several}, {"CE": several}).plot()
     angles, dotted = display.axes_[0].lines

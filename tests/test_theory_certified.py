@@ -44,11 +44,10 @@ def problems(test):
         weight_decay=st.floats(1e-4, 1e-1),
         feature_decay=st.floats(1e-6, 1e-1),
     )
-    return settings(max_examples=12, deadline=None)(given_(test))
+    return settings(max_examples=8, deadline=None)(given_(test))
 
 
-@pytest.mark.parametrize("bias_decay", [0.0, 1e-3, math.inf])
-@pytest.mark.parametrize("label_mean", [False, True])
+@pytest.mark.parametrize(("label_mean", "bias_decay"), [(False, 0.0), (True, 1e-3), (False, math.inf)])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_balanced_counts_give_the_closed_form(loss, label_mean, bias_decay):
     by_size = {1: 40, 2: 7, 3: 2}
@@ -119,11 +118,12 @@ def data_loss(loss, label_mean):
     return losses.pick_all_label(getattr(losses, loss), label_mean=label_mean)
 
 
-@pytest.mark.parametrize("bias_decay", [0.0, 1e-2])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "bias_decay"), [("cross_entropy", 0.0), ("mse", 1e-2), ("binary_cross_entropy", 1e-2)]
+)
 def test_an_independent_convex_solver_agrees(loss, bias_decay):
     """The convex problem itself, sample by sample: a smoothed nuclear norm of all logits, minimized by scipy."""
-    sets, counts = long_tailed(3, num_classes=3, most=6)
+    sets, counts = long_tailed(3, num_classes=3, most=4)
     lw, lh, smoothing = 2e-2, 3e-3, 1e-6
     labels = sets.repeat_interleave(counts, dim=0).double()
     pal = data_loss(loss, label_mean=False)
@@ -149,26 +149,27 @@ def test_an_independent_convex_solver_agrees(loss, bias_decay):
     assert best.fun > found.lower_bound
 
 
-@pytest.mark.parametrize("nonnegative", [False, True])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "nonnegative"), [("cross_entropy", True), ("mse", False), ("binary_cross_entropy", True)]
+)
 def test_an_independent_solver_agrees_on_a_fixed_head(loss, nonnegative):
-    sets, counts = long_tailed(5, num_classes=4)
-    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    sets, counts = long_tailed(5, num_classes=3)
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).double()
     lh, lb = 1e-4, 1e-3
     labels, shares = sets.double(), counts.double() / counts.sum()
     of_sets = data_loss(loss, label_mean=True)
 
     def value(x):
         x = torch.from_numpy(x).requires_grad_()
-        H, b = x[:-4].view(-1, 6), x[-4:]
+        H, b = x[:-3].view(-1, 5), x[-3:]
         z = H @ weight.T + b
         f = sum(share * of_sets(z[i : i + 1], labels[i : i + 1]) for i, share in enumerate(shares))
         f = f + lh * (counts.double() @ H.square().sum(1)) + lb * b.square().sum()
         f.backward()
         return f.item(), x.grad.numpy()
 
-    lowest = np.full(6 * len(sets) + 4, -np.inf)
-    lowest[:-4] = 0 if nonnegative else -np.inf
+    lowest = np.full(5 * len(sets) + 3, -np.inf)
+    lowest[:-3] = 0 if nonnegative else -np.inf
     options = {"maxiter": 2000, "maxfun": 10**5, "ftol": 1e-15, "gtol": 1e-10}
     best = scipy_minimize(
         value, np.full(len(lowest), 0.1), jac=True, method="L-BFGS-B", bounds=Bounds(lowest), options=options
@@ -184,7 +185,7 @@ def test_an_independent_solver_agrees_on_a_fixed_head(loss, nonnegative):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_random_restarts_of_the_nonconvex_problem_end_there(loss):
     """W and one feature for every set, from random starts, with as many dimensions as the minimum needs."""
-    sets, counts = long_tailed(7, num_classes=4)
+    sets, counts = long_tailed(7, num_classes=3)
     lw, lh = 1e-2, 1e-3
     found = certified_minimum(sets, counts, weight_decay=lw, feature_decay=lh, bias_decay=lw, loss=loss)
     d, labels, shares = found.weight.shape[1], sets.double(), counts.double() / counts.sum()
@@ -192,15 +193,15 @@ def test_random_restarts_of_the_nonconvex_problem_end_there(loss):
 
     def value(x):
         x = torch.from_numpy(x).requires_grad_()
-        W, H, b = x[: 4 * d].view(4, d), x[4 * d : -4].view(-1, d), x[-4:]
+        W, H, b = x[: 3 * d].view(3, d), x[3 * d : -3].view(-1, d), x[-3:]
         z = H @ W.T + b
         f = sum(share * of_sets(z[i : i + 1], labels[i : i + 1]) for i, share in enumerate(shares))
         f = f + lw * (W.square().sum() + b.square().sum()) + lh * (counts.double() @ H.square().sum(1))
         f.backward()
         return f.item(), x.grad.numpy()
 
-    for seed in range(3):
-        start = np.random.default_rng(seed).standard_normal(4 * d + len(sets) * d + 4)
+    for seed in range(2):
+        start = np.random.default_rng(seed).standard_normal(3 * d + len(sets) * d + 3)
         best = scipy_minimize(value, start, jac=True, method="BFGS", options={"gtol": 1e-8})
         assert best.fun == pytest.approx(found.value, rel=1e-9)
 
