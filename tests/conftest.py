@@ -1,5 +1,6 @@
 """Fixtures that several test modules use."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,10 @@ LONGEST = (
     *("test_faults", "test_slurm", "test_default_study", "test_studies", "test_reproduce", "test_train"),
     *("test_lease", "test_figures", "test_explore_browser", "test_notebook_theory"),
 )
+
+
+# ignored in the background jobs of a shell, and then by every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,20 +37,20 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def load(tmp_path_factory):
-    """Made-up results of a study (`tests.synthetic_study`), written once in a module."""
+    """Made-up results of a study (`tests.synthetic_study`), written once."""
     from nclib.results.study_results import StudyResults
     from nclib.study.study import Study
     from tests.synthetic_study import write_study
 
-    outputs, known = tmp_path_factory.mktemp("outputs"), {}
+    known = {}
 
     def made(mapping):
-        study = Study.from_mapping(mapping)
-        if study.study not in known:
+        if (key := repr(mapping)) not in known:
+            study, outputs = Study.from_mapping(mapping), tmp_path_factory.mktemp("outputs")
             write_study(outputs, study)
-            known[study.study] = StudyResults.load(study, outputs)
-        return known[study.study]
+            known[key] = StudyResults.load(study, outputs)
+        return known[key]
 
     return made

@@ -53,7 +53,7 @@ SINGLE_LABEL = {
     "study": "made_single",
     "dataset": {"name": "cifar10", "source": "cifar10"},
     "model": {"arch": "resnet18"},
-    "training": {"epochs": 40, "checkpoint_every": 1, "loss": "mse"},
+    "training": {"epochs": 40, "checkpoint_every": 4, "loss": "mse"},
     "seeds": [0, 1, 2],
     "runs": {
         "sgd": {},

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,8 +27,8 @@ from nclib.figures.gram import simplex_cosines
 from nclib.figures.layout import fit_texts
 from nclib.figures.style import group_names
 from nclib.study.files import StageError, sha256
-from nclib.study.runner import run_notebook
 from nclib.study.study import Study
+from tests.small_project import run_cells
 from tests.synthetic_study import (
     IMBALANCED,
     MANY_RUNS,
@@ -41,7 +40,6 @@ from tests.synthetic_study import (
 SWEPT = {"training.lr": [0.05, 0.1], "training.weight_decay": [0.0005, 0.001, 0.002]}
 SWEPT_STUDY = Study.from_mapping({**MULTI_LABEL, "sweep": SWEPT})
 SWEPT_RUNS = [SWEPT_STUDY.resolve(run).label for run in SWEPT_STUDY.runs]  # learned, lr=0.05, weight_decay=0.0005; ...
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_figures.ipynb"
 
 
 @pytest.fixture(autouse=True)
@@ -86,14 +84,6 @@ def curves(history, panels):
     """The display of some columns of a history."""
     values = [history.rename(columns={shown.metric: "value"}).assign(panel=at) for at, shown in enumerate(panels)]
     return figures.MetricCurves(pd.concat(values)[["run", "seed", "epoch", "panel", "value"]], panels)
-
-
-def test_importing_the_package_and_its_tables_loads_no_plotting_library():
-    code = (
-        "import sys, nclib\nassert not {'torch', 'matplotlib', 'ipywidgets'} & set(sys.modules)\n"
-        "import nclib.results.tables\nassert not {'matplotlib', 'seaborn', 'ipywidgets'} & set(sys.modules), 'plotting'"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # --- styles
@@ -232,7 +222,7 @@ def test_a_shared_axis_holds_the_lines_of_all(metric):
         assert low < min(ends.values()) / 2 and max(ends.values()) < high
 
 
-@pytest.mark.parametrize("number", [1, 5, 8, 100])
+@pytest.mark.parametrize("number", [1, 8, 100])
 def test_curves_fit_a_page(number):
     runs = [f"{group}, {variant}" for group in range(25) for variant in ("learned", "ETF", "d = 5", "d = 9")][:number]
     rows = [{"run": run, "seed": 0, "epoch": epoch, "nc1": 1.0, "top1": 0.9} for run in runs for epoch in range(3)]
@@ -441,7 +431,7 @@ def test_gram_matrices_are_those_of_the_last_checkpoint(load):
     assert display.axes_[3].get_xlabel() == f"off by {distance:.2g}"
 
 
-@pytest.mark.parametrize("number", [1, 3, 8, 12])
+@pytest.mark.parametrize("number", [1, 12])
 def test_gram_matrices_have_titles_that_fit(number):
     perfect = simplex_cosines(4)
     display = figures.GramMatrices(dict.fromkeys(SWEPT_RUNS[:number], (perfect, perfect))).plot()
@@ -578,13 +568,15 @@ def test_contact_sheet_uses_numbers_for_long_names_and_may_be_empty():
 
 
 def test_pdf_keeps_text_and_another_process_writes_the_same_bytes(load, tmp_path):
+    """That process also sees that tables load no plotting library."""
     results = load(MULTI_LABEL)
     display = figures.LossCurves.from_results(results).plot()
     paths = figures.save(display.figure_, tmp_path / "here", "loss")
     assert [path.name for path in paths] == ["loss.pdf", "loss.png"]
     display.values.to_csv(tmp_path / "values.csv", index=False)
     code = (
-        "import matplotlib, pandas, sys; matplotlib.use('agg')\nfrom nclib import figures\n"
+        "import sys, nclib.results.tables\nassert not {'matplotlib', 'seaborn', 'ipywidgets'} & set(sys.modules)\n"
+        "import matplotlib, pandas; matplotlib.use('agg')\nfrom nclib import figures\n"
         "panels = [figures.panel(n) for n in ('lr', 'train_loss', 'train_feature_decay', 'test_loss')]\n"
         "shown = figures.LossCurves(pandas.read_csv(sys.argv[1]), panels).plot()\n"
         "figures.save(shown.figure_, sys.argv[2], 'loss')"
@@ -664,12 +656,14 @@ def test_the_landscape_of_both_losses_is_lowest_where_theory_says():
 # --- the notebook
 
 
-def test_notebook_writes_every_figure_that_applies(load, tmp_path):
+def test_notebook_writes_every_figure_that_applies(load, tmp_path, monkeypatch):
     results = load(IMBALANCED)
     outputs = results.folder.root.parent
     results.study.to_file(tmp_path / "study.yaml")
     parameters = {"study": str(tmp_path / "study.yaml"), "outputs": str(outputs)}
-    run_notebook(NOTEBOOK, tmp_path / "04_figures.ipynb", parameters)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *outputs: shown.extend(outputs))
+    run_cells("04_figures", parameters)
     names = ["collapse", "collapse_released", "concept", "gram", "imbalance", "labels_digits", "loss", "samples_digits"]
     names += ["geometry", "scores"]
     drawn = results.folder.root / "figures"
@@ -682,6 +676,4 @@ def test_notebook_writes_every_figure_that_applies(load, tmp_path):
     assert manifest["inputs"]["etf/seed0/geometry.safetensors"] == sha256(
         results.folder.run("etf", 0) / "geometry.safetensors"
     )
-    cells = nbformat.read(tmp_path / "04_figures.ipynb", as_version=4).cells
-    images = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs if "image/png" in o.get("data", {})]
-    assert len(images) == len(names)  # every figure is seen in the notebook, too
+    assert sum(isinstance(output, Figure) for output in shown) == len(names)  # each is seen in the notebook, too

@@ -122,7 +122,7 @@ def test_output_widgets_do_not_hang_it(tmp_path):
     first = (
         "import ipywidgets\nfrom IPython.display import clear_output, display\nout = ipywidgets.Output()\ndisplay(out)"
     )
-    source = write(tmp_path / "a.ipynb", first, *[draw] * 150, "print('end')")
+    source = write(tmp_path / "a.ipynb", first, *[draw] * 60, "print('end')")
     run_notebook(source, tmp_path / "b.ipynb", {})
     assert texts(tmp_path / "b.ipynb").endswith("end\n")
     assert "widgets" not in nbformat.read(tmp_path / "b.ipynb", 4).metadata

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +15,8 @@ from nclib.study import launcher
 from nclib.study.launcher import scratch_folder
 from nclib.study.progress import PROGRESS_FILE
 from nclib.study.registry import SOURCES
+from nclib.study.stage import stages, to_do
+from nclib.study.study import Study
 from tests.small_project import ROOT, SMALL, Project, wait_for
 
 STAGES = {
@@ -133,20 +134,9 @@ def test_a_training_gets_the_cores_of_the_machine(project):
     assert manifest["threads"] == 2
 
 
-def test_a_finished_notebook_run_by_hand_keeps_everything(project):
-    """The command of the README; a notebook that is run again must not cost a training."""
-    before = project.manifests()
-    command = [sys.executable, "-m", "papermill", "notebooks/02_train.ipynb", "by_hand.ipynb"]
-    command += ["-p", "study", "small.yaml", "-p", "run", "learned", "-p", "seed", "0"]
-    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "learned/seed0/02_train: already done" in (project.folder / "by_hand.ipynb").read_text()
-    assert project.manifests() == before
-
-
-def test_only_changed_code_runs_again(project):
+def test_only_changed_code_runs_again(project, monkeypatch):
     """Not notebooks that were opened, executed, saved again or commented; and there is nothing else to do."""
-    before = project.manifests()
+    monkeypatch.chdir(project.folder)
     for stage, added in (("01_dataset", "# a comment"), ("02_train", ""), ("04_figures", "print('more')")):
         made = next(project.outputs.rglob(f"{stage}.ipynb"))
         source = project.folder / "notebooks" / f"{stage}.ipynb"
@@ -157,12 +147,10 @@ def test_only_changed_code_runs_again(project):
                 cell["outputs"], cell["execution_count"] = executed[cell["id"]]["outputs"], 7
         notebook["cells"][-1]["source"] += [f"\n{added}"]
         source.write_text(json.dumps(notebook))
-    done = project.run()
-    assert done.returncode == 0
-    announced = "small: 1 of 4 stages to run, in outputs/small\n04_figures runs again: the code of 04_figures.ipynb has"
-    assert done.stderr.startswith(announced)
-    after = project.manifests()
-    assert {name for name in after if after[name] != before[name]} == {"04_figures.manifest.json"}
+    again = to_do(stages(Study.from_file("small.yaml"), "outputs"))
+    assert again == {"04_figures": "the code of 04_figures.ipynb has changed"}
+    shutil.copy(ROOT / "notebooks/04_figures.ipynb", project.folder / "notebooks")
+    assert not to_do(stages(Study.from_file("small.yaml"), "outputs"))
 
 
 def test_a_failed_step_costs_nothing(project):
@@ -181,55 +169,56 @@ def test_a_failed_step_costs_nothing(project):
 
 def test_a_changed_parameter_runs_only_what_depends_on_it(project):
     before = project.manifests()
-    project.write(validation={"feature_sample": 5}, runs={"learned": {}, "wide": {"model": {"width": 3}}})
-    assert project.run().returncode == 0
+    project.write(validation={"feature_sample": 5})
+    assert project.run("--runs", "learned").returncode == 0
     after = project.manifests()
-    changed = {name for name in after if after[name] != before.get(name)}
-    own = {f"wide/seed0/{stage}.manifest.json" for stage in ("02_train", "03_validate")}
-    assert changed == own | {"learned/seed0/03_validate.manifest.json", "04_figures.manifest.json"}
-    assert project.run("--runs", "wide").returncode == 0
-    assert project.manifests() == after, "one run alone does not take the others from the figures"
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"learned/seed0/03_validate.manifest.json", "04_figures.manifest.json"}
 
 
-def test_a_second_run_on_the_same_outputs_refuses(project):
+@pytest.fixture
+def refused(project, monkeypatch, capsys):
+    """What the command says in this process, where it ends before anything runs."""
+
+    def said(*options: str, status: int = 2) -> str:
+        monkeypatch.chdir(project.folder)
+        assert launcher.main(["small.yaml", *options]) == status
+        return capsys.readouterr().err
+
+    return said
+
+
+def test_a_second_run_on_the_same_outputs_refuses(project, refused):
     with launcher.only_one(project.outputs):
         (project.outputs / ".lock").unlink()
-        refused = project.run()
-    assert refused.returncode == 75
-    assert "is in use by another run" in refused.stderr
+        assert "is in use by another run" in refused(status=launcher.BUSY)
 
 
-def test_a_bad_study_is_refused_before_anything_runs(project):
+def test_a_bad_study_is_refused_before_anything_runs(project, refused):
     before = project.manifests()
     project.write(model={"head": "etf", "feature_dim": 3})
-    refused = project.run()
-    assert refused.returncode == 2
-    assert "model.feature_dim: Expected head 'etf' to have feature_dim >= num_classes - 1 = 9" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    said = refused()
+    assert "model.feature_dim: Expected head 'etf' to have feature_dim >= num_classes - 1 = 9" in said
+    assert said.count("\n") == 1
     assert project.manifests() == before
 
 
-def test_outside_the_project_nothing_is_made(tmp_path):
-    command = [sys.executable, "-m", "nclib", "reproduce", ROOT / "params/mlab_digits.yaml", "--smoke"]
-    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "is not in nclib's folder" in refused.stderr
+def test_outside_the_project_nothing_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert launcher.main([str(ROOT / "params/mlab_digits.yaml"), "--smoke"]) == 2
+    assert "is not in nclib's folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_cannot_be_written_are_named(project):
+def test_outputs_that_cannot_be_written_are_named(project, refused):
     project.write()
     (project.folder / "file").write_text("")
-    refused = project.run("--outputs", "file")
-    assert refused.returncode == 2
-    assert "Cannot write" in refused.stderr
+    assert "Cannot write" in refused("--outputs", "file")
     assert [path.name for path in (project.folder / "outputs").iterdir()] == ["small"]
     (project.outputs / "table.csv").unlink()
     shutil.rmtree(project.folder / ".snakemake")
     (project.folder / ".snakemake").touch()
-    refused = project.run()
-    assert refused.returncode == 2
-    assert refused.stderr.endswith(
+    assert refused().endswith(
         "error: Cannot write "
         f"{project.folder}/.snakemake: File exists; move away what has that name and run the same command again.\n"
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import SoftFileLease
 
 from nclib.study import cluster
 from nclib.study.files import StageError, json_or_empty
@@ -99,10 +100,10 @@ def test_a_job_that_runs_on_two_nodes_trains_once(tmp_path):
 
     def unfinished() -> bool:
         """Whether the first one trains; notes whose the lease is until then."""
-        owner = json_or_empty(run / lease.FILE).get("token")
+        owner = SoftFileLease(run / lease.FILE).owner
         if (run / "02_train.manifest.json").exists():
             return False
-        owners.add(owner)
+        owners.add(owner and owner.token)
         return True
 
     for one in (project, alone):
@@ -119,13 +120,13 @@ def test_a_job_that_runs_on_two_nodes_trains_once(tmp_path):
             return ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T %N").strip()
 
         wait_for(lambda: list(run.glob("unfinished/*/state_*.safetensors")))
-        first = psutil.Process(json_or_empty(run / lease.FILE)["process"])
+        first = psutil.Process(SoftFileLease(run / lease.FILE).pid)
         first.suspend()  # so that it is in the midst of its training when the second one comes, however slow Slurm is
         assert unfinished()
         assert state() == "RUNNING n1"
         os.kill(int((base / "slurmd.n1.pid").read_text()), signal.SIGKILL)
         assert subprocess.run(notebook("02_train", "alone"), cwd=alone.folder, capture_output=True).returncode == 0
-        said = f"Process {first.pid} on {platform.node()}, Slurm job {job} (since "
+        said = f"Process {first.pid} on {platform.node()} is training in "
         wait_for(lambda: unfinished() and logs["n2"].exists() and said in logs["n2"].read_text())
         assert state() == "RUNNING n2"
         first.resume()

@@ -16,10 +16,7 @@ def random_crop(
 
     Source: paper 2's "SOTA" option, padding 4 (torchvision's `RandomCrop` draws for one image at a time).
 
-    Args:
-        images: of any dtype; the result has the same.
-        padding: largest shift [pixels].
-        generator: random source; on the images' device, nothing waits for it.
+    With a generator on the images' device nothing waits for it.
     """
     height, width = images.shape[2:]
     # A view of every place to crop at (b c places places h w): 6 times faster on a CPU than indexing by pixel.
@@ -29,14 +26,7 @@ def random_crop(
 
 
 def random_flip(images: Num[Tensor, "b c h w"], *, generator: torch.Generator | None = None) -> Num[Tensor, "b c h w"]:
-    """Mirror each image left to right with probability 1/2.
-
-    Source: paper 2's "SOTA" option.
-
-    Args:
-        images: of any dtype; the result has the same.
-        generator: random source; on the images' device, nothing waits for it.
-    """
+    """Mirror each image left to right with probability 1/2; as `random_crop`."""
     flipped = _integers(2, (len(images), 1, 1, 1), like=images, generator=generator).bool()
     return torch.where(flipped, images.flip(3), images)
 

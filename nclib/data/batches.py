@@ -19,17 +19,10 @@ DEVICE_SHARE = 0.5  # of the free GPU memory that images may take; the rest is f
 
 
 class DeviceBatches:
-    """One split, cut into normalized batches on `device`.
+    """One split, cut into normalized batches on `device`; `mean` and `std` of each channel are in units of 255.
 
-    Args:
-        images: images, 0..255.
-        labels: multi-hot label sets.
-        mean: mean of each channel, in units of 255.
-        std: deviation of each channel, in units of 255.
-        device: where batches are made.
-        batch_size: samples per batch. A remainder of one sample joins the batch before it, since batch norm has no
-            variance of one value.
-        augment: random crop with 4 pixels of padding and horizontal flip, in `shuffled` only.
+    A remainder of one sample joins the batch before it, since batch norm has no variance of one value. `augment` is a
+    random crop with 4 pixels of padding and a horizontal flip, in `shuffled` only.
     """
 
     def __init__(
@@ -61,11 +54,9 @@ class DeviceBatches:
         return len(self._bounds) - 1
 
     def shuffled(self, generator: torch.Generator, *, plain: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples in a random order: (images float32 (b, c, h, w), labels (b, k)).
+        """All samples in a random order: (images float32 (b, c, h, w), labels (b, k)); `plain`: without augmentation.
 
-        Args:
-            generator: on the device of the split; it decides the order and the augmentation.
-            plain: without augmentation.
+        The generator, on the device of the split, decides order and augmentation.
         """
         order = torch.randperm(len(self.images), generator=generator, device=generator.device).to(self.images.device)
         for start, stop in zip(self._bounds, self._bounds[1:], strict=False):

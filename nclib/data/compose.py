@@ -32,14 +32,10 @@ Counts = Mapping[int, int | Mapping[LabelSet, int]]
 
 @dataclass(frozen=True)
 class MultiLabelData:
-    """Images with label sets.
+    """Images (0..255) with label sets (multi-hot).
 
-    Args:
-        images: the images, 0..255.
-        labels: multi-hot, one row per image.
-        source_index: place of each source image in its source as published, in the order of the image's labels; -1
-            pads.
-        class_names: name of each class.
+    `source_index` is the place of each source image in its source as published, in the order of the image's labels; -1
+    pads.
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -69,13 +65,8 @@ class MultiLabelData:
 def pair_group_counts(num_classes: int, groups: Sequence[int]) -> dict[LabelSet, int]:
     """Counts of an imbalanced data set: all pairs of classes in equal consecutive groups, each with its own count.
 
-    Args:
-        num_classes: K; there are K(K-1)/2 pairs, in lexicographic order.
-        groups: images of each pair of a group, e.g. `[500, 50, 5]`: at least 1, and different, since results name the
-            groups by them.
-
-    Returns:
-        Images of each pair.
+    There are K(K-1)/2 pairs, in lexicographic order. The counts of `groups`, e.g. `[500, 50, 5]`, are at least 1, and
+    different, since results name the groups by them.
 
     Raises:
         ValueError: a number is below 1 or given twice, or the pairs cannot be cut into that many equal groups.

@@ -24,15 +24,9 @@ STAGE = "01_dataset"
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test images of one data set.
+    """Training and test images of one data set, made of different source images.
 
-    Args:
-        train: training images.
-        test: test images, from other source images than `train`.
-        mean: to subtract from values in [0, 1], one number per channel.
-        std: to divide by after that, one number per channel.
-        class_names: name of each class.
-        name: of the data set in its study.
+    `mean` is to be subtracted from values in [0, 1], and `std` to divide by after that: one number per channel.
     """
 
     train: MultiLabelData
@@ -72,9 +66,6 @@ def build(**fields: Any) -> Splits:
     Args:
         fields: those of a study's `dataset` section, which checks them (`nclib.study.parameters.Dataset`).
 
-    Returns:
-        Both splits.
-
     Raises:
         ValueError: a field is not valid or does not fit the source; the message names it.
         SourceError: the source's files are missing or damaged.
@@ -107,15 +98,7 @@ def build(**fields: Any) -> Splits:
 
 
 def check_runs(splits: Splits, study: Study) -> None:
-    """Refuse a study with a run on this data set whose network cannot have these classes or images of this size.
-
-    Args:
-        splits: the data set.
-        study: all its runs are checked, before the first is trained.
-
-    Raises:
-        ParameterError: the message names the field.
-    """
+    """Refuse, with a ParameterError, a run of the study whose network cannot have these classes or this image size."""
     for run in study.runs:
         if study.resolve(run).dataset.name == splits.name:
             study.resolve(run, classes=splits.num_classes, side=splits.train.images.shape[-1])
@@ -184,12 +167,6 @@ def _mean_and_std(images: UInt8[Tensor, "n c h w"]) -> Moments:
 
 def load(path: str | Path) -> Splits:
     """Read what `Splits.save` wrote.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Both splits.
 
     Raises:
         StageError: the file is missing, damaged or no data set; the message names it and the stage to run.

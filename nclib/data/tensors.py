@@ -23,13 +23,9 @@ HEADER = "nclib"  # the entry of the header that holds metadata and checksum
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Any = None, *, checksum: bool = False
 ) -> None:
-    """Write named tensors and JSON metadata as one safetensors file, whole or not at all.
+    """Write named tensors of any dtype and device, and JSON metadata, as one safetensors file, whole or not at all.
 
-    Args:
-        path: the file, by convention `*.safetensors`.
-        tensors: any dtypes and devices; they come back on the CPU.
-        metadata: anything JSON can hold.
-        checksum: keep a SHA-256 of the content for `load_tensors`.
+    With `checksum` it keeps a SHA-256 of its content for `load_tensors`.
     """
     contiguous: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -43,15 +39,9 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path, *, stage: str, checksum: bool = False) -> tuple[dict[str, Tensor], Any]:
-    """Read a file of `save_tensors`.
+    """The tensors by name (on the CPU) and the metadata in a file of `save_tensors`.
 
-    Args:
-        path: the file.
-        stage: the stage that writes it, for the error message.
-        checksum: compare the content with the checksum that `save_tensors` kept.
-
-    Returns:
-        The tensors by name (on the CPU) and the metadata.
+    With `checksum` the content is compared with that which `save_tensors` kept. Errors name `stage`, which writes it.
 
     Raises:
         StageError: the file is missing, truncated, no such file, or its content does not match its checksum.

@@ -801,7 +801,7 @@ export class Scene {
   drawLegend(pen, box) {
     const half = (box.w - 38) / 2;
     ["cosine", "angle"].forEach((what, b) => {
-      const bar = { x: box.x + 38 + b * half, y: box.y + 16, w: half - 18, h: 8 };
+      const bar = { x: box.x + 38 + b * half, y: box.y + 16, w: half - 26, h: 8 };
       const axis = this.colorAxis(b === 1, this.known[0].K);
       pen.image(this.imageOf(what, this.maps[what], 256), bar);
       this.note(pen, what, bar.x, bar.y - 7);

@@ -27,7 +27,7 @@ def collapse_angles(geometry: Geometry, checkpoint: int) -> Float[np.ndarray, "k
         checkpoint: its place in `geometry.epochs`.
     """
     means, rows = geometry.class_means[checkpoint].double().numpy(), geometry.weight[checkpoint].double().numpy()
-    means, rows = (_unit(vectors - vectors.mean(0)) for vectors in (means, rows))
+    means, rows = (unit(vectors - vectors.mean(0)) for vectors in (means, rows))
     K = len(means)
     sets = geometry.label_sets.numpy().astype(bool)
     if sets.sum(1).max() > 1:
@@ -42,7 +42,8 @@ def collapse_angles(geometry: Geometry, checkpoint: int) -> Float[np.ndarray, "k
     return found
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """The rows at length 1; rows of zeros stay."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 

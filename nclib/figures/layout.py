@@ -74,10 +74,8 @@ def add_legend(
 ) -> None:
     """A legend in `blank`, axes that are off, if it fits there; else below all axes, and the figure grows for it.
 
-    Args:
-        entries: lines by label; several lines share a label, side by side.
-        title: above the entries.
-        columns: below the axes; None: as few rows as fit, about equally long.
+    The entries are lines by label; several share a label, side by side. There are `columns` below the axes, without it
+    as few rows as fit, about equally long.
     """
     size = RC["legend.fontsize"]
     longest = max(TextPath((0, 0), label, size=size).get_extents().width for label in entries) / 72

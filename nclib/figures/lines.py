@@ -23,13 +23,7 @@ EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that
 def epoch_grid(
     number: int, columns: int, *, width: float, height: float, sharey: bool | str
 ) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
-    """Axes against epoch, those of the last row that are not used without lines and ticks.
-
-    Args:
-        number: of axes used.
-        width, height: of one axes [inches].
-        sharey: as for `plt.subplots`.
-    """
+    """Axes against epoch of some width and height [inches]; those of the last row beyond `number` are off."""
     rows = -(-number // columns)
     size = (columns * width, rows * height)
     figure, grid = plt.subplots(
@@ -45,11 +39,9 @@ def epoch_grid(
 
 
 def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles, *, hue: str = "run") -> None:
-    """One line per run: the mean over seeds, with a band from smallest to largest.
+    """One line per run, or other value of the column `hue`: the mean over seeds, a band from smallest to largest.
 
-    Args:
-        values: long: columns `seed`, `epoch`, `value` and that of `hue`.
-        styles: of the values of `hue`, the column that distinguishes lines.
+    The values are long: columns `seed`, `epoch`, `value` and that of `hue`.
     """
     over_seeds = values.dropna(subset="value").groupby([hue, "epoch"])["value"].agg(["mean", "min", "max"])
     names = [name for name in styles.colors if name in over_seeds.index]

@@ -73,12 +73,8 @@ def measure_checkpoints(
 ) -> CheckpointMeasurements:
     """Load each checkpoint (by epoch, ascending) into `model` and measure it.
 
-    Args:
-        model: the network of the run; it ends with the weights of the last checkpoint.
-        splits: the data set.
-        dataset: its parameters; `pair_groups` asks for the imbalance ratios.
-        batch_size: samples per forward pass.
-        feature_sample: how many training features to keep at each checkpoint.
+    The network ends with the weights of the last one. `pair_groups` of the data set asks for the imbalance ratios;
+    `feature_sample` training features are kept at each checkpoint.
 
     Raises:
         StageError: there are no checkpoints, or one is damaged, of another network, or of one whose features are all

@@ -87,10 +87,7 @@ class StudyResults:
         return measured_labels(self.metrics, "imbalance_ratio")[::-1]
 
     def values(self, metric: str, *, split: str = "train", labels: int | None = None) -> pd.DataFrame:
-        """One metric at every checkpoint of every run and seed: columns `run`, `seed`, `epoch` and `value`.
-
-        `labels` is the multiplicity of a tag-wise metric, or the samples per pair of `imbalance_ratio`.
-        """
+        """One metric at every checkpoint of every run and seed: columns `run`, `seed`, `epoch` and `value`."""
         found = of_metric(self.metrics, metric, split=split, labels=labels)
         if found.empty:
             of_labels = "" if labels is None else f" of {labels} labels"

@@ -18,13 +18,7 @@ MARK = "nclib "  # begins the comment of our jobs; the study's folder follows (p
 
 
 def cancel_left_jobs(folder: Path) -> list[str]:
-    """Cancel this study's jobs and wait until they have ended; call it while holding the study's lock.
-
-    Args:
-        folder: the study's folder of results.
-
-    Returns:
-        The ids of the jobs that were canceled.
+    """Cancel the jobs of a study, whose lock is held, and wait until they have ended; returns their ids.
 
     Raises:
         StageError: Slurm does not answer, or jobs do not end.

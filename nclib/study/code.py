@@ -32,17 +32,12 @@ def loaded_code(stage: str) -> dict[str, str]:
 
 
 def changed_code(recorded: Mapping[str, str], notebooks: Path) -> list[str]:
-    """The modules and notebooks among `recorded` that are no longer as they were then.
+    """The modules and notebooks (`02_train.ipynb`) whose fingerprint is no longer the one recorded."""
 
-    Args:
-        recorded: fingerprints by name of a module, or of a notebook (`02_train.ipynb`).
-        notebooks: folder of the notebooks.
-    """
-    return [name for name, fingerprint in recorded.items() if fingerprint != _now(name, notebooks)]
+    def now(name: str) -> str | None:
+        return notebook_fingerprint(notebooks / name) if name.endswith(".ipynb") else module_fingerprint(name)
 
-
-def _now(name: str, notebooks: Path) -> str | None:
-    return notebook_fingerprint(notebooks / name) if name.endswith(".ipynb") else module_fingerprint(name)
+    return [name for name, fingerprint in recorded.items() if fingerprint != now(name)]
 
 
 def module_fingerprint(name: str) -> str | None:

@@ -49,15 +49,20 @@ def unwritable(path: Path, error: Exception) -> StageError:
     return StageError(f"Cannot write {path}: {why}; {_ADVICE.get(code, 'earlier results are untouched')}.")
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that was killed, but not yet waited for, does not."""
+def is_zombie(pid: int) -> bool:
+    """Whether a process of this machine was killed, but not yet waited for, as often in containers."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)
-    return True
+    return not is_zombie(pid)
 
 
 def temporary_beside(path: Path, ending: str) -> Path:
@@ -78,10 +83,7 @@ def temporary_beside(path: Path, ending: str) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on failure removed.
 
-    Leftovers of writers that were killed are removed on the way.
-
-    Args:
-        path: where the finished file goes; its folder is made if missing.
+    The folder is made if missing; leftovers of writers that were killed are removed.
 
     Raises:
         StageError: the disk is full, read-only or forbids writing; `path` is as it was before.

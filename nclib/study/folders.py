@@ -39,12 +39,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The folders of one study's results.
-
-    Args:
-        outputs: folder of all studies; relative to the project's root.
-        study: the study's name.
-    """
+    """The folders of one study's results, in the folder of all studies (relative to the project's root)."""
 
     outputs: str | Path
     study: str

@@ -9,12 +9,7 @@ PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 def die_with_parent(sent: signal.Signals, parent: int) -> None:
-    """Have Linux send this process `sent` when the process that started it ends, however it ends.
-
-    Args:
-        sent: the signal.
-        parent: process that started this one; if it has ended already, this one ends at once.
-    """
+    """Have Linux send this process `sent` when `parent`, which started it, ends; at once if it has ended already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
         if os.getppid() != parent:

@@ -64,13 +64,7 @@ papermill_engines.register("nclib", _Engine)
 
 
 class NotebookError(RuntimeError):
-    """A notebook did not run to its end.
-
-    Args:
-        notebook: the source.
-        error: what went wrong, in a line.
-        executed: the executed copy; empty if none was kept.
-    """
+    """A notebook did not run to its end: what went wrong, in a line, and its executed copy, if one was kept."""
 
     def __init__(self, notebook: str | Path, error: str, executed: str = "") -> None:
         self.facts = {"error": error, "executed": executed}
@@ -80,10 +74,7 @@ class NotebookError(RuntimeError):
 def run_notebook(notebook: str | Path, out: str | Path, parameters: dict[str, Any]) -> None:
     """Execute `notebook` with `parameters` in a fresh kernel of this Python; what cells print goes to stdout.
 
-    Args:
-        notebook: the source; it is not changed.
-        out: the executed copy, `*.ipynb`.
-        parameters: replace those of its `parameters` cell.
+    The executed copy becomes `out`, `*.ipynb`.
 
     Raises:
         NotebookError: a parameter is unknown, a cell raised, the kernel died, or the copy cannot be written.

@@ -20,11 +20,7 @@ def files_fingerprint(dataset: Dataset, memory: Path) -> str | None:
     """A SHA-256 of the names and contents of all files that a data set reads; None if it needs none or none are there.
 
     It is that of the lines `SHA-256  NAME`, by name, as `sha256sum` prints them. A file whose size and time of change
-    are those in `memory` is not read again; that is all that times decide.
-
-    Args:
-        dataset: the data set.
-        memory: keeps sizes, times and SHA-256 from call to call; it may be deleted at any time.
+    are those in `memory`, a file that may be deleted at any time, is not read again; that is all that times decide.
     """
     folder, known = dataset.source_folder, json_or_empty(memory)
     found = {name: [*_size_and_time(folder / name), ""] for name in sorted(_names(dataset))}

@@ -195,11 +195,7 @@ class Stage:
         return path
 
     def input(self, name: str) -> Path:
-        """The path of a result of an earlier stage, checked by `require` and `output`, and noted as an input.
-
-        Args:
-            name: file, from the folder of the stage that makes it.
-        """
+        """The path of an earlier stage's result, by its name there; checked as `output` does, and noted as an input."""
         for stage in reversed(self.upstream):
             if name in (stage.require().manifest.get("outputs") or {}):
                 path = stage.output(name)
@@ -217,8 +213,9 @@ class Stage:
     @property
     def code(self) -> dict[str, str]:
         """Fingerprints of the notebook and of the modules loaded, as they were when the stage was opened."""
-        own = {f"{self.name}.ipynb": notebook_fingerprint(project_root() / "notebooks" / f"{self.name}.ipynb")}
-        return {**loaded_code(self.name), **self._code, **{name: found for name, found in own.items() if found}}
+        notebook = f"{self.name}.ipynb"
+        own = notebook_fingerprint(project_root() / "notebooks" / notebook)
+        return {**loaded_code(self.name), **self._code, **({notebook: own} if own else {})}
 
     def clear(self) -> None:
         """Remove the manifest and the results it lists: new ones are about to take their place."""
@@ -297,12 +294,7 @@ class Stage:
 
 
 def finished_result(folder: Path, name: str, *, stage: str) -> Path:
-    """A result in a folder, compared with the manifest beside it, whatever its study says now.
-
-    Args:
-        folder: of the stage's results.
-        name: of the file.
-        stage: that made it.
+    """A result in the folder of a stage, compared with the manifest beside it, whatever its study says now.
 
     Raises:
         StageError: the file or the manifest is missing, or they do not agree.
@@ -371,13 +363,7 @@ def _parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stages(study: Study, outputs: str | Path, *, runs: Iterable[str] | None = None) -> list[Stage]:
-    """Every stage of a study, in the order of their dependence.
-
-    Args:
-        study: the study.
-        outputs: folder of all studies; relative to the project's root.
-        runs: only the stages of these runs; None: of all.
-    """
+    """Every stage of a study, or of some of its runs, in the order of their dependence."""
     chosen = list(study.runs if runs is None else runs)
     found: dict[str, Stage] = {}
     for name in SECTIONS_OF:
@@ -389,15 +375,12 @@ def stages(study: Study, outputs: str | Path, *, runs: Iterable[str] | None = No
 
 
 def to_do(found: Iterable[Stage]) -> dict[str, str | None]:
-    """Why each stage that is not done would run, by its key; None: only because one before it runs.
-
-    Args:
-        found: stages of a study, in the order of their dependence.
-    """
+    """Why each of the `stages` that is not done would run, by its key; None: only because one before it runs."""
     why: dict[str, str | None] = {}
     for each in found:
-        reason = each.missing() or each.changed_source()
-        if reason or (each.name == "04_figures" and why) or any(before.key in why for before in each.upstream):
+        if each.name == "04_figures" and why:  # which runs it shows is not known yet
+            why[each.key] = None
+        elif (reason := each.missing() or each.changed_source()) or any(before.key in why for before in each.upstream):
             why[each.key] = reason
     return why
 

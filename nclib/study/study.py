@@ -113,9 +113,7 @@ class Study(Section):
     def resolve(self, run: str, **built: int) -> Run:
         """The parameters of one run.
 
-        Args:
-            run: its name.
-            built: `classes` and `side` of its data set, once they are known, for sources where the files decide them.
+        `built` are `classes` and `side` of its data set, once they are known, for sources where the files decide them.
 
         Raises:
             ParameterError: there is no such run, or its overrides are not valid.
@@ -139,14 +137,9 @@ class Study(Section):
             raise ParameterError(f"seed: study '{self.study}' has no seed {seed!r}; it has {has}")
 
     def varied(self, run: str, changes: Any) -> tuple["Study", str]:
-        """The study with one more run: `run` with some fields changed, under a name that says them.
+        """The study with one more run, and its name: `run` with some fields changed, e.g. `etf-lr=0.3`.
 
-        Args:
-            run: a run of the study.
-            changes: values by field, e.g. `{"training.lr": 0.3}`; also as YAML text, as papermill's `-p` has it.
-
-        Returns:
-            The study, and the name of the new run, e.g. `etf-lr=0.3`.
+        The changes are values by field, e.g. `{"training.lr": 0.3}`; also as YAML text, as papermill's `-p` has it.
         """
         if isinstance(changes, str):
             changes = yaml.load(changes, _StudyLoader)  # noqa: S506 (a SafeLoader)

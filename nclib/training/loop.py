@@ -189,18 +189,7 @@ def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
     """Stage 02_train: `fit`, then the results in place; the history of an earlier training if the stage is done.
 
     Checkpoints replace those of an earlier training only when the last epoch is done, so that a training that fails
-    leaves the earlier results as they were.
-
-    Args:
-        step: the stage.
-        trainer: the network and its settings.
-        splits: the data set.
-
-    Returns:
-        As `fit`.
-
-    Raises:
-        StageError: as `fit`.
+    leaves the earlier results as they were. Returns, Raises: as `fit`.
     """
     if step.done:
         return read_csv(step.output("history.csv"), stage=step.name)
@@ -240,16 +229,9 @@ def fit(
 ) -> pd.DataFrame:
     """Train to the last epoch, or go on from where a killed run of the same settings stopped.
 
-    Args:
-        trainer: the network and its settings.
-        train: training split.
-        test: test split, evaluated after every epoch.
-        unfinished: where checkpoints and the state to resume from are kept.
-        progress: is called at every step and epoch.
-
     Returns:
-        The history: one row per epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate`, and
-        `seconds`.
+        The history: one row per epoch with `epoch` (finished epochs), `lr`, means of `train_epoch` and `evaluate` (of
+        the test split), and `seconds`.
 
     Raises:
         StageError: the loss is no number any more, a file is damaged, or the disk is full.

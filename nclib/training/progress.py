@@ -12,9 +12,10 @@ from nclib.training.lease import Lease
 class TrainingProgress:
     """Callbacks for `nclib.training.loop.fit`: steps, loss, IoU and time left.
 
+    While the run's lease is held, the state goes to a file beside it about once a second, for `nclib.study.watch`.
+
     Args:
-        lease: the run's; while it is held, about once a second the state goes to a file beside it for
-            `nclib.study.watch`.
+        lease: of the run.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
         score: the column of the history to show, `soft_iou`, or `accuracy` for one label per image.

@@ -28,9 +28,6 @@ def load(
         image_size: side the images are resized to [pixels]; None keeps their size (svhn: 32).
         options: those of the source's own `load`, such as `test_fraction` and `seed` of one without a test split.
 
-    Returns:
-        The images of that split, uint8, with labels and class names.
-
     Raises:
         ValueError: no such source.
         SourceError: the files are missing or damaged; the message says what to put where.

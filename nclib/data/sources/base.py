@@ -19,14 +19,10 @@ class SourceError(StageError):
 
 @dataclass(frozen=True)
 class SourceImages:
-    """Images of one split of a source.
+    """Images (0..255) of one split of a source; labels are class ids, or multi-hot where images have several (SVHN).
 
-    Args:
-        images: the images, gray or RGB, 0..255.
-        labels: class ids, or a multi-hot row per image where an image has several labels (SVHN).
-        class_names: name of each class.
-        index: place of each image in the source as published (its own split file, or the order of the file names);
-            None means 0, 1, 2, ...
+    `index` is the place of each image in the source as published (its own split file, or the order of the file names);
+    None means 0, 1, 2, ...
     """
 
     images: UInt8[Tensor, "n c h w"]

@@ -27,13 +27,10 @@ def fetch(urls: Sequence[str], path: Path, *, digest: str, advice: str, or_own: 
 
     Args:
         urls: mirrors, tried in turn.
-        path: where the file goes.
+        path: where the file goes; it is also what is returned.
         digest: hexadecimal SHA-256 (64 digits) or MD5 (32 digits).
         advice: what to do by hand if it fails, for the error message.
         or_own: a file that is there already may be the user's own, of another checksum.
-
-    Returns:
-        `path`.
 
     Raises:
         SourceError: no mirror sends the right bytes, the folder cannot be written, or the file there has another

@@ -111,14 +111,7 @@ def select(digits: Sequence[Sequence[int]]) -> tuple[Int64[Tensor, " n"], UInt8[
 
 
 def first_of_each_set(labels: UInt8[Tensor, "n k"], size: int) -> Int64[Tensor, " m"]:
-    """The first `size` images of each label set; all of a set that has fewer.
-
-    Args:
-        labels: multi-hot.
-        size: most images of a label set.
-
-    Returns:
-        Ascending rows.
+    """Ascending rows of the first `size` images of each label set; all of a set that has fewer.
 
     >>> first_of_each_set(torch.tensor([[1, 0], [1, 1], [1, 0], [1, 0]], dtype=torch.uint8), 2).tolist()
     [0, 1, 2]
@@ -129,15 +122,13 @@ def first_of_each_set(labels: UInt8[Tensor, "n k"], size: int) -> Int64[Tensor, 
 
 
 def crop_window(boxes: Sequence[Sequence[float | int]], width: int, height: int) -> tuple[int, int, int, int]:
-    """The smallest square around all boxes, centered on them, inside the image.
+    """The smallest square around all boxes, centered on them, inside an image of `width` x `height` pixels.
 
     Where the square reaches over the left or top edge it is moved inside, as released; what then reaches over the
     right or bottom edge is cut off, so that the window is no square there.
 
     Args:
         boxes: left, top, width, height of each digit [pixels].
-        width: of the image [pixels].
-        height: of the image [pixels].
 
     Returns:
         Left, top, right, bottom of the window [whole pixels].
