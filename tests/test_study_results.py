@@ -158,5 +158,7 @@ def test_imbalanced_label_sets_have_a_certified_prediction(load):
         assert minimum.counts.unique().tolist() == [2, 8, 20]
         assert found["train_soft_iou"][run] == minimum.soft_iou
         assert found["tag_wise_scale_2"][run] == minimum.scales[2]
+    assert found["nc2_w_centered"].keys() == {"learned"}
+    assert found["nc2_w_centered"]["learned"] > 1e-3
     learned = results.resolved["learned"]
     assert predict_geometry(learned, geometry.label_set_counts(), num_classes=K, feature_dim=K - 2) is None

@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from nclib.metrics import nc2_w_centered
 from nclib.models.architectures import ARCHITECTURES
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 from nclib.theory import CertifiedMinimum, predict_training, settings_of_training
 
 LabelSet = tuple[int, ...]
+BALANCED = 1e-4  # distances from an ETF that are smaller are rounding
 SETTINGS = {"weight_decay", "feature_decay", "batch_size", "feature_decay_mean", "label_mean", "loss"}
 
 
@@ -33,7 +35,8 @@ def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
     """Values at the minima of a study's runs, to be drawn beside what was measured: name -> run -> value.
 
     `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of `λ
-    |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
+    |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set; `nc2_w_centered` and
+    `nc2_h_centered` where the counts are not balanced, so that the minimum is no simplex ETF.
     """
     values: dict[str, dict[str, float]] = {}
     for run, minimum in minima(results).items():
@@ -62,11 +65,13 @@ def values_at(minimum: CertifiedMinimum, run: Run) -> dict[str, float]:
     """The values of `predictions` of one run."""
     counts = {(number,): n for number, n in enumerate(minimum.counts.tolist())}
     decay = settings_of_training(len(counts), counts, **_settings(run))["feature_decay"]
+    off = {"nc2_w_centered": nc2_w_centered(minimum.weight), "nc2_h_centered": nc2_w_centered(minimum.class_means)}
     return {
         "train_loss": minimum.data_loss,
         "train_soft_iou": minimum.soft_iou,
         "train_feature_decay": decay * (minimum.counts.double() @ minimum.features.square().sum(1)).item(),
         **{f"tag_wise_scale_{m}": scale for m, scale in minimum.scales.items() if m > 1},
+        **{name: distance.item() for name, distance in off.items() if distance > BALANCED},
     }
 
 
