@@ -65,10 +65,13 @@ class Sets:
 
     def _matrices(self, slopes: Array, features: Array) -> Array:
         """`I + W_F W_Fᵀ A / (2 λ_H N)` for each set: A its curvature, F the features that are not cut off; (s k k)."""
-        kept = (features > 0).astype(float) if self.nonnegative else np.ones_like(features)
         K, d = self.W.shape
-        rows = (self.W[:, None] * self.W).reshape(K * K, d) @ kept / (2 * self.decay)
-        return np.eye(K) + self.term.curved(self.term.shares(slopes), rows.reshape(K, K, -1)).transpose(2, 0, 1)
+        if self.nonnegative:
+            rows = ((self.W[:, None] * self.W).reshape(K * K, d) @ (features > 0).astype(float)).reshape(K, K, -1)
+        else:
+            rows = (self.W @ self.W.T)[..., None]
+        rows = self.term.curved(self.term.shares(slopes), rows / (2 * self.decay))
+        return np.eye(K) + rows.transpose(2, 0, 1)
 
 
 def minimize_features(

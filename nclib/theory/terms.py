@@ -21,6 +21,7 @@ class Term(ABC):
     targets: Array
     weights: Array
     lowest, highest = -np.inf, np.inf  # of the entries of P
+    is_separable = True  # a sum over the classes
 
     def __call__(self, logits: Array) -> tuple[Array, Array]:
         """Losses (s) and slopes U (k s)."""
@@ -52,7 +53,8 @@ class Term(ABC):
         shares, mass = self.shares(slopes), self.weights * portions / (self.weights @ portions)
         mean = shares @ mass
         excess = mean - self.targets @ mass
-        part = min(1.0, max(0.0, (excess / (mean - self.lowest)).max(), (excess / (mean - self.highest)).max()))
+        part = np.clip(np.maximum(excess / (mean - self.lowest), excess / (mean - self.highest)), 0, 1)
+        part = part[:, None] if self.is_separable else part.max()
         return self.weights * (shares + part * (mean[:, None] - shares) - excess[:, None] - self.targets)
 
     def of(self, sets: slice) -> "Term":
@@ -63,7 +65,7 @@ class Term(ABC):
 class CrossEntropy(Term):
     """`φ = log Σ_j exp z_j`: P is the softmax, t the uniform distribution on the labels, w the weight of a sample."""
 
-    lowest = 0.0
+    lowest, is_separable = 0.0, False
 
     def values(self, logits: Array) -> tuple[Array, Array]:
         logits = logits - logits.max(0)
