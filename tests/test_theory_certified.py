@@ -82,9 +82,7 @@ def test_gaps_are_small_and_bounds_hold_anywhere(seed, num_classes, loss, **deca
     found = certified_minimum(sets, counts, loss=loss, **decays)
     assert abs(found.gap) < 1e-8
     # the bound made of any other logits is below, which a wrong conjugate or an infeasible dual point would not be
-    problem = _histogram(
-        sets, counts, decays["weight_decay"], decays["feature_decay"], decays["bias_decay"], loss, decays["label_mean"]
-    )
+    problem = _histogram(sets, counts, loss=loss, **decays)
     logits = 3 * torch.randn(sets.T.shape, generator=torch.Generator().manual_seed(seed)).double().numpy()
     slopes = problem.term(logits)[1]
     assert problem.lower_bound(slopes) <= found.value
