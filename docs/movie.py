@@ -13,7 +13,7 @@ from nclib.figures.concept import TagWisePlane
 from nclib.figures.feature_plane import FeaturePlane
 from nclib.results.geometry import Geometry
 
-BETWEEN, WAIT, HOLD = 6, 90, 2500  # frames from one checkpoint to the next; milliseconds of a frame, of the last one
+BETWEEN, WAIT, HOLD = 4, 120, 2500  # frames from one checkpoint to the next; milliseconds of a frame, of the last one
 MOVING = ("epochs", "class_means", "global_mean", "set_means", "weight", "bias", "scales", "sample_features")
 DPI = 130
 
@@ -49,7 +49,7 @@ def main(study: Path, out: Path) -> None:
     steps = (len(geometry.epochs) - 1) * BETWEEN
     first, *others = [frame(between(geometry, step / BETWEEN)) for step in range(steps + 1)]
     times = [10 * WAIT, *[WAIT] * (steps - 1), HOLD]
-    first.save(out, save_all=True, append_images=others, duration=times, loop=0, quality=80, method=6)
+    first.save(out, save_all=True, append_images=others, duration=times, loop=0, quality=80, method=2)
 
 
 if __name__ == "__main__":
