@@ -20,7 +20,8 @@
 #   PYTEST="-k metrics"             only these tests
 #   WORKERS=3         tests at once
 # make stress         the tests of minutes: kills, damage, the default study
-# make lint           ruff, nbstripout and, where npx is there, tsc and pyright
+# make lint           ruff, nbstripout and, where npx is there, tsc
+# make types          pyright over the library, where npx is there
 # make format         repair what they find
 # make reference      make reproduce, small results to outputs/reference/
 # make reference-gpu  that for MLab-MNIST at paper scale on one GPU
@@ -77,7 +78,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference verify predict theory lab test stress lint format gallery docs bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify predict theory lab test stress lint types format gallery docs bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -160,15 +161,15 @@ stress: $(READY)
 TSC = npx --yes --package typescript@5.9.3 tsc --noEmit --checkJs --target es2023 --lib es2023,dom,dom.iterable \
 	--noUnusedLocals --noUnusedParameters --noImplicitReturns
 
-# a jaxtyping shape ("n d") is no name; basic rules, library only (pyrightconfig in pyproject.toml)
-PYRIGHT = npx --yes --package pyright@1.1.414 pyright --pythonpath $(BIN)/python
-
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
-	@if command -v npx > /dev/null; then $(TSC) nclib/explore/explorer.js && $(PYRIGHT); \
-		else echo "no npx: JavaScript and types are not checked"; fi
+	@if command -v npx > /dev/null; then $(TSC) nclib/explore/explorer.js; else echo "no npx: JavaScript is not checked"; fi
+
+types: $(READY)
+	@if command -v npx > /dev/null; then npx --yes --package pyright@1.1.414 pyright --pythonpath $(BIN)/python; \
+		else echo "no npx: types are not checked"; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .
