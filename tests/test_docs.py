@@ -55,7 +55,7 @@ def test_commands_name_what_there_is(page):
         for script in re.findall(r"(?:docs|benchmarks|notebooks)/\w+\.(?:py|ipynb)", command):
             assert (ROOT / script).is_file(), line
         if match := re.match(r"python -m nclib ([\w-]+)", command):
-            assert match[1] in COMMANDS, line
+            assert match[1] in COMMANDS or match[1].isupper(), line
         if command.startswith("make "):
             words = [re.match(r"[\w-]*", word)[0] for word in re.sub(r'"[^"]*"', "", command).split()[1:]]
             for word in filter(None, words):
