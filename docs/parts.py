@@ -118,14 +118,17 @@ def commands(files: list[Claims]) -> str:
 
 def costs(files: list[Claims]) -> str:
     """A row for each study: its size, how long its trainings took, what its checkpoints take on the disk."""
-    rows = []
+    rows, sizes = [], {}
     for file in files:
         for name, cost in file.studies.items():
             study = Study.from_file(ROOT / f"params/{name}.yaml")
             trainings, megabytes = len(study.runs) * len(study.seeds), 0
             for run in map(study.resolve, study.runs):
                 kept = -(-run.training.epochs // run.training.checkpoint_every) + 1
-                megabytes += (trainable_parameters(run) or float("nan")) * 4e-6 * kept * len(study.seeds)
+                network = (run.dataset.source, run.dataset.side, run.model)
+                if network not in sizes:
+                    sizes[network] = trainable_parameters(run) or float("nan")
+                megabytes += sizes[network] * 4e-6 * kept * len(study.seeds)
             reference = ROOT / REFERENCE / name / "table.csv"
             seconds = pd.read_csv(reference)["seconds"] if reference.is_file() else []
             took = f"{sum(seconds) / 60:.0f} min for {len(seconds)}" if len(seconds) else "not run"
@@ -145,13 +148,13 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def filled(text: str) -> str:
-    """A file's text with its parts made again."""
-    made = parts()
+def filled(text: str, made: dict[str, str]) -> str:
+    """A file's text with these parts."""
     mark = re.compile(r"(<!-- (\w+): python docs/parts.py -->\n).*?(<!-- end -->)", re.DOTALL)
     return mark.sub(lambda found: f"{found[1]}{made[found[2]]}\n{found[3]}", text)
 
 
 if __name__ == "__main__":
+    made = parts()
     for name in FILES:
-        (ROOT / name).write_text(filled((ROOT / name).read_text()))
+        (ROOT / name).write_text(filled((ROOT / name).read_text(), made))
