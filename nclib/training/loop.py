@@ -102,7 +102,6 @@ class Trainer:
             settings.schedule,
             lr=settings.lr,
             epochs=settings.epochs,
-            milestones=settings.milestones,
             step_size=settings.step_size,
             gamma=settings.lr_drop,
             min_lr=settings.lr * settings.min_lr_ratio,
