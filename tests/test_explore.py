@@ -306,6 +306,15 @@ def test_pictures_are_those_of_the_figures(outputs):
         explorer.picture("sideways")
 
 
+def test_runs_of_a_picture_look_as_in_their_study(outputs):
+    explorer = Explorer(outputs / "made_multi", run="etf")
+    explorer.choice = {**explorer.choice, "runs": [["etf", 0]]}
+    first, second = (np.round(np.multiply(255, color)) for color in RunStyles.from_runs("ab").colors.values())
+    for view in ("metrics", "margins"):
+        pixels = np.asarray(Image.open(io.BytesIO(explorer.picture(view))).convert("RGB"))
+        assert (pixels == second).all(2).any() and not (pixels == first).all(2).any()
+
+
 def test_plane_of_the_figure_shows_an_etf_as_a_polygon():
     means = collapsed().class_means[0].double().numpy()
     size = np.linalg.norm(means[0])

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from nclib.figures.angles import collapse_angles
+from nclib.figures.angles import collapse_angles, unit
 from nclib.figures.feature_plane import plane_axes
 from nclib.results.geometry import Geometry
 
@@ -145,7 +145,3 @@ def _facts(g: Geometry, e: int, sets: np.ndarray, angles: np.ndarray, theory: Ma
     predicted = [theory.get(f"tag_wise_scale_{m}", np.nan) for m in sets.sum(1)]
     of_several = np.where(single, np.nan, np.stack([g.angles[e].double().numpy(), own, common, predicted, off]))
     return np.concatenate([g.counts[None], of_single, of_several]).T
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30)

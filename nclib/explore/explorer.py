@@ -18,6 +18,7 @@ from nclib.explore.outputs import RunData, labels, load_run, runs, studies
 from nclib.explore.payload import pack, run_payload
 from nclib.figures.feature_plane import Plane
 from nclib.figures.run_views import draw_view
+from nclib.figures.style import RunStyles
 from nclib.study.files import StageError, atomic_path
 from nclib.study.study import ParameterError
 
@@ -80,7 +81,10 @@ class Explorer(anywidget.AnyWidget):
         """
         tables = {data.label: data.metrics for data in self._data if data.metrics is not None}
         known = {data.label: data.geometry for data in self._data if data.geometry is not None}
-        display = draw_view(view, known, tables, epoch=epoch, plane=plane)
+        chosen, styles = {data.label: data.run for data in self._data}, None
+        if len(set(chosen.values())) == len(chosen):  # two seeds of a run would look the same
+            styles = RunStyles.from_runs(labels(self._outputs / self.choice["study"])).renamed(chosen)
+        display = draw_view(view, known, tables, epoch=epoch, plane=plane, styles=styles)
         if display is None:
             raise StageError(self._message or "; ".join(p for data in self._data for p in data.problems))
         file = io.BytesIO()

@@ -10,7 +10,6 @@ from matplotlib.colors import LogNorm
 
 from nclib.figures.display import Display
 from nclib.figures.style import TEXT_WIDTH, style
-from nclib.metrics import angles_degrees, cosine_gram
 from nclib.results.geometry import Geometry
 
 SMALLEST = 0.01  # degrees: float32 features cannot tell smaller angles from 0
@@ -27,8 +26,8 @@ def collapse_angles(geometry: Geometry, checkpoint: int) -> Float[np.ndarray, "k
         geometry: of a run.
         checkpoint: its place in `geometry.epochs`.
     """
-    means, rows = geometry.class_means[checkpoint].double(), geometry.weight[checkpoint].double()
-    means, rows = means - means.mean(0), rows - rows.mean(0)
+    means, rows = geometry.class_means[checkpoint].double().numpy(), geometry.weight[checkpoint].double().numpy()
+    means, rows = (unit(vectors - vectors.mean(0)) for vectors in (means, rows))
     K = len(means)
     sets = geometry.label_sets.numpy().astype(bool)
     if sets.sum(1).max() > 1:
@@ -37,9 +36,15 @@ def collapse_angles(geometry: Geometry, checkpoint: int) -> Float[np.ndarray, "k
             i, j = np.flatnonzero(sets[place])
             found[i, j] = found[j, i] = geometry.angles[checkpoint, place]
     else:
-        found = np.abs(np.degrees(np.arccos(cosine_gram(means).numpy().clip(-1, 1)) - np.arccos(-1 / (K - 1))))
-    np.fill_diagonal(found, angles_degrees(means, rows).numpy())
+        found = np.abs(np.degrees(np.arccos((means @ means.T).clip(-1, 1)) - np.arccos(-1 / (K - 1))))
+    apart, along = (np.linalg.norm(vectors, axis=1) for vectors in (means - rows, means + rows))
+    np.fill_diagonal(found, np.degrees(2 * np.arctan2(apart, along)))  # arccos would lose half of the digits near zero
     return found
+
+
+def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """The rows at length 1; rows of zeros stay."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 @dataclass

@@ -112,6 +112,11 @@ class RunStyles:
         colors = dict(zip(names, sns.color_palette(GRADIENT, len(names)), strict=True))
         return replace(cls.from_runs(names), colors=colors)
 
+    def renamed(self, runs: Mapping[str, str]) -> "RunStyles":
+        """The styles of some runs under other names: name -> run."""
+        looks = ({name: look[run] for name, run in runs.items()} for look in (self.colors, self.dashes, self.markers))
+        return RunStyles({name: name for name in runs}, *looks)
+
     def legend(self, runs: Sequence[str], seeds: int) -> tuple[dict[str, Line2D], str | None]:
         """The entries of a legend, by run, and its title; of many runs some are named."""
         if len(runs) > MOST:

@@ -378,8 +378,9 @@ def to_do(found: Iterable[Stage]) -> dict[str, str | None]:
     """Why each of the `stages` that is not done would run, by its key; None: only because one before it runs."""
     why: dict[str, str | None] = {}
     for each in found:
-        reason = each.missing() or each.changed_source()
-        if reason or (each.name == "04_figures" and why) or any(before.key in why for before in each.upstream):
+        if each.name == "04_figures" and why:  # which runs it shows is not known yet
+            why[each.key] = None
+        elif (reason := each.missing() or each.changed_source()) or any(before.key in why for before in each.upstream):
             why[each.key] = reason
     return why
 
