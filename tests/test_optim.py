@@ -95,6 +95,11 @@ def torchs_schedule(make, epochs):
             lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=90, eta_min=0.1 / 1000),
         ),
         ("step", {}, lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=40, gamma=0.1)),
+        (
+            "multistep",
+            {"milestones": (20, 60), "gamma": 0.2},
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, milestones=[20, 60], gamma=0.2),
+        ),
         ("constant", {}, lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1)),
     ],
 )
@@ -115,6 +120,8 @@ def test_cosine_ends_where_asked():
         ("linear", {}, "Expected schedule to be one of cosine, .*, but got 'linear'"),
         ("constant", {"lr": 0.0}, r"Expected lr and gamma to be positive, but got 0\.0"),
         ("constant", {"epochs": 0}, "Expected epochs and step_size to be at least 1, but got 0"),
+        ("multistep", {}, r"milestones of schedule 'multistep' to be increasing epochs, but got \[\]"),
+        ("multistep", {"milestones": [9, 3]}, r"but got \[9, 3\]"),
         ("cosine", {"min_lr": 0.2}, r"Expected min_lr of schedule 'cosine' between 0 and lr = 0\.1, but got 0\.2"),
     ],
 )

@@ -155,6 +155,11 @@ PAIRS = {"source": "digits", "layout": "mnist", "train_counts": {1: 9}, "test_co
             {"training": {"loss": "rescaled_mse", "label_mean": False}},
             r"training\.label_mean: loss 'rescaled_mse' has multi-hot targets",
         ),
+        ({"training": {"schedule": "multistep"}}, r"training\.milestones: .* increasing epochs, but got \[\]"),
+        (
+            {"training": {"schedule": "multistep", "milestones": [3, 2]}},
+            r"training\.milestones: .* increasing epochs, but got \[3, 2\]",
+        ),
     ],
 )
 def test_what_cannot_go_together_is_refused_with_its_place(sections, message):
@@ -175,6 +180,7 @@ def test_what_cannot_go_together_is_refused_with_its_place(sections, message):
         {"model": {"arch": "wide_resnet", "depth": 14, "stem": "imagenet"}},
         {"model": {"arch": "mlp", "depth": 14}},
         {"training": {"loss": "rescaled_mse", "mse_k": 5, "mse_M": 2}},
+        {"training": {"schedule": "multistep", "milestones": [3, 7]}},
     ],
 )
 def test_what_goes_together_is_accepted(sections):

@@ -1,12 +1,21 @@
 """Learning rate as a pure function of the epoch."""
 
+import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "step", "multistep", "constant")
 STEP_SIZE = 40  # epochs
 DROP = 0.1
 MIN_LR_RATIO = 1e-3
+
+
+def check_milestones(milestones: Sequence[int]) -> None:
+    """Refuse milestones that are not increasing epochs."""
+    if not milestones or list(milestones) != sorted(set(milestones)):
+        raise ValueError(
+            f"Expected milestones of schedule 'multistep' to be increasing epochs, but got {list(milestones)}."
+        )
 
 
 def build_schedule(
@@ -14,6 +23,7 @@ def build_schedule(
     *,
     lr: float,
     epochs: int,
+    milestones: Sequence[int] = (),
     step_size: int = STEP_SIZE,
     gamma: float = DROP,
     min_lr: float | None = None,
@@ -24,6 +34,7 @@ def build_schedule(
 
     - "constant": lr
     - "step": lr gamma^floor(t / step_size)
+    - "multistep": lr gamma^(number of milestones <= t)
     - "cosine": min_lr + (lr - min_lr) (1 + cos(pi t / T)) / 2
 
     Source: released code; paper 1 uses "cosine" with min_lr = lr / 1000 (it would be reached at t = T, one past the
@@ -45,6 +56,9 @@ def build_schedule(
         return lambda epoch: lr
     if name == "step":
         return lambda epoch: lr * gamma ** (epoch // step_size)
+    if name == "multistep":
+        check_milestones(milestones)
+        return lambda epoch: lr * gamma ** bisect.bisect_right(milestones, epoch)
     end = lr * MIN_LR_RATIO if min_lr is None else min_lr
     if not 0 <= end <= lr:
         raise ValueError(f"Expected min_lr of schedule 'cosine' between 0 and lr = {lr}, but got {end}.")

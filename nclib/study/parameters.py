@@ -24,7 +24,7 @@ from nclib.models.architectures import (
     check_stem,
 )
 from nclib.optim.names import DECAY_MODES, HISTORY_SIZE, MOMENTUM, OPTIMIZERS
-from nclib.optim.schedule import DROP, MIN_LR_RATIO, SCHEDULES, STEP_SIZE
+from nclib.optim.schedule import DROP, MIN_LR_RATIO, SCHEDULES, STEP_SIZE, check_milestones
 from nclib.study.folders import data_root
 from nclib.study.registry import (
     LAYOUTS,
@@ -248,7 +248,8 @@ class Training(Section):
         MIN_LR_RATIO, description="cosine: last over first learning rate"
     )
     step_size: Annotated[int, Field(ge=1)] = Field(STEP_SIZE, description="step: epochs between two drops")
-    lr_drop: Annotated[Real, Field(gt=0, le=1)] = Field(DROP, description="step: factor of a drop")
+    milestones: Integers = Field((), description="multistep: epochs of the drops")
+    lr_drop: Annotated[Real, Field(gt=0, le=1)] = Field(DROP, description="step, multistep: factor of a drop")
     augment: bool = Field(False, description="random crop (padding 4 pixels) and horizontal flip")
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(20, description="epochs between two kept checkpoints")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': the GPU if there is one")
@@ -314,6 +315,9 @@ class Run(Section):
                     raise FieldError(f"training.{field}", f"it is for loss '{loss}', but the loss is '{training.loss}'")
         if LOSSES[training.loss].is_multi_hot and not training.label_mean:
             raise FieldError("training.label_mean", f"loss '{training.loss}' has multi-hot targets, no sum over labels")
+        if training.schedule == "multistep":
+            with field_at_fault("training.milestones"):
+                check_milestones(training.milestones)
         return self
 
 

@@ -102,6 +102,7 @@ class Trainer:
             settings.schedule,
             lr=settings.lr,
             epochs=settings.epochs,
+            milestones=settings.milestones,
             step_size=settings.step_size,
             gamma=settings.lr_drop,
             min_lr=settings.lr * settings.min_lr_ratio,
