@@ -11,6 +11,9 @@
 # make check          every result of the study compared with its manifest
 # make verify         every claim of the papers on the reference results
 #   STUDY=params/mlab_digits.yaml   of this study, on its own results in OUTPUTS
+# make predict        the geometry to expect of a study, without training
+#   RUNS="learned"    of these of its runs
+#   LABELS=my.csv     with these label sets and counts instead of its own
 # make theory         the theory notebook, executed, in OUTPUTS/theory
 # make lab            JupyterLab with the notebooks
 # make test           the test suite
@@ -40,12 +43,13 @@ GPU_RUNS ?=
 KEEP_CODE ?=
 PROFILE ?=
 OUTPUTS ?= outputs
+LABELS ?=
 TORCH ?= $(shell sed -nE 's/^(torch(vision)?==[^ ;]+).*/\1/p' requirements.lock)
 TORCH_INDEX ?=
 UV ?= $(shell command -v uv)
 PYTEST ?=
 WORKERS ?= 3
-VARIABLES = PYTHON STUDY SMOKE RUNS SEEDS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS TORCH TORCH_INDEX UV PYTEST WORKERS
+VARIABLES = PYTHON STUDY SMOKE RUNS SEEDS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS LABELS TORCH TORCH_INDEX UV PYTEST WORKERS
 
 # A misspelled variable would leave its default in force without a word.
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
@@ -71,7 +75,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference verify theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify predict theory lab test stress lint format bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -127,6 +131,9 @@ else
 verify: $(READY)
 	@$(INTERRUPTIBLE) $(NCLIB) verify
 endif
+
+predict: $(READY)
+	@$(INTERRUPTIBLE) $(NCLIB) predict $(STUDY) $(RUNS) --outputs $(OUTPUTS) $(if $(LABELS),--labels $(LABELS))
 
 theory: $(READY)
 	@$(INTERRUPTIBLE) $(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb

@@ -160,3 +160,5 @@ def test_settings_alone_decide_ceiling_and_sizes(capsys):
     assert expected.main([str(ROOT / "params/mlab_mnist.yaml"), "resnet18_etf", "resnet50_etf"]) == 0
     assert capsys.readouterr().out.endswith("decays: resnet18_etf 0.487, resnet50_etf 0.889\n")
     assert expected.main([str(ROOT / "params/none.yaml")]) == 2
+    imbalanced = Study.from_file(ROOT / "params/digits_longtail.yaml").resolve("step")
+    assert 0.5 < expected.ceiling(imbalanced) < 0.9

@@ -102,8 +102,18 @@ def test_sample_size_takes_the_first_training_images_of_each_class() -> None:
     of_a_class = everything.train.labels[:, 3] == 1
     assert torch.equal(splits.train.images[splits.train.labels[:, 3] == 1], everything.train.images[of_a_class][:20])
     assert_same(splits.test, everything.test)
-    with pytest.raises(ValueError, match=r"sample_size of at most 1\d\d, the images of class '0', but got 1000"):
+    with pytest.raises(ValueError, match=r"at most 1\d\d training images of class '0' .*, but got 1000"):
         dataset.build(source="digits", sample_size=1000)
+
+
+def test_a_long_tail_has_a_number_of_images_for_each_class() -> None:
+    sizes = [50, 40, 30, 20, 10, 8, 6, 4, 2, 1]
+    train = dataset.build(source="digits", class_counts=sizes).train
+    assert list(train.label_set_counts().values()) == sizes
+    balanced = dataset.build(source="digits", sample_size=50).train
+    assert set(train.source_index.flatten().tolist()) < set(balanced.source_index.flatten().tolist())
+    with pytest.raises(ValueError, match=r"Expected class_counts of 10 classes, but got 2 numbers"):
+        dataset.build(source="digits", class_counts=[5, 5])
 
 
 def test_random_labels_are_balanced_and_fixed_by_the_seed() -> None:

@@ -50,12 +50,12 @@ def test_notebook_shows_the_theorems(tmp_path):
     exec(nbformat.read(NOTEBOOK, 4).cells[1].source, settings)  # noqa: S102
     assert settings["training"] == default.training.model_dump(include=set(settings["training"]))
     assert settings["training_counts"] == default.dataset.train_counts
-    for name in ("gaps", "landscape", "path", "tag_wise", "saddle"):
+    for name in ("gaps", "landscape", "path", "tag_wise", "saddle", "counts"):
         assert (tmp_path / "theory" / f"{name}.png").read_bytes().startswith(PNG)
     # every figure is in the executed copy, the explorer beside its widget view
     executed = nbformat.read(tmp_path / "00_theory.ipynb", 4)
     data = [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in item for item in data) == 6
+    assert sum("image/png" in item for item in data) == 7
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(data[-1])
 
 

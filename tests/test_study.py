@@ -71,6 +71,8 @@ def test_defaults_are_the_settings_of_paper_1():
         ),
         ({"dataset": {"train_counts": {1: 5}}}, r"dataset\.train_counts: it needs a layout"),
         ({"dataset": {**DIGITS["dataset"], "sample_size": 5}}, r"dataset\.sample_size: it is for single-label data"),
+        ({"dataset": {"source": "svhn", "class_counts": [5]}}, r"dataset\.class_counts: it is for single-label data"),
+        ({"dataset": {"class_counts": [5, 0]}}, r"dataset\.class_counts: numbers of at least 1, without sample_size"),
         ({"model": {"head": "etf", "feature_dim": 8}}, r"feature_dim >= num_classes - 1 = 9, but got 8"),
         ({"runs": {}}, r"runs: .*at least 1 item"),
         ({"runs": {"a/b": {}}}, r"runs\.a/b: should match pattern"),

@@ -6,14 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from nclib.metrics import nc2_w_centered
 from nclib.results import tables
 from nclib.results.metrics_table import of_metric, read_metrics, wide
+from nclib.results.predictions import minima
 from nclib.results.study_results import StudyResults
 from nclib.results.tables import _mean_and_deviation
 from nclib.study.files import read_csv
 from nclib.theory import predict_training
-from tests.synthetic_study import MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES
+from tests.synthetic_study import IMBALANCED, MANY_RUNS, MULTI_LABEL, SINGLE_LABEL, TRIPLES
 
 
 def parse(markdown: str, place: int) -> list[dict[str, str]]:
@@ -128,7 +131,8 @@ def test_the_ceiling_is_what_theory_predicts(load):
     ceiling = tables.result_table(results).groupby("run")["ceiling"].first()
     settings = {"weight_decay": 5e-4, "feature_decay": 1e-3, "batch_size": 128}
     predicted = predict_training(10, {1: 20, 2: 4}, **settings, head="etf", nonnegative=True)
-    assert ceiling["etf"] == predicted.soft_iou < 0.5 < ceiling["learned"]
+    assert ceiling["etf"] == pytest.approx(predicted.soft_iou, rel=1e-6)
+    assert ceiling["etf"] < 0.5 < ceiling["learned"]
     assert parse(tables.summary(results), 0)[1]["ceiling"] == f"{predicted.soft_iou:.4f}"
 
 
@@ -193,3 +197,16 @@ def test_two_classes_are_pointed_out(load, monkeypatch):
 )
 def test_numbers_have_three_digits(values, text):
     assert _mean_and_deviation(values) == text
+
+
+def test_distances_are_from_the_certified_minimum(load):
+    results = load(IMBALANCED)
+    table, minimum = tables.result_table(results), minima(results)["learned"]
+    weight = results.geometry("learned", 0).weight[-1]
+    assert table["train_to_minimum_w"][0] == minimum.distance_of_classifier(weight).item() > 0.01
+    assert minimum.distance_of_classifier(3 * minimum.weight) < 1e-12
+    assert minimum.distance_of_means(torch.eye(10)).item() == pytest.approx(nc2_w_centered(minimum.class_means).item())
+    assert "means, to the minimum" in parse(tables.summary(results), 3)[0]
+    balanced = tables.result_table(load(MULTI_LABEL))
+    assert balanced["train_to_minimum_h"].tolist() == pytest.approx(balanced["train_nc2_h_centered"].tolist(), abs=1e-6)
+    assert "to the minimum" not in tables.summary(load(MULTI_LABEL))

@@ -1,5 +1,6 @@
 """The data set of a study: built from its parameters, kept as one safetensors file, read back by the later stages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ def build(**fields: Any) -> Splits:
     settings = Dataset(**fields)
     train_source, test_source = _sources(settings)
     if settings.sample_size is not None and not train_source.is_multi_label:  # these were sampled when they were read
-        train_source = _first_of_each_class(train_source, settings.sample_size)
+        train_source = _first_of_each_class(train_source, [settings.sample_size] * train_source.num_classes)
+    if settings.class_counts:
+        train_source = _first_of_each_class(train_source, settings.class_counts)
     if settings.random_labels:
         train_source = _with_random_labels(train_source, stream(settings.seed, "random labels"))
         test_source = _with_random_labels(test_source, stream(settings.seed, "random test labels"))
@@ -115,14 +118,17 @@ def _sources(settings: Dataset) -> tuple[SourceImages, SourceImages]:
     return train, test
 
 
-def _first_of_each_class(source: SourceImages, size: int) -> SourceImages:
-    """The first `size` images of each class, as the released code takes them."""
+def _first_of_each_class(source: SourceImages, sizes: Sequence[int]) -> SourceImages:
+    """The first images of each class, as the released code takes them; `sizes` says how many of each."""
+    if len(sizes) != source.num_classes:
+        raise ValueError(f"Expected class_counts of {source.num_classes} classes, but got {len(sizes)} numbers.")
     kept = []
-    for label, name in enumerate(source.class_names):
+    for label, (name, size) in enumerate(zip(source.class_names, sizes, strict=True)):
         rows = (source.labels == label).nonzero().squeeze(1)
         if size > len(rows):
             raise ValueError(
-                f"Expected sample_size of at most {len(rows)}, the images of class {name!r}, but got {size}."
+                f"Expected at most {len(rows)} training images of class {name!r} (sample_size, class_counts), "
+                f"but got {size}."
             )
         kept.append(rows[:size])
     return source.select(torch.cat(kept).sort().values)

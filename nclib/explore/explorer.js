@@ -599,7 +599,8 @@ export class Scene {
       if (run.N > ROUND_DOTS) this.drawPixels(pen, `dots ${i}`, frame, screen.points, groups);
       else groups.forEach((group) => pen.dots(screen.points, group.members, 2, group.color, 0.65));
       pen.dots(screen.points, members.filter((n) => state.chosen.has(n) || n === state.hover), 3.5, theme.chosen);
-      if (state.theory && plane !== "principal") this.drawIdeal(pen, onScreen, run, classes);
+      const isSimplex = !run.theory.nc2_h_centered; // theory expects another geometry where counts are imbalanced
+      if (state.theory && plane !== "principal" && isSimplex) this.drawIdeal(pen, onScreen, run, classes);
       this.drawClasses(pen, screen, run, classes, frame);
     });
     const out = members.filter((n) => !inside(frame, screen.points[2 * n], screen.points[2 * n + 1])).length;

@@ -21,7 +21,7 @@ from torch import Tensor
 from nclib.data import dataset
 from nclib.results.geometry import Geometry
 from nclib.results.metrics_table import read_metrics
-from nclib.results.predictions import predict_run
+from nclib.results.predictions import predict_geometry, values_at
 from nclib.study.files import StageError, json_or_empty
 from nclib.study.folders import project_root
 from nclib.study.parameters import Run
@@ -99,13 +99,14 @@ class RunData:
 
     @cached_property
     def theory(self) -> dict[str, float]:
-        """What theory predicts for the run (`nclib.results.predictions.predict_run`); empty where it has no say."""
+        """What theory predicts for the run (`nclib.results.predictions`); empty where it has no say."""
         if self.geometry is None:
             return {}
         try:
             settings = Run(study=self.study.name, run=self.run, seeds=[self.seed], **self.parameters)
             K, d = self.geometry.weight.shape[1:]
-            found = predict_run(settings, self.geometry.label_set_counts(), num_classes=K, feature_dim=d)
+            minimum = predict_geometry(settings, self.geometry.label_set_counts(), num_classes=K, feature_dim=d)
+            found = {} if minimum is None else values_at(minimum, settings)
         except (ValidationError, ParameterError, TypeError, ValueError):  # of an older version, or damaged
             return {}
         return {name: value for name, value in found.items() if math.isfinite(value)}

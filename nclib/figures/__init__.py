@@ -7,6 +7,7 @@ color-blind eyes, and every run has a line style and a marker of its own, so tha
 
 from nclib.figures.concept import TagWisePlane
 from nclib.figures.contact import ContactSheet
+from nclib.figures.counts import CountGeometry
 from nclib.figures.curves import (
     CollapseCurves,
     GeometryCurves,
@@ -22,6 +23,7 @@ from nclib.figures.imbalance import ImbalanceCurves
 from nclib.figures.landscape import LossLandscape
 from nclib.figures.margins import MarginDistribution
 from nclib.figures.panels import Panel, panel
+from nclib.figures.predicted import PredictedGeometry
 from nclib.figures.samples import SampleGrid
 from nclib.figures.save import files, save
 from nclib.figures.style import RunStyles, style
@@ -29,6 +31,7 @@ from nclib.figures.style import RunStyles, style
 __all__ = [
     "CollapseCurves",
     "ContactSheet",
+    "CountGeometry",
     "GeometryCurves",
     "GramMatrices",
     "ImbalanceCurves",
@@ -38,6 +41,7 @@ __all__ = [
     "MarginDistribution",
     "MetricCurves",
     "Panel",
+    "PredictedGeometry",
     "ReleasedCurves",
     "RunStyles",
     "SampleGrid",

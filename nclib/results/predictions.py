@@ -2,73 +2,107 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import product
+from typing import Any
 
+import pandas as pd
+
+from nclib.metrics import nc2_w_centered
 from nclib.models.architectures import ARCHITECTURES
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
-from nclib.theory import predict_training, settings_of_training
+from nclib.theory import CertifiedMinimum, predict_training, settings_of_training
 
 LabelSet = tuple[int, ...]
+BALANCED = 1e-4  # distances from an ETF that are smaller are rounding
 SETTINGS = {"weight_decay", "feature_decay", "batch_size", "feature_decay_mean", "label_mean", "loss"}
 
 
-def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
-    """`predict_run` for every run of a study, to be drawn beside what was measured: name -> run -> value."""
-    values: dict[str, dict[str, float]] = {}
+@lru_cache(maxsize=1)
+def minima(results: StudyResults) -> dict[str, CertifiedMinimum]:
+    """`predict_geometry` for the runs of a study that have one."""
+    found = {}
     for run, settings in results.resolved.items():
-        if not fits_theory(settings):
-            continue
-        geometry = results.geometry(run, results.seeds[0])
-        sets, (K, d) = geometry.label_set_counts(), geometry.weight.shape[1:]
-        for name, value in predict_run(settings, sets, num_classes=K, feature_dim=d).items():
+        if fits_theory(settings):
+            geometry = results.geometry(run, results.seeds[0])
+            sets, (K, d) = geometry.label_set_counts(), geometry.weight.shape[1:]
+            found[run] = predict_geometry(settings, sets, num_classes=K, feature_dim=d)
+    return {run: minimum for run, minimum in found.items() if minimum is not None}
+
+
+def predictions(results: StudyResults) -> dict[str, dict[str, float]]:
+    """Values at the minima of a study's runs, to be drawn beside what was measured: name -> run -> value.
+
+    `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of `λ
+    |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set; `nc2_w_centered` and
+    `nc2_h_centered` where the counts are not balanced, so that the minimum is no simplex ETF.
+    """
+    values: dict[str, dict[str, float]] = {}
+    for run, minimum in minima(results).items():
+        for name, value in values_at(minimum, results.resolved[run]).items():
             values.setdefault(name, {})[run] = value
     return values
 
 
-def predict_run(run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, feature_dim: int) -> dict[str, float]:
-    """Values at the global minimum of a run's objective; empty where the theory does not apply.
+def distances(results: StudyResults) -> pd.DataFrame:
+    """How far classifier and class means of each last checkpoint are from their minimum's, as NC2 is from an ETF.
 
-    It applies if the settings fit (`fits_theory`), each multiplicity's label sets all occur equally often, and the
-    features have at least K - 1 dimensions. Most networks end in a ReLU; with an ETF head and d >= K the minimum over
-    features that are not negative is known.
-
-    Returns `train_loss`, `train_soft_iou`, `train_feature_decay` (as the training log has it: the mean over batches of
-    `λ |H_batch|_F²`) and `tag_wise_scale_2`, ... for the training samples of each label set.
+    Columns `run`, `seed`, `train_to_minimum_w` and `train_to_minimum_h`; in [0, 2], NaN where theory predicts none.
     """
-    counts, K, d = balanced_counts(sets, num_classes), num_classes, feature_dim
-    if counts is None or d < K - 1 or not fits_theory(run):
-        return {}
-    training, model = run.training, run.model
-    settings = training.model_dump(include=SETTINGS) | {"bias": model.bias}
-    nonnegative = model.head == "etf" and d >= K and ARCHITECTURES[model.arch].ends_in_relu
-    minimum = predict_training(K, counts, **settings, head=model.head, nonnegative=nonnegative)
-    squared_norms = sum(n * math.comb(K, m) * minimum.feature_norms[m] ** 2 for m, n in counts.items())
+    rows = []
+    for run, seed in product(results.runs, results.seeds):
+        to_w = to_h = math.nan
+        if (minimum := minima(results).get(run)) is not None:
+            geometry = results.geometry(run, seed)
+            to_w = minimum.distance_of_classifier(geometry.weight[-1]).item()
+            to_h = minimum.distance_of_means(geometry.class_means[-1]).item()
+        rows.append({"run": run, "seed": seed, "train_to_minimum_w": to_w, "train_to_minimum_h": to_h})
+    return pd.DataFrame(rows)
+
+
+def values_at(minimum: CertifiedMinimum, run: Run) -> dict[str, float]:
+    """The values of `predictions` of one run."""
+    counts = {(number,): n for number, n in enumerate(minimum.counts.tolist())}
+    decay = settings_of_training(len(counts), counts, **_settings(run))["feature_decay"]
+    off = {"nc2_w_centered": nc2_w_centered(minimum.weight), "nc2_h_centered": nc2_w_centered(minimum.class_means)}
     return {
         "train_loss": minimum.data_loss,
         "train_soft_iou": minimum.soft_iou,
-        "train_feature_decay": settings_of_training(K, counts, **settings)["feature_decay"] * squared_norms,
+        "train_feature_decay": decay * (minimum.counts.double() @ minimum.features.square().sum(1)).item(),
         **{f"tag_wise_scale_{m}": scale for m, scale in minimum.scales.items() if m > 1},
+        **{name: distance.item() for name, distance in off.items() if distance > BALANCED},
     }
 
 
+def predict_geometry(
+    run: Run, sets: Mapping[LabelSet, int], *, num_classes: int, feature_dim: int
+) -> CertifiedMinimum | None:
+    """The certified global minimum of a run's objective, for any counts of its label sets; None where there is none.
+
+    There is one if the settings fit (`fits_theory`) and the features have enough dimensions. Most networks end in a
+    ReLU: with an ETF head the minimum is then that over features that are not negative, with a learned one a floor.
+    """
+    if not fits_theory(run):
+        return None
+    model = run.model
+    nonnegative = model.head == "etf" and ARCHITECTURES[model.arch].ends_in_relu
+    head = {"head": model.head, "feature_dim": feature_dim, "nonnegative": nonnegative}
+    minimum = predict_training(num_classes, sets, **head, **_settings(run))
+    return minimum if minimum.features.shape[1] <= feature_dim else None
+
+
 def fits_theory(run: Run) -> bool:
-    """Whether a run's settings are those of the theory: cross-entropy or MSE, fixed decays, no augmentation.
+    """Whether a run's settings are those of the theory: its losses, fixed decays, no augmentation.
 
     Adam divides the decay by the gradient's scale, so that it is no penalty; without feature decay (or, with a learned
     last layer, without weight decay) there is no minimum.
     """
     training = run.training
-    plain_loss = training.loss in ("cross_entropy", "mse")
+    plain_loss = training.loss in ("cross_entropy", "mse", "binary_cross_entropy")
     decays = training.feature_decay > 0 and (training.weight_decay > 0 or run.model.head == "etf")
     return plain_loss and decays and training.optimizer not in ("adam", "adamw") and not training.augment
 
 
-def balanced_counts(sets: Mapping[LabelSet, int], num_classes: int) -> dict[int, int] | None:
-    """Multiplicity -> training samples of each of its label sets; None if they differ or a set is missing."""
-    found: dict[int, list[int]] = {}
-    for labels, n in sets.items():
-        found.setdefault(len(labels), []).append(n)
-    balanced = all(
-        len(set(n)) == 1 and len(n) == math.comb(num_classes, m) and m < num_classes for m, n in found.items()
-    )
-    return {m: n[0] for m, n in found.items()} if balanced else None
+def _settings(run: Run) -> dict[str, Any]:
+    return run.training.model_dump(include=SETTINGS) | {"bias": run.model.bias}

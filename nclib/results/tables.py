@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from nclib.results.metrics_table import wide
-from nclib.results.predictions import predictions
+from nclib.results.predictions import distances, predictions
 from nclib.results.study_results import StudyResults
 from nclib.study.parameters import Run
 
 SHARES = ("iou", "jaccard", "accuracy", "top1", "ceiling", "score")  # ends of the names of shares
+EQUAL = 1e-4  # distances that differ by less are the same but for rounding
 WIDTH, LONGEST = 80, 40  # letters: of a line in the terminal, of a run's label in it
 
 
@@ -47,6 +48,14 @@ RELEASED = {
     "NC2 classifier": "train_nc2_w",
     "NC2 means": "train_nc2_h",
     "NC3": "train_released_nc3",
+}
+
+
+OF_THEORY = {
+    "classifier, to the ETF": "train_nc2_w_centered",
+    "classifier, to the minimum": "train_to_minimum_w",
+    "means, to the ETF": "train_nc2_h_centered",
+    "means, to the minimum": "train_to_minimum_h",
 }
 
 
@@ -87,8 +96,8 @@ def result_table(results: StudyResults) -> pd.DataFrame:
     The columns before them: `run`, `seed`, `label`, `dataset`, `arch`, `head`, `epoch` (of the checkpoint), `epochs`
     (trained), `seconds` (of training), `best_epoch` and `best_test_score` (IoU or accuracy; the first epoch with the
     highest one, whose weights the first paper's code keeps as `model_best`), `train_images`, `trainable_parameters`,
-    `saved_percent` and `ceiling` (the training IoU at the minimum that theory predicts for these settings; empty where
-    it predicts none).
+    `saved_percent`, and, empty where theory predicts no minimum for these settings, `ceiling` (the training IoU there),
+    `train_to_minimum_w` and `train_to_minimum_h` (`nclib.results.predictions.distances`).
     """
     keys = ["run", "seed"]
     score = "test_soft_iou" if results.is_multi_label else "test_accuracy"
@@ -114,9 +123,10 @@ def result_table(results: StudyResults) -> pd.DataFrame:
             for run, resolved in results.resolved.items()
         ]
     )
-    table = measured.join(trained, on=keys).merge(about, on="run")
+    table = measured.join(trained, on=keys).merge(about, on="run").merge(distances(results), on=keys)
     first = ["run", "seed", "label", "dataset", "arch", "head", "epoch", *trained.columns]
     first += ["train_images", "trainable_parameters", "saved_percent", "ceiling"]
+    first += ["train_to_minimum_w", "train_to_minimum_h"]
     return table[[*first, *measured.columns[3:]]]
 
 
@@ -153,6 +163,13 @@ def summary(results: StudyResults) -> str:
             "## As the released code computes them",
             "NC1 and NC3 with the released global mean, NC2 and NC3 without centering, to compare with its curves.",
             _markdown(table, RELEASED),
+        ]
+    if (table["train_to_minimum_w"] - table["train_nc2_w_centered"]).abs().max() > EQUAL:
+        parts += [
+            "## Distance from the minimum",
+            "The counts are not balanced, so that the minimum that theory predicts is no simplex ETF: distances from "
+            "the one and from the other, between Gram matrices of norm 1 on the training set.",
+            _markdown(table, OF_THEORY),
         ]
     return "\n\n".join(parts) + "\n"
 

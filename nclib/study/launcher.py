@@ -191,7 +191,7 @@ def _lacks_images(found: list[Stage], *, smoke: bool) -> str | None:
 def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
     """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
     trainings = [stage for stage in ahead if stage.name == "02_train"]
-    if any(each.settings.dataset.layout and each.settings.training.feature_decay for each in trainings):
+    if any(each.settings.training.feature_decay for each in trainings):
         runs = dict.fromkeys(each.run for each in trainings)
         with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
             yield

@@ -127,6 +127,7 @@ class Dataset(Section):
     sample_size: Annotated[int, Field(ge=1)] | None = Field(
         None, description="training images per class, the first of each (svhn: at most, per label set); None: all"
     )
+    class_counts: Integers = Field((), description="training images of each class, the first of each: a long tail")
     random_labels: bool = Field(False, description="permute the labels of both splits once (balanced)")
     image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=1024)] | None = Field(
         None, description="resize to this side [pixels]"
@@ -167,10 +168,11 @@ class Dataset(Section):
         for field, default in {"test_folder": None, "split": "random"}.items():
             if getattr(self, field) != default and field not in source.options:
                 raise FieldError(field, "it is for source 'image_folder'")
-        if source.is_multi_label and self.random_labels:
-            raise FieldError(
-                "random_labels", f"it is for single-label data: the images of {self.source} have several labels"
-            )
+        for field in ("random_labels", "class_counts"):
+            if source.is_multi_label and getattr(self, field):
+                raise FieldError(field, f"it is for single-label data: the images of {self.source} have several labels")
+        if self.class_counts and (self.sample_size or min(self.class_counts) < 1):
+            raise FieldError("class_counts", "numbers of at least 1, without sample_size")
         moments = PUBLISHED_MOMENTS.get(self.normalization)
         if moments and len(moments[0]) != source.channels:
             raise FieldError(
@@ -183,7 +185,7 @@ class Dataset(Section):
         source = SOURCES[self.source]
         if source.is_multi_label:
             raise FieldError("layout", f"the images of {self.source} have several labels already")
-        for field in ("sample_size", "random_labels"):
+        for field in ("sample_size", "class_counts", "random_labels"):
             if getattr(self, field):
                 raise FieldError(field, "it is for single-label data: it cannot go with a layout")
         for field, example in (("train_counts", "{1: 3100, 2: 200}"), ("test_counts", "{1: 800, 2: 50}")):

@@ -1,10 +1,11 @@
 """The theorems of both papers for unconstrained features, as numbers that can be checked to machine precision.
 
-`global_minimum` predicts the optimum from a handful of scalars, `minimize` finds it by descent over all
-weights and features, `saddles` looks at the other critical points, and `predict_training` says what a
-training run's settings imply. The derivations are in docs/theory.md.
+`global_minimum` predicts the optimum of balanced labels from a handful of scalars, `certified_minimum` finds and proves
+that of any label counts, `minimize` descends over all weights and features, `saddles` looks at the other critical
+points, and `predict_training` says what a training run's settings imply. The derivations are in docs/theory.md.
 """
 
+from nclib.theory.certified import CertifiedMinimum, certified_fixed_head, certified_minimum
 from nclib.theory.minimum import fixed_head_minimum, global_minimum
 from nclib.theory.problem import Point, Problem, objective
 from nclib.theory.reduced import GlobalMinimum
@@ -21,11 +22,14 @@ from nclib.theory.training import predict_training, settings_of_training
 from nclib.theory.unconstrained import Minimization, descend, minimize, random_point
 
 __all__ = [
+    "CertifiedMinimum",
     "Curvature",
     "GlobalMinimum",
     "Minimization",
     "Point",
     "Problem",
+    "certified_fixed_head",
+    "certified_minimum",
     "descend",
     "fixed_head_minimum",
     "global_minimum",
