@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=lambda text: tuple(map(int, text.split(","))), nargs="+", help="K,N")
     parser.add_argument("--dim", type=int, default=1024, help="feature dimension d")
-    parser.add_argument("--batch", type=int, default=4096, help="samples per batch")
+    parser.add_argument("--batch", type=int, default=1024, help="samples per batch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()

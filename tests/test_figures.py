@@ -262,6 +262,10 @@ def test_many_grouped_runs_get_a_column_per_group(load):
     assert line.get_color() == styles.colors["vgg16_etf"]  # as in every other figure of the study
     assert len({axes.get_ylim() for axes in grid.flat}) == 1
     assert names_in(display.figure_.legends[0]) == list(results.runs)
+    geometry = figures.TagWiseCurves.from_results(results).plot()
+    geometry.figure_.draw_without_rendering()
+    above, below = (axes.yaxis.label.get_window_extent() for axes in geometry.axes_.reshape(2, 4)[:, 0])
+    assert above.y0 > below.y1  # names of rows do not cover each other
 
 
 def test_curves_of_a_sweep_have_names_that_fit():

@@ -1,13 +1,11 @@
 """Every study that comes with nclib: its settings against the papers', and its smoke run through the real notebooks.
 
-The notebooks' cells run in this process, without kernels (the tests of the chain have those), on MNIST as it is
-where `NCLIB_DATA_ROOT` has it, and else on small files in the sources' own formats.
+The notebooks' cells run in this process, without kernels (the tests of the chain have those), on small files in the
+sources' own formats.
 """
 
-import os
 import re
 import shutil
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -24,7 +22,7 @@ from tests.small_project import ROOT, run_cells
 STUDIES = sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 SMALL = {name for name in STUDIES if re.search("digits|small", name)}  # of this project, for a laptop
 WHOLE = (  # of each way from data to table one; settings and losses by themselves are tested where they are made
-    "mlab_imbalanced",  # composed; pairs of labels with other numbers
+    "mlab_digits_imbalanced",  # composed; pairs of labels with other numbers
     "mlab_svhn",  # several labels as they are; as many runs per figure as groups
     "mse_optimizers",  # one label; first and second order
     "mse_rescaled_k",  # a folder of images
@@ -199,15 +197,9 @@ def test_the_precision_study_is_the_default_one_but_for_its_precision():
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    real = Path(os.environ.get("NCLIB_DATA_ROOT", "/nowhere")) / "MNIST"
-    if real.is_dir():
-        (root / "MNIST").symlink_to(real.resolve())
-    else:
-        stand_ins.write_mnist(root)
     stand_ins.write_cifar10(root)
     stand_ins.write_svhn(root, per_set=3)
     stand_ins.write_image_folder(root / "mini_imagenet", classes=5, per_class=12)
-    stand_ins.write_image_folder(root / "cifar10_small", classes=10, per_class=8, side=32)
     return root
 
 
@@ -251,6 +243,6 @@ def test_study_runs_from_data_to_table(name, outputs, capsys):
         assert nc1["value"].gt(0).all()
     made = {path.name for path in (folder / "figures").iterdir()}
     assert {"collapse.pdf", "collapse.png", "gram.pdf", "scores.pdf"} <= made
-    assert ("imbalance.pdf" in made) == (name == "mlab_imbalanced")
+    assert ("imbalance.pdf" in made) == (name == "mlab_digits_imbalanced")
     assert ("collapse_released.pdf" in made) == name.startswith("mlab")
     assert ("margins.pdf" in made) == name.startswith(("mse", "ce"))

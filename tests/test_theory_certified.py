@@ -18,6 +18,8 @@ from nclib.metrics import measure
 from nclib.theory import certified_fixed_head, certified_minimum, fixed_head_minimum, global_minimum, predict_training
 from nclib.theory.certified import LOSSES, _histogram
 
+ROUNDING = 1e-12
+
 
 def all_sets(num_classes, multiplicities):
     sets = [S for m in multiplicities for S in combinations(range(num_classes), m)]
@@ -85,7 +87,7 @@ def test_gaps_are_small_and_bounds_hold_anywhere(seed, num_classes, loss, **deca
     problem = _histogram(sets, counts, loss=loss, **decays)
     logits = 3 * torch.randn(sets.T.shape, generator=torch.Generator().manual_seed(seed)).double().numpy()
     slopes = problem.term(logits)[1]
-    assert problem.lower_bound(slopes) <= found.value
+    assert problem.lower_bound(slopes) <= found.value * (1 + ROUNDING)
     head = np.random.default_rng(seed).standard_normal((num_classes, 3))
     for nonnegative in (False, True):
         fixed = {name: value for name, value in decays.items() if name != "weight_decay"}
@@ -93,7 +95,7 @@ def test_gaps_are_small_and_bounds_hold_anywhere(seed, num_classes, loss, **deca
             torch.from_numpy(head), sets, counts, loss=loss, nonnegative=nonnegative, **fixed
         )
         assert abs(of_head.gap) < 1e-8
-        assert problem.lower_bound(slopes, head=head, nonnegative=nonnegative) <= of_head.value
+        assert problem.lower_bound(slopes, head=head, nonnegative=nonnegative) <= of_head.value * (1 + ROUNDING)
 
 
 @problems
@@ -313,9 +315,9 @@ def test_binary_cross_entropy_takes_samples_without_labels():
 @pytest.mark.timing
 def test_ten_classes_and_all_pairs_take_less_than_half_a_second():
     counts = (1000 * torch.rand(55, generator=torch.Generator().manual_seed(0)) ** 4).long() + 1
-    begin = time.monotonic()
+    begin = time.process_time()
     found = certified_minimum(all_sets(10, [1, 2]), counts, weight_decay=2.5e-4, feature_decay=7e-8, bias_decay=2.5e-4)
-    assert time.monotonic() - begin < 0.5  # 0.05 s on a quiet core
+    assert time.process_time() - begin < 0.5  # 0.05 s on a quiet core
     assert found.gap < 1e-10
 
 

@@ -17,6 +17,7 @@ from nclib.results.study_results import StudyResults
 
 PANEL, ALONE = 1.6, 1.9  # inches: height of a panel, at most, and where there is one row
 BELOW = 0.5  # inches: left for a legend below the panels
+BESIDE = 0.85  # inches: width of the names beside rows of panels
 FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
 COLLAPSE = ("nc1", "nc2_w_centered", "nc2_h_centered", "nc3_centered")
 RELEASED = ("released_nc1", "nc2_w", "nc2_h", "released_nc3")  # as the first paper's code computes those
@@ -119,9 +120,9 @@ class MetricCurves(Display):
         for place, axes in enumerate(self.axes_):
             scale_axis(axes, self.panels[place // len(names)])
         set_titles(grid[0], names, width - 0.2)
-        labels, size = fit_texts([shown.title.split(":")[0] for shown in self.panels], height)
+        labels, size = fit_texts([shown.title.split(":")[0].replace(" $", "\n$") for shown in self.panels], BESIDE)
         for axes, label in zip(grid[:, 0], labels, strict=True):
-            axes.set_ylabel(label, fontsize=size)
+            axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
 
     def _draw(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
         """Draw lines and references of some runs."""

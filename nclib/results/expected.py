@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from nclib import models
 from nclib.data import dataset
 from nclib.data.compose import LabelSet, pair_group_counts
-from nclib.models import build_model
 from nclib.models.architectures import ARCHITECTURES
 from nclib.results.predictions import predict_geometry
 from nclib.study.folders import StudyFolder
@@ -106,5 +106,4 @@ def trainable_parameters(run: Run) -> int | None:
         return None
     of_images = {"in_channels": source.channels, "num_classes": source.classes, "image_size": run.dataset.side}
     with torch.device("meta"):
-        model = build_model(**run.model.model_dump(), **of_images)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return models.trainable_parameters(models.build_model(**run.model.model_dump(), **of_images))

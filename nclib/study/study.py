@@ -75,12 +75,7 @@ class Study(Section):
     @classmethod
     def from_file(cls, path: str | Path, *, smoke: bool = False) -> "Study":
         """Read and check a study file."""
-        try:
-            values = read_yaml(path)
-        except FileNotFoundError:
-            raise ParameterError(
-                f"{path}: there is no such study file; see params/ for those that come with nclib"
-            ) from None
+        values = read_yaml(path)
         if not isinstance(values, dict):
             raise ParameterError(
                 f"{path}: expected the sections of a study (study, dataset, ...), but got {type(values).__name__}"
@@ -221,13 +216,14 @@ def read_yaml(path: str | Path) -> Any:
     """Read a YAML file (safe loading only; a key given twice is refused).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ParameterError: it cannot be read or is not valid YAML.
+        ParameterError: it is not there, cannot be read or is not valid YAML.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), _StudyLoader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
-        raise
+        raise ParameterError(
+            f"{path}: there is no such study file; see params/ for those that come with nclib"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: cannot be read ({error})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

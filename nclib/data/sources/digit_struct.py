@@ -36,10 +36,6 @@ class Annotation:
     boxes: tuple[tuple[float, ...], ...]  # left, top, width, height of each digit [pixels]; may reach over the edge
 
 
-class _BadFile(ValueError):
-    """What is wrong with the file, without its name."""
-
-
 class DigitStruct:
     """The annotations of one split. A split has half a million small arrays: what is not asked for is not read.
 
@@ -76,7 +72,7 @@ class DigitStruct:
             with h5py.File(self.path, "r") as file:
                 names, boxes = (_references(file, f"digitStruct/{field}") for field in ("name", "bbox"))
                 if len(names) != len(boxes):
-                    raise _BadFile(f"it has {len(names)} names, but {len(boxes)} boxes")
+                    raise ValueError(f"it has {len(names)} names, but {len(boxes)} boxes")
                 yield file, names, boxes
         except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
             raise SourceError(
@@ -88,9 +84,9 @@ def _references(file: h5py.File, name: str) -> np.ndarray:
     """A 1-d array of the references of a dataset."""
     found = file[name]
     if not isinstance(found, h5py.Dataset) or h5py.check_ref_dtype(found.dtype) is not h5py.Reference:
-        raise _BadFile(f"/{name} holds no references")
+        raise ValueError(f"/{name} holds no references")
     if not 1 <= found.size <= MAX_IMAGES:
-        raise _BadFile(f"/{name} has {found.size} entries, but expected 1 to {MAX_IMAGES}")
+        raise ValueError(f"/{name} has {found.size} entries, but expected 1 to {MAX_IMAGES}")
     return found[()].reshape(-1)
 
 
@@ -105,8 +101,8 @@ def _at_image(file: h5py.File, name: h5py.Reference) -> Iterator[None]:
     """Names the image in the error."""
     try:
         yield
-    except (_BadFile, KeyError, OSError, TypeError, ValueError) as error:
-        raise _BadFile(f"at image {_name(file, name)}: {error}") from error
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"at image {_name(file, name)}: {error}") from error
 
 
 def _name(file: h5py.File, name: h5py.Reference) -> str:
@@ -115,7 +111,7 @@ def _name(file: h5py.File, name: h5py.Reference) -> str:
     found.read(SPACES[len(codes)], h5s.ALL, codes, h5t.NATIVE_DOUBLE)
     text = "".join(chr(int(code)) for code in codes if 0 < code < 128)
     if len(text) < len(codes) or not re.fullmatch(r"[0-9A-Za-z_-]+\.png", text, re.ASCII):
-        raise _BadFile(f"{text!r} is no name of an image")
+        raise ValueError(f"{text!r} is no name of an image")
     return text
 
 
@@ -123,7 +119,7 @@ def _digits(file: h5py.File, box: h5py.Reference) -> tuple[int, ...]:
     field = h5d.open(_target(file, box, h5g.GroupID), b"label")
     labels = _numbers(file, field, _size(field, MAX_LENGTH))
     if any(label not in range(1, 11) for label in labels):
-        raise _BadFile("a label is not in 1..10")
+        raise ValueError("a label is not in 1..10")
     return tuple(int(label) % 10 for label in labels)  # label 10 stands for digit 0
 
 
@@ -131,7 +127,7 @@ def _boxes(file: h5py.File, box: h5py.Reference, number: int) -> tuple[tuple[flo
     group = _target(file, box, h5g.GroupID)
     left, top, width, height = (_numbers(file, h5d.open(group, field), number) for field in BOX)
     if min(width) <= 0 or min(height) <= 0:
-        raise _BadFile("a box is empty")
+        raise ValueError("a box is empty")
     return tuple(zip(left, top, width, height, strict=True))
 
 
@@ -147,21 +143,21 @@ def _numbers(file: h5py.File, field: h5d.DatasetID, number: int) -> list[float]:
         cell.read(SPACES[1], h5s.ALL, value, h5t.NATIVE_DOUBLE)
         values.append(float(value[0]))
     if not all(abs(value) <= MAX_PIXEL for value in values):
-        raise _BadFile(f"{values} cannot be places or sizes in pixels")
+        raise ValueError(f"{values} cannot be places or sizes in pixels")
     return values
 
 
 def _target(file: h5py.File, reference: h5py.Reference, kind: type) -> Any:
     if not isinstance(reference, h5py.Reference) or not reference:
-        raise _BadFile("a reference is empty")
+        raise ValueError("a reference is empty")
     found = h5r.dereference(reference, file.id)
     if not isinstance(found, kind):
-        raise _BadFile(f"a reference leads to a {type(found).__name__}, but expected a {kind.__name__}")
+        raise ValueError(f"a reference leads to a {type(found).__name__}, but expected a {kind.__name__}")
     return found
 
 
 def _size(found: h5d.DatasetID, most: int) -> int:
     size = math.prod(found.shape)
     if not 1 <= size <= most:
-        raise _BadFile(f"an array has {size} entries, but expected 1 to {most}")
+        raise ValueError(f"an array has {size} entries, but expected 1 to {most}")
     return size
