@@ -21,9 +21,12 @@
 #   WORKERS=3         tests at once
 # make stress         the tests of minutes: kills, damage, the default study
 # make lint           ruff, nbstripout and, where npx is there, tsc
+# make types          pyright over the library, where npx is there
 # make format         repair what they find
 # make reference      make reproduce, small results to outputs/reference/
 # make reference-gpu  that for MLab-MNIST at paper scale on one GPU
+# make gallery        the README's moving picture, from the default study
+# make docs           the site, from the default study, in docs/_build/html
 # make bench-metrics  the benchmarks (benchmarks/README.md)
 # make bench-train
 # make setup          the environment .venv, which every target makes itself
@@ -75,7 +78,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce check reference verify predict theory lab test stress lint format bench-metrics bench-train reference-gpu clean
+.PHONY: help setup reproduce check reference verify predict theory lab test stress lint types format gallery docs bench-metrics bench-train reference-gpu clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
@@ -116,6 +119,7 @@ REFERENCE = outputs/reference/$(NAME)
 reference: reproduce
 	rm -rf $(REFERENCE) && mkdir -p $(REFERENCE)
 	cd $(OUTPUTS)/$(NAME) && cp *.csv *.md figures/* 04_figures.manifest.json $(abspath $(REFERENCE))
+	$(BIN)/python docs/parts.py
 
 reference-gpu: STUDY = params/mlab_mnist.yaml
 reference-gpu: RUNS = resnet18_learned resnet18_etf
@@ -163,10 +167,25 @@ lint: $(READY)
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	@if command -v npx > /dev/null; then $(TSC) nclib/explore/explorer.js; else echo "no npx: JavaScript is not checked"; fi
 
+types: $(READY)
+	@if command -v npx > /dev/null; then npx --yes --package pyright@1.1.414 pyright --pythonpath $(BIN)/python; \
+		else echo "no npx: types are not checked"; fi
+
 format: $(READY)
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+gallery: reproduce
+	$(BIN)/python docs/movie.py $(OUTPUTS)/mlab_digits
+
+docs: KEEP_CODE = 1
+docs: reproduce
+	@test -f $(OUTPUTS)/theory/00_theory.ipynb || $(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
+	@test -f $(OUTPUTS)/explore/05_explore.ipynb || \
+		$(NCLIB) notebook notebooks/05_explore.ipynb $(OUTPUTS)/explore/05_explore.ipynb '{"outputs": "$(OUTPUTS)"}'
+	NCLIB_OUTPUTS=$(OUTPUTS) $(BIN)/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
 
 bench-metrics: $(READY)
 	$(BIN)/python benchmarks/bench_metrics.py

@@ -5,4 +5,4 @@ works on anybody's model and tensors. The companion (`study`, `data`, `training`
 what the notebooks call. Importing this package loads nothing else: ask for the module you need.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

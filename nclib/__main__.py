@@ -10,6 +10,7 @@ COMMANDS = {  # name: the module whose main(arguments) it calls, its arguments, 
     "reproduce": ("nclib.study.launcher", "STUDY.yaml [options]", "run a study from its data to figures and a table"),
     "check": ("nclib.study.check", "STUDY.yaml", "compare a study's results with their manifests, bit for bit"),
     "verify": ("nclib.results.claims", "[STUDY.yaml] [options]", "check the papers' claims on results"),
+    "crate": ("nclib.study.crate", "STUDY.yaml", "describe a study's results for archives (RO-Crate)"),
     "ceiling": ("nclib.results.expected", "STUDY.yaml [RUN ...]", "print the IoU that theory allows its runs"),
     "predict": (
         "nclib.figures.predicted",

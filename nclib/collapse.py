@@ -2,11 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Collapse:
                 )
                 figure.colorbar(image, ax=ax)
                 ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
-            elif name == "margins":
+            elif margins is not None and name == "margins":
                 ax.plot(margins.numpy())
                 ax.set(title="cosine margins", xlabel="sample, by rising margin")
             else:
@@ -162,8 +162,8 @@ def measure_collapse(
     layers = layers or ()
     options = {"device": device, "batch_size": batch_size, "transform": transform, "find_head": head is None}
 
-    def one_pass(data: Data, split: str, layers: Sequence[str] = ()) -> "closing[Iterator[Extracted]]":
-        def batches() -> Iterator[Extracted]:
+    def one_pass(data: Data, split: str, layers: Sequence[str] = ()) -> "closing[Generator[Extracted, None, None]]":
+        def batches() -> Generator[Extracted, None, None]:
             seen, title = 0, split if progress else None
             with feature_batches(model, data, head=name, layers=layers, progress=title, **options) as found:
                 for batch in found:
@@ -197,7 +197,7 @@ def measure_collapse(
         with one_pass(ood, "ood") as batches:
             sums = [(len(batch.features), batch.features.double().sum(dim=0)) for batch in batches]
         counts, totals = zip(*sums, strict=True)
-        scalars["nc5"] = float(_nc5(statistics, sum(totals) / sum(counts)))
+        scalars["nc5"] = float(_nc5(statistics, torch.stack(totals).sum(dim=0) / sum(counts)))
     if test is not None:
         held_out = _Features(weight, bias, classes=classes, max_bytes=max_bytes)
         with one_pass(test, "test") as batches:
@@ -226,7 +226,7 @@ class _Features:
         self.bytes = 0
 
     def add(self, batch: Extracted) -> Extracted:
-        self.labels.append(batch.labels)
+        self.labels.append(cast(Tensor, batch.labels))  # a batch without them was refused
         for layer, features in {LAST: batch.features, **batch.layers}.items():
             self.kept[layer].append(features)
             self.bytes += features.nbytes
@@ -280,7 +280,7 @@ def _decisions(
     right: dict[str, Tensor] = defaultdict(lambda: ids.new_zeros(()))
     disagreeing = total = ids.new_zeros(())
     for batch in batches:
-        labels = batch.labels
+        labels = cast(Tensor, batch.labels)
         single = labels.new_ones(len(labels), dtype=torch.bool) if labels.ndim == 1 else labels.sum(dim=1) == 1
         own = labels if labels.ndim == 1 else labels.int().argmax(dim=1)
         total = total + single.sum()

@@ -100,7 +100,7 @@ class CollapseMonitor:
             from pytorch_lightning import Callback
         monitor, own = self, self._loggers
 
-        class OfLightning(Callback):
+        class OfLightning(Callback):  # pyright: ignore[reportGeneralTypeIssues]
             def on_fit_start(self, trainer: Any, module: Any) -> None:
                 monitor._loggers = [*own, *map(_logger, trainer.loggers)]
 

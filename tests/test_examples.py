@@ -1,4 +1,4 @@
-"""docs/collapse.md and the scripts of docs/examples, these on small stand-ins of their data."""
+"""README.md, docs/collapse.md and the scripts of docs/examples, these on small stand-ins of their data."""
 
 import re
 import runpy
@@ -40,3 +40,9 @@ def test_the_snippets_of_the_page():
         exec(snippet, names)  # noqa: S102
     assert names["values"]["nc1"] == pytest.approx(names["found"].scalars["nc1"], rel=1e-4)
     assert [row["epoch"] for row in names["monitor"].history] == [1, 2]
+
+
+def test_the_snippet_of_the_readme():
+    (snippet,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent.parent / "README.md").read_text(), re.DOTALL)
+    assert len(snippet.splitlines()) <= 12
+    exec(snippet, {})  # noqa: S102

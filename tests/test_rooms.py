@@ -17,7 +17,7 @@ from nclib.__main__ import COMMANDS, main
 from tests.isolation import COMPANION_MODULES, LIBRARY_PACKAGES, link_library_packages
 
 PACKAGE = Path(nclib.__file__).parent
-ROOMS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+ROOMS = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.suffix != ".typed"}
 
 LIBRARY = {"losses", "heads", "features", "decode", "metrics", "theory", "models", "optim", "collapse", "monitor"}
 OPTIONAL = {  # room: the packages that some of its functions import, where they are installed

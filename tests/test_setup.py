@@ -55,7 +55,8 @@ def test_the_lock_has_every_dependency_with_hashes_and_names_no_registry():
     for package in packages:
         assert re.search(r"\\\n    --hash=sha256:[0-9a-f]{64}", package), package
     assert not re.search(r"://|--(extra-)?index-url|--find-links", lock)
-    for wanted in map(Requirement, dependencies()):
+    docs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    for wanted in map(Requirement, [*dependencies(), *docs]):
         assert wanted.specifier.contains(pins[wanted.name]), wanted
 
 

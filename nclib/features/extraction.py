@@ -110,7 +110,7 @@ def mismatch(model: nn.Module, head: str | None, batch: Extracted) -> str | None
     if not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
         return None
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        features, weight, bias = (None if x is None else x.float() for x in (features, weight, bias))
+        features, weight, bias = features.float(), weight.float(), None if bias is None else bias.float()
         errors = (F.linear(features, weight, bias) - logits).abs()
         # no rounding is larger than some part of |w| |f| + |b|
         scales = torch.outer(features.norm(dim=1), weight.norm(dim=1)) + (0 if bias is None else bias.abs())

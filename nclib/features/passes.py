@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from operator import length_hint
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def feature_batches(
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(_random_state(data, device))
         # clones, as logits are often scaled or normalized in place
-        at_head = head and _watch(stack, model, head, lambda given, made: (given, _tensor_in(made).clone()))
+        at_head = _watch(stack, model, head, lambda given, made: (given, _tensor_in(made).clone())) if head else None
         at_layers = {name: _watch(stack, model, name, lambda _, made: _pooled(made)) for name in layers or ()}
 
         def move(images: Tensor) -> Tensor:
@@ -151,7 +151,9 @@ def _bar(batches: Iterable, title: str | None) -> Iterator:
 
 def _split_batch(batch: object, model: nn.Module) -> tuple[list[Tensor], dict[str, Tensor], Tensor | None]:
     """What the model is called with, by position and by keyword, and the labels, None where there are none."""
-    images, named, labels = [batch], {}, None
+    images: list[Any] = [batch]
+    named: dict[str, Tensor] = {}
+    labels = None
     if isinstance(batch, Mapping):
         labels = next((batch[key] for key in LABEL_KEYS if key in batch), None)
         tensors = {key: x for key, x in batch.items() if key not in LABEL_KEYS and isinstance(x, Tensor)}
@@ -189,7 +191,8 @@ def _random_state(data: object, device: torch.device) -> Iterator[None]:
     """Puts back the generators of torch, NumPy and Python, and those of a loader and its sampler."""
     sampler = getattr(data, "sampler", None)
     owners = (data, sampler, getattr(getattr(data, "batch_sampler", None), "sampler", None))
-    own = {owner.generator for owner in owners if isinstance(getattr(owner, "generator", None), torch.Generator)}
+    found = (getattr(owner, "generator", None) for owner in owners)
+    own = {generator for generator in found if isinstance(generator, torch.Generator)}
     states = [(generator, generator.get_state()) for generator in own]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
@@ -213,7 +216,7 @@ def _watch(stack: ExitStack, model: nn.Module, name: str, keep: Callable[[Tensor
     return calls
 
 
-def _once(calls: list, name: str) -> Tensor | tuple[Tensor, Tensor]:
+def _once(calls: list, name: str | None) -> Any:
     if len(calls) != 1:
         raise ValueError(f"Expected the model to call {name!r} once per batch, but it did {len(calls)} times.")
     return calls.pop()
@@ -248,7 +251,7 @@ def _returned(output: object) -> tuple[Tensor, Tensor]:
     return output[1], output[0]
 
 
-def _check_predicts(output: object, logits: Tensor, head: str) -> None:
+def _check_predicts(output: object, logits: Tensor, head: str | None) -> None:
     """Refuse a last layer that was found, not named, if the model does not predict from its output."""
     output = _tensor_in(output)
     if output.shape == logits.shape:

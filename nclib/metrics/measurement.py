@@ -43,7 +43,7 @@ class Measurement:
             values["nuclear_over_frobenius"] = self.nuclear_ratios.mean()
         values |= mean_values(self.statistics, self.samples.class_variances)
         values |= classifier_values(self.statistics, self.weight, self.bias)
-        rows = [(name, None, float(value)) for name, value in values.items()]
+        rows: list[tuple[str, int | None, float]] = [(name, None, float(value)) for name, value in values.items()]
         return rows + [(name, m, float(value)) for name, m, value in tag_wise_rows(self.statistics)]
 
 

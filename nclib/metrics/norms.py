@@ -59,7 +59,8 @@ def nc5(
     check_features(features, labels)
     if ood_features.ndim != 2 or ood_features.shape[1] != features.shape[1] or len(ood_features) == 0:
         raise ValueError(f"Expected ood_features (q, {features.shape[1]}), but got {tuple(ood_features.shape)}.")
-    ood_mean = sum(ood_features[rows].detach().double().sum(dim=0) for rows in row_blocks(ood_features))
+    sums = [ood_features[rows].detach().double().sum(dim=0) for rows in row_blocks(ood_features)]
+    ood_mean = torch.stack(sums).sum(dim=0)
     return _nc5(collapse_statistics(features, labels), ood_mean / len(ood_features)).to(working_dtype(features))
 
 

@@ -7,7 +7,7 @@ K x K matrix would not fit at all.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ class Rows:
     @cached_property
     def total(self) -> Float64[Tensor, " d"]:
         """Sum of the rows."""
-        return sum(block.sum(dim=0) for block in self.blocks())
+        return reduce(torch.add, (block.sum(dim=0) for block in self.blocks()))
 
     @cached_property
     def moment(self) -> Float64[Tensor, "d d"]:

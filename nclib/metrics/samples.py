@@ -175,7 +175,8 @@ def measure_samples(
         return (class_squares[ids].unsqueeze(1) + class_squares - 2 * means[ids] @ means.T).to(dtype)
 
     if len(sets.counts) * len(means) <= MAX_TABLE:
-        set_logits, class_distances = set_logits(slice(None)).__getitem__, class_distances(slice(None)).__getitem__
+        set_logits = set_logits(slice(None)).__getitem__  # pyright: ignore[reportAssignmentType]
+        class_distances = class_distances(slice(None)).__getitem__  # pyright: ignore[reportAssignmentType]
     class_squares = class_squares.to(dtype)
     weight_norms = centered(weight).norms.to(dtype)
     parts = [*whitenings.values(), means, weight]

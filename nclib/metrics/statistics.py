@@ -108,7 +108,8 @@ def statistics_and_last_layer(
     check_features(features, labels)
     weight, bias = check_last_layer(weight, bias, feature_dim=features.shape[1])
     statistics = collapse_statistics(features, labels, num_classes=len(weight), classes=classes)
-    return statistics, *statistics.sets.rows_of_kept(weight, bias)
+    weight, bias = statistics.sets.rows_of_kept(weight, bias)
+    return statistics, weight, bias
 
 
 def check_last_layer(

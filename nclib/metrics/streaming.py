@@ -1,6 +1,7 @@
 """Streaming metrics: collapse of features that come in batches and are not stored."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -53,6 +54,10 @@ class CollapseMetrics(Metric):
     tensor(0.2500, dtype=torch.float64)
     """
 
+    scatter: Tensor
+    class_squares: Tensor
+    norm_sum: Tensor
+    scores: Tensor
     full_state_update = False
     is_differentiable = False
 
@@ -86,7 +91,7 @@ class CollapseMetrics(Metric):
         super().reset()
         self._start_sets()
 
-    def forward(self, *args: object, **kwargs: object) -> dict[str, Tensor]:
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         self.update(*args, **kwargs)
         return {}
 

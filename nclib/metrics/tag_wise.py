@@ -6,6 +6,7 @@ features with label set S, `mu_k` those of the features with the one label k; no
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
@@ -184,7 +185,7 @@ def angles_degrees(a: Float[Tensor, "*s d"], b: Float[Tensor, "*s d"]) -> Float[
 def tag_sums(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, "s d"]:
     """`sum_{k in S} mu_k` of the observed label sets of m labels."""
     slots = statistics.sets.slots[statistics.sets.with_multiplicity(multiplicity), :multiplicity]
-    return sum(statistics.class_means[column] for column in slots.unbind(dim=1))
+    return reduce(torch.add, (statistics.class_means[column] for column in slots.unbind(dim=1)))
 
 
 def mean_angle_of_all_pairs(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:

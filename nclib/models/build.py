@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -158,7 +159,8 @@ def _initialize(model: Classifier, *, residual: bool, generator: torch.Generator
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
             _uniform_bias(module.bias, fan_in=module.weight[0].numel(), generator=generator)
     if not isinstance(model.head, nn.Linear):
-        _uniform_bias(model.head.bias, fan_in=model.backbone.feature_dim, generator=generator)
+        bias, fan_in = cast(Tensor | None, model.head.bias), cast(int, model.backbone.feature_dim)
+        _uniform_bias(bias, fan_in=fan_in, generator=generator)
 
 
 def _uniform_bias(bias: Tensor | None, *, fan_in: int, generator: torch.Generator | None) -> None:

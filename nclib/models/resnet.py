@@ -106,10 +106,10 @@ class ResNetBackbone(nn.Module):
             planes = width * 2**stage
             layers = []
             for index in range(count):
-                fixed = feature_dim is not None and stage == len(blocks) - 1 and index == count - 1
-                out_channels = feature_dim if fixed else planes * block.expansion
+                fixed = feature_dim if stage == len(blocks) - 1 and index == count - 1 else None
+                out_channels = planes * block.expansion if fixed is None else fixed
                 block_stride = 2 if stage > 0 and index == 0 else 1
-                project = fixed or block_stride > 1 or channels != out_channels
+                project = fixed is not None or block_stride > 1 or channels != out_channels
                 layers.append(block(channels, planes * widening, out_channels, block_stride, project=project))
                 channels = out_channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
@@ -136,7 +136,8 @@ def resnet_backbone(arch: str, *, width: int, depth: int | None, **options: Any)
     channels inside its blocks.
     """
     if arch == "wide_resnet":
-        block, blocks, stem_width = BasicBlock, ((depth - 2) // 6,) * 3, 16
+        blocks = ((depth - 2) // 6,) * 3  # pyright: ignore[reportOptionalOperand]
+        block, stem_width = BasicBlock, 16
     else:
         (block, blocks), stem_width = _STAGES[arch], width
     if arch == "wide_resnet50_2":

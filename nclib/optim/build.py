@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,8 @@ def decay_groups(model: nn.Module, *, mode: str = "parameters") -> list[dict[str
         raise ValueError(f"Expected decay mode to be one of {', '.join(DECAY_MODES)}, but got {mode!r}.")
     if mode == "parameters":
         return [{"params": _trainable(model)}]
-    groups = [{"params": _trainable(model.backbone), "weight_decay": 0.0}, {"params": _trainable(model.head)}]
+    backbone, head = cast(nn.Module, model.backbone), cast(nn.Module, model.head)
+    groups = [{"params": _trainable(backbone), "weight_decay": 0.0}, {"params": _trainable(head)}]
     return [group for group in groups if group["params"]]
 
 
@@ -114,7 +115,7 @@ def step(
         first.append(loss.detach())
         return loss
 
-    optimizer.step(counted)
+    optimizer.step(counted)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return first[0]
 
 

@@ -50,7 +50,9 @@ class SdLBFGS(torch.optim.Optimizer):
         self.param_groups[0]["weight_decay"] = decays
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], Float[Tensor, ""]]
+    ) -> Float[Tensor, ""]:
         """One step on one batch; returns the decayed loss at its start."""
         group = self.param_groups[0]
         parameters, decays = group["params"], group["weight_decay"]

@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from scipy.optimize import brentq
 
@@ -191,7 +192,8 @@ def _balance(norm: Callable[[float], float], *, target: float, limit: float) -> 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """The root of a falling function, to the last bits."""
-    return float(brentq(function, low, high, xtol=1e-300, rtol=4 * sys.float_info.epsilon, maxiter=500))
+    options: dict[str, Any] = {"xtol": 1e-300, "rtol": 4 * sys.float_info.epsilon, "maxiter": 500}
+    return float(cast(float, brentq(function, low, high, **options)))
 
 
 def _over(numerator: float, denominator: float) -> float:

@@ -7,6 +7,7 @@ that the proof constructs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
@@ -71,7 +72,7 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
     Source: the definition of a strict saddle in arXiv 2203.01238 and 2310.15903.
     """
     # The Hessian is symmetric, so a vector times it (one backward pass through a stored gradient) is the product.
-    _, pull_back = torch.func.vjp(torch.func.grad(objective(problem), argnums=(0, 1, 2)), *point.tensors)
+    pull_back = torch.func.vjp(torch.func.grad(objective(problem), argnums=(0, 1, 2)), *point.tensors)[1]
 
     def product(vector):
         moved = pull_back(_unflatten(torch.from_numpy(vector).flatten(), point))
@@ -79,12 +80,14 @@ def most_negative_curvature(problem: Problem, point: Point, *, generator: torch.
 
     size = sum(x.numel() for x in point.tensors)
     start = torch.randn(size, dtype=torch.float64, generator=generator).numpy()
-    hessian = LinearOperator((size, size), matvec=product, dtype=start.dtype)
-    options = {"k": 1, "v0": start, "ncv": min(size, 40)}
+    hessian = LinearOperator((size, size), matvec=product, dtype=start.dtype)  # pyright: ignore[reportCallIssue]
+    options: dict[str, Any] = {"k": 1, "v0": start, "ncv": min(size, 40), "tol": 1e-2}
     # ARPACK's tolerance is relative to the eigenvalue, which is 0 at a minimum: shift the spectrum below 0.
-    shift = float(eigsh(hessian, which="LA", tol=1e-2, return_eigenvectors=False, **options)[0])
-    shifted = LinearOperator((size, size), matvec=lambda v: product(v) - shift * v.ravel(), dtype=start.dtype)
-    values, vectors = eigsh(shifted, which="SA", tol=1e-7, **options)
+    shift = float(eigsh(hessian, which="LA", return_eigenvectors=False, **options)[0])
+    of_shifted = {"matvec": lambda v: product(v) - shift * v.ravel(), "dtype": start.dtype}
+    shifted = LinearOperator((size, size), **of_shifted)  # pyright: ignore[reportCallIssue]
+    options["tol"] = 1e-7
+    values, vectors = eigsh(shifted, which="SA", **options)
     return Curvature(float(values[0]) + shift, Point(*_unflatten(torch.from_numpy(vectors[:, 0]), point)))
 
 
