@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -264,8 +264,8 @@ def test_many_grouped_runs_get_a_column_per_group(load):
     assert names_in(display.figure_.legends[0]) == list(results.runs)
     geometry = figures.TagWiseCurves.from_results(results).plot()
     geometry.figure_.draw_without_rendering()
-    above, below = (axes.yaxis.label.get_window_extent() for axes in geometry.axes_.reshape(2, 4)[:, 0])
-    assert above.y0 > below.y1  # names of rows do not cover each other
+    names = [axes.yaxis.label.get_window_extent() for axes in geometry.axes_[::4]]
+    assert all(above.y0 > below.y1 for above, below in pairwise(names))  # they do not cover each other
 
 
 def test_curves_of_a_sweep_have_names_that_fit():

@@ -83,7 +83,8 @@ def scale_axis(axes: Axes, shown: Panel) -> None:
     elif shown.ceiling and later.max(initial=0) > 0.9:
         _widen_towards_one(axes, values.min())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
+        bins = min(4, _room(axes))
+        axes.yaxis.set_major_locator(MaxNLocator(bins, min_n_ticks=min(3, bins), steps=[1, 2, 2.5, 5, 10]))
         low, high = axes.get_ylim()
         low = low if shown.floor is None else shown.floor - EDGE * (high - shown.floor)
         high = high if shown.ceiling is None else min(high, shown.ceiling + EDGE * (shown.ceiling - low))
@@ -101,10 +102,14 @@ def _widen_towards_one(axes: Axes, lowest: float) -> None:
 
 def _set_ticks(axes: Axes, ticks: Float[np.ndarray, " t"]) -> None:
     """Ticks at these values, or where there is no room at some of them."""
-    height = axes.get_position().height * axes.figure.get_figheight()
-    axes.yaxis.set_major_locator(FixedLocator(ticks, nbins=max(2, int(height / TICK))))
+    axes.yaxis.set_major_locator(FixedLocator(ticks, nbins=_room(axes)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _room(axes: Axes) -> int:
+    """How many ticks have room on the y-axis."""
+    return max(2, int(axes.get_position().height * axes.figure.get_figheight() / TICK))
 
 
 def _stretched(share: np.ndarray | float) -> np.ndarray | float:
