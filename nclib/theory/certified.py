@@ -279,7 +279,7 @@ def _result(
     lower_bound: float | None = None,
 ) -> CertifiedMinimum:
     data, slopes, _ = histogram.data(W, V, b)
-    penalty += histogram.feature_decay * np.vdot(V, V) + histogram.of_bias * (b @ b)
+    penalty += histogram.feature_decay * np.vdot(V, V) + histogram.of_bias * (b @ b)  # pyright: ignore[reportAssignmentType]
     return CertifiedMinimum(
         label_sets=label_sets.to(torch.uint8),
         counts=torch.from_numpy(histogram.counts).long(),

@@ -59,7 +59,7 @@ class Factored:
         value = data + self.decay * (np.vdot(W, W) + np.vdot(V, V)) + of_bias * (b @ b)
         twice, of_mean = 2 * self.decay, slopes @ self.histogram.portions
         gradient = self.join(pull @ V.T + twice * W, W.T @ pull + twice * V, of_mean + 2 * of_bias * b)
-        return Point(x, value, gradient, slopes, pull)
+        return Point(x, value, gradient, slopes, pull)  # pyright: ignore[reportArgumentType]
 
     def start(self) -> Point:
         """A symmetric root of the gradient at 0, of full rank, scaled to the logits with the smallest value."""

@@ -59,9 +59,9 @@ class Sets:
                 if not fails.any():
                     break
                 lengths = np.where(fails, lengths / 2, lengths)
-            logits, dual = logits + lengths * step, lower
-        bends = self.term.curved(self.term.shares(slopes), np.linalg.inv(matrices).transpose(2, 1, 0))
-        return logits, self.portions @ values, self.term(logits)[1] @ self.portions, bends @ self.portions
+            logits, dual = logits + lengths * step, lower  # pyright: ignore[reportPossiblyUnboundVariable]
+        bends = self.term.curved(self.term.shares(slopes), np.linalg.inv(matrices).transpose(2, 1, 0))  # pyright: ignore[reportPossiblyUnboundVariable]
+        return logits, self.portions @ values, self.term(logits)[1] @ self.portions, bends @ self.portions  # pyright: ignore[reportPossiblyUnboundVariable, reportReturnType]
 
     def _matrices(self, slopes: Array, features: Array) -> Array:
         """`I + W_F W_Fᵀ A / (2 λ_H N)` for each set: A its curvature, F the features that are not cut off; (s k k)."""
@@ -85,8 +85,8 @@ def minimize_features(
 
     def solve(b: Array, logits: list[Array]) -> tuple[float, Array, Array, list[Array]]:
         found = [block.solve(start, b, tolerance=1e-2 * tolerance) for block, start in zip(blocks, logits, strict=True)]
-        logits, values, slopes, bends = zip(*found, strict=True)
-        return sum(values) + lb * b @ b, sum(slopes) + 2 * lb * b, sum(bends) + 2 * lb * np.eye(K), list(logits)
+        logits, values, slopes, bends = zip(*found, strict=True)  # pyright: ignore[reportAssignmentType]
+        return sum(values) + lb * b @ b, sum(slopes) + 2 * lb * b, sum(bends) + 2 * lb * np.eye(K), list(logits)  # pyright: ignore[reportReturnType]
 
     b = np.zeros(K)
     value, slope, bend, logits = solve(b, [np.zeros((K, len(block.portions))) for block in blocks])
@@ -98,7 +98,7 @@ def minimize_features(
             if there[0] <= value - 1e-4 * gain + 1e-15 * (1 + abs(value)):
                 break
             step, gain = step / 2, gain / 2
-        b, (value, slope, bend, logits) = b + step, there
+        b, (value, slope, bend, logits) = b + step, there  # pyright: ignore[reportPossiblyUnboundVariable]
         if gain < 1e-15 * abs(value):  # the last step made the slope as small as rounding allows
             break
     slopes, features, _ = zip(*(block.at(start, b) for block, start in zip(blocks, logits, strict=True)), strict=True)

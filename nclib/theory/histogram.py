@@ -41,7 +41,7 @@ class Histogram:
     def data(self, W: Array, V: Array, b: Array) -> tuple[float, Array, Array]:
         """The data term, its slopes per sample (k s), and its gradient G with respect to W V (k s)."""
         losses, slopes = self.term(W @ V / self.roots + b[:, None])
-        return self.portions @ losses, slopes, slopes * (self.roots / self.num_samples)
+        return self.portions @ losses, slopes, slopes * (self.roots / self.num_samples)  # pyright: ignore[reportReturnType]
 
     def lower_bound(self, slopes: Array, *, head: Array | None = None, nonnegative: bool = False) -> float:
         """The dual value of slopes that are made feasible first, for a free classifier or the fixed one in `head`."""

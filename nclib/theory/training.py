@@ -116,7 +116,7 @@ def predict_training(
     if all(isinstance(key, tuple) for key in counts):
         label_sets = torch.zeros(len(counts), num_classes, dtype=torch.uint8)
         for row, labels in zip(label_sets, counts, strict=True):
-            row[list(labels)] = 1
+            row[list(labels)] = 1  # pyright: ignore[reportArgumentType]
         numbers = torch.tensor(list(counts.values()))
         if head == "learned":
             return certified_minimum(label_sets, numbers, **settings)
@@ -124,5 +124,5 @@ def predict_training(
         weight = simplex_etf(num_classes, d, rotation=torch.eye(d, dtype=torch.float64))
         return certified_fixed_head(weight, label_sets, numbers, nonnegative=nonnegative, **fixed)
     if head == "learned":
-        return global_minimum(num_classes, counts, **settings)
-    return fixed_head_minimum(num_classes, counts, nonnegative=nonnegative, **fixed)
+        return global_minimum(num_classes, counts, **settings)  # pyright: ignore[reportArgumentType]
+    return fixed_head_minimum(num_classes, counts, nonnegative=nonnegative, **fixed)  # pyright: ignore[reportArgumentType]
