@@ -31,7 +31,9 @@ GALLERY = {  # figure of outputs/reference -> what it shows
     "mlab_digits_triples/geometry": "Sets of two and of three labels along the sum of their labels' means",
     "mlab_digits_imbalanced/imbalance": "Frequent and rare pairs",
     "digits_optimizers/collapse": "Squared error and cross-entropy, three optimizers",
-    "digits_feature_decay/margins": "Cosine margins of all training images",
+    "digits_rescaled/collapse": "Rescaled squared error collapses further",
+    "digits_longtail/collapse": "Imbalanced classes go where certified minima say (dotted), not to the ETF",
+    "mlab_cifar10_small/concept": "Pairs of real CIFAR-10 images",
 }
 
 
