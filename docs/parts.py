@@ -55,8 +55,8 @@ def counts(files: list[Claims]) -> str:
     tests = Counter(test.verdict for file in files for claim in file.claims for test in claim.tests)
     return (
         f"Of the {sum(tests.values())} tests of {sum(len(file.claims) for file in files)} claims, {tests[HOLDS]} hold "
-        f"on the committed results, {tests[FAILS]} do not, each with a note, and {tests[OPEN]} are not measured yet: "
-        "those at the papers' full size, and those of studies that have not been run."
+        f"on the committed results, {tests[FAILS]} do not, each with a note, and {tests[OPEN]} are not measured yet "
+        "(the papers' full size takes a GPU)."
     )
 
 
