@@ -316,9 +316,9 @@ def terminal_table(found: Sequence[Finding]) -> str:
 
 def markdown(found: Sequence[Finding]) -> str:
     """The findings as Markdown: what each claim says, how it is measured, a row for each test, and the studies."""
-    parts, studies = [], {}
+    parts, studies = ["# Claims and verdicts"], {}
     for paper, of_paper in groupby(found, key=lambda each: each.file.paper):
-        parts.append(f"# {paper}")
+        parts.append(f"## {paper}")
         for claim, tests in groupby(of_paper, key=lambda each: each.claim):
             rows = []
             for each in tests:
@@ -328,9 +328,9 @@ def markdown(found: Sequence[Finding]) -> str:
                 if cost := each.file.studies.get(test.study):
                     minutes = f"{cost.minutes:g}" if cost.minutes else "not measured"
                     studies[test.study] = [test.study, cost.scale, minutes, each.file.hardware[cost.scale]]
-            parts += [f"## {claim.claim}", f"{claim.where}. Measured: {claim.quantity}. {claim.why}"]
+            parts += [f"### {claim.claim}", f"{claim.where}. Measured: {claim.quantity}. {claim.why}"]
             parts.append(_table_of(["study", "runs", "expected", "found", "verdict", "note"], rows))
-    parts += ["# The studies", _table_of(["study", "scale", "minutes", "on"], studies.values())]
+    parts += ["## The studies", _table_of(["study", "scale", "minutes", "on"], studies.values())]
     return "\n\n".join(parts) + "\n"
 
 
