@@ -10,12 +10,12 @@ import matplotlib.pyplot as plt
 import torch
 
 from nclib import metrics
-from nclib.figures.style import NOTE, style
+from nclib.figures.style import COLORS, NOTE, style
 
 CORNERS = torch.tensor([[0.0, 1.0], [-(3**0.5) / 2, -0.5], [3**0.5 / 2, -0.5]])
 EACH, PAIR_SCALE, LOGITS = 12, 0.75, 4.0
 PAIRS = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
-COLORS = torch.tensor([[0.00, 0.45, 0.70], [0.87, 0.56, 0.02], [0.01, 0.62, 0.45]])
+CLASS_COLORS = torch.tensor(COLORS[:3])
 BENT = torch.tensor([[0.75, 0.85], [0.0, 0.0], [0.0, 0.0]])
 SEEN = {  # what disturbs the collapse: the keys that see it
     "The features of a class are spread": (
@@ -88,14 +88,14 @@ def features_of(what: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def draw(axes, features, labels, weight, title) -> None:
     """Features (small), class means (discs) and classifier rows (lines)."""
-    colors = labels.float() @ COLORS / labels.sum(1, keepdim=True)
+    colors = labels.float() @ CLASS_COLORS / labels.sum(1, keepdim=True)
     single = labels.sum(1) == 1
     for chosen, marker in ((single, "o"), (~single, "D")):
         axes.scatter(*features[chosen].T, s=9, c=colors[chosen].numpy(), marker=marker, linewidths=0, alpha=0.7)
     for k in range(3):
         axes.plot(*torch.stack([torch.zeros(2), weight[k] / LOGITS]).T, color="0.25", linewidth=1.1)
         mean = features[single & (labels[:, k] == 1)].mean(0)
-        axes.scatter(*mean, s=46, color=COLORS[k].tolist(), edgecolors="white", linewidths=0.9, zorder=5)
+        axes.scatter(*mean, s=46, color=COLORS[k], edgecolors="white", linewidths=0.9, zorder=5)
     axes.plot(0, 0, marker="+", color="0.3", markersize=6)
     axes.set(xlim=(-2.1, 2.1), ylim=(-1.6, 2.0), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, loc="center")
