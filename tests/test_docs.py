@@ -20,6 +20,7 @@ from tests.synthetic_study import MULTI_LABEL, write_study
 from tests.test_rooms import LIBRARY
 
 ROOT = Path(__file__).parent.parent
+REFERENCES = ROOT / "outputs/reference"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 sys.path.insert(0, str(ROOT / "docs"))
 metric_pictures, pages, parts = map(importlib.import_module, ("metric_pictures", "pages", "parts"))
@@ -140,3 +141,10 @@ def test_a_crate_describes_every_file_and_what_made_it(tmp_path, capsys):
     )
     assert crate.main([str(tmp_path / "made.yaml"), "--outputs", str(tmp_path / "none")]) == 1
     assert crate.main([str(tmp_path / "none.yaml")]) == 2
+
+
+def test_every_reference_figure_is_one_that_is_still_drawn():
+    figures, captions = (
+        {path.with_suffix("") for path in REFERENCES.glob(f"*/*.{ending}")} for ending in ("png", "txt")
+    )
+    assert figures == captions, "left behind by an earlier state"
