@@ -12,6 +12,7 @@ import sys
 import pandas as pd
 import pytest
 
+from nclib.__main__ import main
 from nclib.study import check, code
 from nclib.study import stage as stage_module
 from nclib.study.files import StageError
@@ -151,7 +152,7 @@ def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsy
     assert "etf/seed0/02_train: history.csv has another size than it had; " in said
     assert "metrics.csv is damaged (it is not what 03_validate.manifest.json says)" in said
     assert "04_figures: there is no result yet\n" in said
-    assert check.main([str(tmp_path / "none.yaml")]) == 2
+    assert main(["check", str(tmp_path / "none.yaml")]) == 2
 
 
 SOURCE = 'import os\n\ndef f(x):\n    """Doc."""\n    return x + 1  # one more\n'

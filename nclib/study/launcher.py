@@ -28,7 +28,7 @@ from nclib.study.progress import PROGRESS_FILE
 from nclib.study.registry import SOURCES
 from nclib.study.source_files import absent, answers
 from nclib.study.stage import KEEP_CODE, Stage, stages, to_do
-from nclib.study.study import ParameterError, Study
+from nclib.study.study import Study
 from nclib.study.watch import Watch, report_failures, say
 
 LOG = "snakemake.log"
@@ -38,18 +38,20 @@ INTERRUPTED = 130  # exit status: as of a program that SIGINT has ended
 ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib reproduce STUDY.yaml`.
 
     Returns:
         The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, `NO_IMAGES` when its
         images are not there, `INTERRUPTED`, else that of Snakemake.
+
+    Raises:
+        StageError: the study is not valid, its outputs cannot be written, or Slurm does not answer.
     """
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
     if not (root / "Snakefile").is_file():
-        say(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
-        return 2
+        raise StageError(f"{root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
     if asked.keep_code:
         os.environ[KEEP_CODE] = "1"
     try:
@@ -79,12 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BlockingIOError as error:
         say(str(error))
         return BUSY
-    except (ParameterError, StageError) as error:
-        say(f"error: {error}")
-        return 2
     except OSError as error:
-        say(f"error: {unwritable(Path(error.filename or asked.outputs), error)}")
-        return 2
+        raise unwritable(Path(error.filename or asked.outputs), error) from error
 
 
 def _parser() -> argparse.ArgumentParser:
