@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from nclib.study.cluster import cancel_left_jobs
@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> int:
         folder = StudyFolder(asked.outputs, study.study).root
         found = stages(study, asked.outputs, runs=study.only(asked.runs).runs)
         todo = to_do(found)
-        if why := _lacks_images([stage for stage in found if stage.key in todo], smoke=asked.smoke):
+        ahead = [stage for stage in found if stage.key in todo]
+        if why := _lacks_images(ahead, smoke=asked.smoke):
             say(f"skipped {study.study}: {why}")
             return NO_IMAGES
         with only_one(folder) as locks:
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
             if not todo and not asked.snakemake:
                 _conclude(study, folder, 0, time.time())
                 return 0
-            with _ceilings(folder, [stage for stage in found if stage.key in todo]):
+            with _ceilings(folder, ahead):
                 return _run(asked, study, found, root, locks)
     except BlockingIOError as error:
         say(str(error))
@@ -185,16 +186,12 @@ def _lacks_images(found: list[Stage], *, smoke: bool) -> str | None:
     return None
 
 
-@contextmanager
-def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
+def _ceilings(folder: Path, ahead: Iterable[Stage]) -> AbstractContextManager:
     """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
     trainings = [stage for stage in ahead if stage.name == "02_train"]
-    if any(each.settings.training.feature_decay for each in trainings):
-        runs = dict.fromkeys(each.run for each in trainings)
-        with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
-            yield
-    else:
-        yield
+    runs = dict.fromkeys(each.run for each in trainings if each.settings.training.feature_decay)
+    command = [sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs]
+    return subprocess.Popen(command, stdout=2) if runs else nullcontext()
 
 
 def _announce(stage: Stage, why: str | None) -> None:
