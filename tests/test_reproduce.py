@@ -72,7 +72,7 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
     with subprocess.Popen(project.command(), **options) as running:
         wait_for((project.outputs / "snakemake.log").exists)
         run.mkdir(parents=True)
-        (run / PROGRESS_FILE).write_text(json.dumps({"epoch": 30, "epochs": 80}))
+        (run / PROGRESS_FILE).write_text(json.dumps({"epoch": 30, "text": "epoch 30/80"}))
         (run / "02_train.log").touch()
         next(line for line in running.stderr if line == "running  learned/seed0/02_train\n")
         began = time.monotonic()

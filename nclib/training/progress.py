@@ -12,7 +12,7 @@ from nclib.study.progress import PROGRESS_FILE, bar
 class TrainingProgress:
     """Callbacks for `nclib.training.loop.fit`: steps, loss, IoU and time left.
 
-    The state goes to a file about once a second, for `nclib.study.watch`.
+    About once a second a file gets the finished epochs and what `nclib.study.watch` shows.
 
     Args:
         folder: of the run and seed.
@@ -22,15 +22,14 @@ class TrainingProgress:
     """
 
     def __init__(self, folder: Path, *, label: str, epochs: int, score: str) -> None:
-        self.file, self.label, self.score = folder / PROGRESS_FILE, label, score
-        self.state: dict[str, Any] = {"epochs": epochs, "epoch": 0}
+        self.file, self.label, self.epochs, self.score = folder / PROGRESS_FILE, label, epochs, score
+        self.finished, self.scores = 0, ""
         self._written = 0.0
 
     def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None:
         self.share = 1 / steps_per_epoch
         shown = "{desc}: {n:.0f}/{total} epochs |{bar}| {remaining} left{postfix}"
-        total, done = self.state["epochs"], len(history)
-        self.bar = bar(total=total, initial=done, desc=self.label, bar_format=shown)
+        self.bar = bar(total=self.epochs, initial=len(history), desc=self.label, bar_format=shown)
         if history:
             print(f"going on after epoch {len(history)}")
             self.epoch(history[-1])
@@ -44,8 +43,9 @@ class TrainingProgress:
         name = {"soft_iou": "IoU"}.get(self.score, self.score)
         shown = {"loss": row["train_loss"] + row["train_feature_decay"]}
         shown |= {f"{split} {name}": row[f"{split}_{self.score}"] for split in ("train", "test")}
-        self.state |= {"epoch": row["epoch"], "shown": shown}
-        self.bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+        shown = {name: f"{value:.4f}" for name, value in shown.items()}
+        self.bar.set_postfix(shown, refresh=False)
+        self.finished, self.scores = row["epoch"], f", loss {shown['loss']}, test {name} {shown[f'test {name}']}"
         self._write()
 
     def close(self) -> None:
@@ -56,8 +56,7 @@ class TrainingProgress:
     def _write(self) -> None:
         """Perhaps in part: nothing depends on it but what a watcher shows, and it must never stop a training."""
         self._written = time.monotonic()
-        done = self.bar.format_dict
-        rate = (done["n"] - done["initial"]) / done["elapsed"] if done["elapsed"] else 0
-        self.state["seconds_left"] = (done["total"] - done["n"]) / rate if rate else None
+        left = self.bar.format_meter(**self.bar.format_dict | {"bar_format": "{remaining} left"})
+        text = f"epoch {self.finished}/{self.epochs}, {left}{self.scores}"
         with suppress(OSError):
-            self.file.write_text(json.dumps(self.state))
+            self.file.write_text(json.dumps({"epoch": self.finished, "text": text}))
