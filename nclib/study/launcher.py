@@ -233,15 +233,11 @@ def only_one(folder: Path) -> Iterator[list[int]]:
 
     Raises:
         BlockingIOError: another process holds it.
-        StageError: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
-    path, held = folder / ".lock", []
+    folder.mkdir(parents=True, exist_ok=True)
+    held = [os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), os.open(folder, os.O_RDONLY)]
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644), os.open(folder, os.O_RDONLY)]
-        except OSError as error:
-            raise unwritable(path, error) from error
         for descriptor in held:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
