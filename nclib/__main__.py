@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command that the first argument names; its module is imported only now, so that help comes at once.
 
     Returns:
-        The command's exit status; 2 for a command that there is not, or whose packages are not installed.
+        The command's exit status; 2 for a command that there is not, whose packages are not installed, or that a
+        `StageError` ends, such as one of a study file that is not valid.
     """
     began = time.monotonic()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -47,10 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
         rest = [notebook, str(out), json.dumps({"outputs": str(out.resolve().parents[1])})]
     try:
         command = import_module(COMMANDS[name][0])
+        from nclib.study.files import StageError
     except ModuleNotFoundError as error:
         print(f"error: {error}. Install what the commands need: pip install '.[companion]'", file=sys.stderr)
         return 2
-    status = command.main(rest)
+    try:
+        status = command.main(rest)
+    except StageError as error:
+        from nclib.study.watch import say
+
+        say(f"error: {error}")
+        return 2
     if name == "theory" and status == 0:
         print(f"done     {out} ({time.monotonic() - began:.0f} s)")
     return status

@@ -112,7 +112,7 @@ def test_an_interrupt_gives_the_lease_back(tmp_path):
 def test_a_full_and_a_read_only_disk_are_said(small_disk, quick):
     held = Lease(small_disk / "held")
     held.take()
-    progress = TrainingProgress(held, label="", epochs=1)
+    progress = TrainingProgress(held.path.parent, label="", epochs=1, score="soft_iou")
     progress.start(1, [])
     progress.step()
     (small_disk / "rest").write_bytes(bytes(shutil.disk_usage(small_disk).free))

@@ -256,24 +256,21 @@ def test_damped_pair_without_a_step_has_no_part():
     assert rho == 0 and gamma == 1 and ybar.isfinite().all()
 
 
-@pytest.mark.parametrize("written", [0, 1, 3, 4, 7])
+@pytest.mark.parametrize("written", [0, 1, 4])
 def test_two_loop_recursion_is_the_dense_update(written):
-    size, memory = 5, 4
-    ring_s, ring_y = torch.zeros(2, memory, size, dtype=torch.float64)
-    rho = torch.zeros(memory, dtype=torch.float64)
+    size = 5
     pairs = []
     for index in range(written):
         s = torch.randn(size, dtype=torch.float64, generator=seeded(index))
         y = s + 0.1 * torch.randn(size, dtype=torch.float64, generator=seeded(50 + index))
-        ring_s[index % memory], ring_y[index % memory], rho[index % memory] = s, y, 1 / s.dot(y)
-        pairs.append((s.numpy(), y.numpy()))
+        pairs.append([s, y, 1 / s.dot(y)])
     gamma = torch.tensor(2.5, dtype=torch.float64)
     inverse = np.eye(size) / 2.5
-    for s, y in pairs[-memory:]:
+    for s, y in ((s.numpy(), y.numpy()) for s, y, _ in pairs):
         left = np.eye(size) - np.outer(s, y) / (s @ y)
         inverse = left @ inverse @ left.T + np.outer(s, s) / (s @ y)
     gradient = torch.randn(size, dtype=torch.float64, generator=seeded(99))
-    product = inverse_hessian_product(gradient, ring_s, ring_y, rho, gamma, newest=written - 1)
+    product = inverse_hessian_product(gradient, pairs, gamma)
     np.testing.assert_allclose(product.numpy(), inverse @ gradient.numpy(), rtol=1e-9)
 
 

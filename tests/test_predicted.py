@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nclib.__main__ import main
 from nclib.data import dataset
 from nclib.figures.counts import CountGeometry, threshold
-from nclib.figures.predicted import PredictedGeometry, main
+from nclib.figures.predicted import PredictedGeometry
 from nclib.results import expected
 from nclib.study.folders import StudyFolder
 from nclib.study.study import ParameterError, Study
@@ -43,13 +44,13 @@ def test_bad_files_are_refused(own, text, message, capsys):
     own.write_text(text)
     with pytest.raises(ParameterError, match=message):
         expected.read_labels(own)
-    assert main([str(ROOT / "params/mlab_digits.yaml"), "--labels", str(own)]) == 2
+    assert main(["predict", str(ROOT / "params/mlab_digits.yaml"), "--labels", str(own)]) == 2
     assert "own.csv" in capsys.readouterr().err
 
 
 def test_own_labels_have_a_table_and_a_picture(own, tmp_path, capsys):
     study = str(ROOT / "params/mlab_mnist.yaml")
-    assert main([study, "resnet18_learned", "--labels", str(own), "--outputs", str(tmp_path)]) == 0
+    assert main(["predict", study, "resnet18_learned", "--labels", str(own), "--outputs", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines()[:-2])) <= 80
     assert "477 samples, 5 label sets, 4 classes" in printed
@@ -64,7 +65,7 @@ def test_built_data_decide_where_parameters_do_not(tmp_path, capsys):
     splits.save(built.dataset(run.dataset.name) / dataset.FILE)
     assert expected.labels_of(run, built) == (splits.train.label_set_counts(), splits.class_names)
     assert 0 < expected.ceiling(run, built) < 1
-    assert main([str(ROOT / "params/mse_digits.yaml"), "--outputs", str(tmp_path)]) == 1
+    assert main(["predict", str(ROOT / "params/mse_digits.yaml"), "--outputs", str(tmp_path)]) == 1
     assert "no prediction" in capsys.readouterr().err
 
 

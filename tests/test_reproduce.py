@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from nclib.__main__ import main
 from nclib.study import launcher
 from nclib.study.launcher import scratch_folder
 from nclib.study.progress import PROGRESS_FILE
@@ -57,7 +58,7 @@ def test_images_that_cannot_be_downloaded_are_said_at_once(tmp_path, capsys, mon
     monkeypatch.setattr(launcher, "answers", lambda url: True)
     (tmp_path / "file").touch()
     asked[-1] = str(tmp_path / "file")  # no folder: it ends before anything runs
-    assert launcher.main(asked) == 2
+    assert main(["reproduce", *asked]) == 2
     assert capsys.readouterr().err.startswith("01_dataset downloads from http://127.0.0.1:9/housenumbers/: ")
 
 
@@ -71,7 +72,7 @@ def test_an_interrupt_is_answered_at_once(tmp_path):
     with subprocess.Popen(project.command(), **options) as running:
         wait_for((project.outputs / "snakemake.log").exists)
         run.mkdir(parents=True)
-        (run / PROGRESS_FILE).write_text(json.dumps({"epoch": 30, "epochs": 80}))
+        (run / PROGRESS_FILE).write_text(json.dumps({"epoch": 30, "text": "epoch 30/80"}))
         (run / "02_train.log").touch()
         next(line for line in running.stderr if line == "running  learned/seed0/02_train\n")
         began = time.monotonic()
@@ -182,7 +183,7 @@ def refused(project, monkeypatch, capsys):
 
     def said(*options: str, status: int = 2) -> str:
         monkeypatch.chdir(project.folder)
-        assert launcher.main(["small.yaml", *options]) == status
+        assert main(["reproduce", "small.yaml", *options]) == status
         return capsys.readouterr().err
 
     return said
@@ -205,7 +206,7 @@ def test_a_bad_study_is_refused_before_anything_runs(project, refused):
 
 def test_outside_the_project_nothing_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert launcher.main([str(ROOT / "params/mlab_digits.yaml"), "--smoke"]) == 2
+    assert main(["reproduce", str(ROOT / "params/mlab_digits.yaml"), "--smoke"]) == 2
     assert "is not in nclib's folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nclib.__main__ import main
 from nclib.data import cifar10_small, dataset, sources, stand_ins
 from nclib.data.sources import SourceError, SourceImages, cifar10, decoding, download
 from nclib.study.files import temporary_beside
@@ -665,7 +666,7 @@ def test_the_first_images_of_each_file_of_cifar10_become_a_folder(cifar_archive,
             assert np.array_equal(image, content[name]["data"][place].reshape(3, 32, 32).transpose(1, 2, 0))
     built = dataset.build(source="image_folder", name="small", image_size=32)
     assert (len(built.train), len(built.test), built.class_names) == (15, 3, ("airplane", "cat", "truck"))
-    assert cifar10_small.main(command) == 2 and "is there already" in capsys.readouterr().err
+    assert main(["cifar10-small", *command]) == 2 and "is there already" in capsys.readouterr().err
     archive.write_bytes(archive.read_bytes()[:-100])
-    assert cifar10_small.main([str(archive), str(tmp_path / "other")]) == 2
+    assert main(["cifar10-small", str(archive), str(tmp_path / "other")]) == 2
     assert "cannot be unpacked" in capsys.readouterr().err and not list(tmp_path.glob("*other*"))

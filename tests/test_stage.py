@@ -12,13 +12,14 @@ import sys
 import pandas as pd
 import pytest
 
+from nclib.__main__ import main
 from nclib.study import check, code
 from nclib.study import stage as stage_module
 from nclib.study.files import StageError
-from nclib.study.progress import PROGRESS_FILE
 from nclib.study.stage import Stage, stage, stages, to_do
 from nclib.study.study import ParameterError, Study
 from nclib.study.watch import Watch
+from nclib.training.progress import TrainingProgress
 from tests.synthetic_study import MULTI_LABEL, write_study
 
 STUDY = {**MULTI_LABEL, "seeds": [0]}
@@ -151,7 +152,7 @@ def test_check_names_every_file_that_is_not_as_it_was_made(made, tmp_path, capsy
     assert "etf/seed0/02_train: history.csv has another size than it had; " in said
     assert "metrics.csv is damaged (it is not what 03_validate.manifest.json says)" in said
     assert "04_figures: there is no result yet\n" in said
-    assert check.main([str(tmp_path / "none.yaml")]) == 2
+    assert main(["check", str(tmp_path / "none.yaml")]) == 2
 
 
 SOURCE = 'import os\n\ndef f(x):\n    """Doc."""\n    return x + 1  # one more\n'
@@ -326,15 +327,18 @@ def test_what_runs_is_shown(made, tmp_path, capsys, monkeypatch):
     log("etf/seed0/02_train")
     assert look() == "running  datasets/digits/01_dataset\nrunning  etf/seed0/02_train\n"
     places["etf/seed0/02_train"].with_suffix(".failed.json").unlink()  # of an earlier session
-    state = {"epoch": 30, "epochs": 80, "seconds_left": 25, "shown": {"loss": 0.25, "train IoU": 1, "test IoU": 0.5}}
-    (places["etf/seed0/02_train"].parent / PROGRESS_FILE).write_text(json.dumps(state))
+    progress = TrainingProgress(places["etf/seed0/02_train"].parent, label="", epochs=80, score="soft_iou")
+    row = {"train_loss": 0.2, "train_feature_decay": 0.05, "train_soft_iou": 1.0, "test_soft_iou": 0.5}
+    progress.start(1, [{"epoch": epoch, **row} for epoch in range(1, 31)])
+    capsys.readouterr()
     assert look() == ""
     monkeypatch.setattr("nclib.study.watch.LINE_SECONDS", 0)
-    progress = "etf/seed0: epoch 30/80, 00:25 left, loss 0.2500, test IoU 0.5000"
-    assert look() == f"         datasets/digits: 20%|## | 2/9\n         {progress}\n"
+    of_training = "etf/seed0: epoch 30/80, ? left, loss 0.2500, test IoU 0.5000"
+    assert look() == f"         datasets/digits: 20%|## | 2/9\n         {of_training}\n"
     assert watch.epochs == {"etf/seed0": 30}
     (session / "etf/seed0").mkdir(parents=True)
     (session / "etf/seed0/02_train").touch()
     places["datasets/digits/01_dataset"].with_suffix(".failed.json").write_text("{}")
     assert look() == "failed   datasets/digits/01_dataset (0 s)\ndone     etf/seed0/02_train (0 s)\n"
     assert watch.epochs == {}
+    progress.close()

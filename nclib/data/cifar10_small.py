@@ -8,43 +8,38 @@ It holds the first thousand images of each official file, 5,000 for training and
 
 import argparse
 import shutil
-import sys
 import tempfile
 from itertools import product
 from pathlib import Path
 
 from PIL import Image
 
-from nclib.data.sources import SourceError, cifar10
+from nclib.data.sources import cifar10
 from nclib.data.sources.download import unpack
-from nclib.study.files import temporary_beside
+from nclib.study.files import StageError, temporary_beside
 
 PER_FILE = 1000  # images kept of each official file
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m nclib cifar10-small ARCHIVE FOLDER`.
-
-    Returns:
-        The exit status: 0, or 2 where the archive cannot be read or the folder is there already.
-    """
+def main(arguments: list[str]) -> int:
+    """`python -m nclib cifar10-small ARCHIVE FOLDER`; the exit status is 0."""
     parser = argparse.ArgumentParser(prog="python -m nclib cifar10-small", description=__doc__.split("\n")[0])
     parser.add_argument("archive", type=Path, help="cifar-10-python.tar.gz or cifar-10-binary.tar.gz")
     parser.add_argument("folder", type=Path, help="a new folder, such as data/cifar10_small")
     asked = parser.parse_args(arguments)
-    try:
-        write(asked.archive, asked.folder)
-    except (SourceError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    write(asked.archive, asked.folder)
     print(f"The images are in {asked.folder}.")
     return 0
 
 
 def write(archive: Path, folder: Path) -> None:
-    """Write `FOLDER/{train,test}/CLASS/NNNNNN.png`, without loss, from CIFAR-10's archive; whole or not at all."""
+    """Write `FOLDER/{train,test}/CLASS/NNNNNN.png`, without loss, from CIFAR-10's archive; whole or not at all.
+
+    Raises:
+        StageError: the archive cannot be read, or the folder is there already.
+    """
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already: name a new folder, or delete it.")
+        raise StageError(f"{folder} is there already: name a new folder, or delete it.")
     with tempfile.TemporaryDirectory() as scratch:
         layout = cifar10.BINARY_FOLDER if "binary" in archive.name else cifar10.PYTHON_FOLDER
         unpack(archive, Path(scratch) / layout)

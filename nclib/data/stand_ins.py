@@ -140,12 +140,12 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns its exit status."""
+def main(arguments: list[str]) -> int:
+    """`python -m nclib stand-ins SOURCE FOLDER`; the exit status is 0."""
     parser = argparse.ArgumentParser(prog="python -m nclib stand-ins", description=__doc__.split("\n")[0])
     parser.add_argument("source", choices=WRITERS)
     parser.add_argument("folder", type=Path, help="a new folder, for NCLIB_DATA_ROOT")
-    given = parser.parse_args(argv)
+    given = parser.parse_args(arguments)
     if given.folder.exists() and any(given.folder.iterdir()):
         parser.error(f"{given.folder} is not empty: real data could be overwritten; name a new folder")
     WRITERS[given.source](given.folder)

@@ -133,11 +133,14 @@ def terminal_text(name: str, minimum: CertifiedMinimum, class_names: Sequence[st
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib predict [STUDY.yaml] [RUN ...] [--labels FILE.csv]`: print tables, write pictures.
 
     Returns:
-        The exit status: 1 where theory predicts nothing for any run, 2 for a file that is not valid.
+        The exit status: 1 where theory predicts nothing for any run.
+
+    Raises:
+        ParameterError: a file is not valid, or its labels do not fit the settings.
     """
     parser = argparse.ArgumentParser(prog="python -m nclib predict", description="The geometry to expect, untrained.")
     parser.add_argument("study", nargs="?", default=DEFAULT, help=f"study file (default: {DEFAULT})")
@@ -166,7 +169,6 @@ def main(arguments: list[str] | None = None) -> int:
                     "its settings are not the theory's" if labels else "its data set is not there: run stage 01_dataset"
                 )
                 print(f"{name}: no prediction, since {why} (docs/theory.md)", file=sys.stderr)
-    except (ParameterError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
     return status

@@ -65,32 +65,19 @@ class SdLBFGS(torch.optim.Optimizer):
             return loss, torch.cat([gradient.reshape(-1) for gradient in gradients])
 
         loss, gradient = evaluate()
-        history = self._history(gradient)
-        move = -group["lr"] * inverse_hessian_product(
-            gradient, history["s"], history["y"], history["rho"], history["gamma"], newest=history["pairs"] - 1
-        )
+        # Under the first parameter, as in PyTorch's L-BFGS, so that loading casts it to that one's dtype and device.
+        state = self.state[parameters[0]]
+        pairs = state.setdefault("pairs", [])
+        last_gamma = state.setdefault("gamma", gradient.new_full((), group["delta"]))
+        move = -group["lr"] * inverse_hessian_product(gradient, pairs, last_gamma)
         for parameter, part in zip(parameters, move.split([p.numel() for p in parameters]), strict=True):
             parameter.add_(part.view_as(parameter))
         _, new_gradient = evaluate()
         ybar, rho, gamma = damped_pair(move, new_gradient - gradient, delta=group["delta"])
-        slot = history["pairs"] % group["history_size"]
-        history["s"][slot], history["y"][slot], history["rho"][slot] = move, ybar, rho
-        history["gamma"] = torch.where(rho > 0, gamma, history["gamma"])
-        history["pairs"] += 1
+        pairs.append([move, ybar, rho])
+        del pairs[: -group["history_size"]]
+        state["gamma"] = torch.where(rho > 0, gamma, last_gamma)
         return loss
-
-    def _history(self, gradient: Float[Tensor, " n"]) -> dict[str, Any]:
-        # Under the first parameter, as in PyTorch's L-BFGS, so that loading casts it to that one's dtype and device.
-        group = self.param_groups[0]
-        state = self.state[group["params"][0]]
-        if not state:
-            size = group["history_size"]
-            state["s"] = gradient.new_zeros(size, gradient.numel())
-            state["y"] = gradient.new_zeros(size, gradient.numel())
-            state["rho"] = gradient.new_zeros(size)
-            state["gamma"] = gradient.new_full((), group["delta"])
-            state["pairs"] = 0
-        return state
 
 
 def damped_pair(
@@ -108,22 +95,14 @@ def damped_pair(
 
 
 def inverse_hessian_product(
-    gradient: Float[Tensor, " n"],
-    s: Float[Tensor, "m n"],
-    y: Float[Tensor, "m n"],
-    rho: Float[Tensor, " m"],
-    gamma: Float[Tensor, ""],
-    *,
-    newest: int,
+    gradient: Float[Tensor, " n"], pairs: Sequence[list[Tensor]], gamma: Float[Tensor, ""]
 ) -> Float[Tensor, " n"]:
-    """H g by the two-loop recursion over a ring of m pairs; `newest` (mod m) was written last, -1 means none."""
-    size = len(rho)
-    slots = [index % size for index in range(newest, max(newest - size, -1), -1)]
+    """H g by the two-loop recursion over the pairs `[s, ybar, rho]`, the oldest first."""
     product, weights = gradient.clone(), []
-    for slot in slots:
-        weights.append(rho[slot] * s[slot].dot(product))
-        product -= weights[-1] * y[slot]
+    for s, y, rho in reversed(pairs):
+        weights.append(rho * s.dot(product))
+        product -= weights[-1] * y
     product /= gamma
-    for slot, weight in zip(reversed(slots), reversed(weights), strict=True):
-        product += (weight - rho[slot] * y[slot].dot(product)) * s[slot]
+    for (s, y, rho), weight in zip(pairs, reversed(weights), strict=True):
+        product += (weight - rho * y.dot(product)) * s
     return product

@@ -161,22 +161,21 @@ class Finding:
     verdict: str
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib verify [STUDY.yaml] [--from FOLDER]`.
 
     Returns:
-        The exit status: 0 if every verdict is the one on record, 1 if one is not, 2 for a file that is not valid.
+        The exit status: 0 if every verdict is the one on record, 1 if one is not.
+
+    Raises:
+        ParameterError: a file is not valid.
     """
     parser = argparse.ArgumentParser(prog="python -m nclib verify", description="Check the papers' claims.")
     parser.add_argument("study", nargs="?", help="only the claims on this study file; otherwise all")
     parser.add_argument("--from", dest="results", default=REFERENCE, help=f"folder of results (default: {REFERENCE})")
     asked = parser.parse_args(arguments)
     results, study = project_root() / asked.results, asked.study and Path(asked.study).stem
-    try:
-        found = findings(results, study=study)
-    except ParameterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = findings(results, study=study)
     print(terminal_table(found))
     path = results / (study or "") / "claims.md"
     write_text(path, markdown(found))

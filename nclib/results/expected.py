@@ -4,7 +4,6 @@ python -m nclib ceiling params/mlab_mnist.yaml
 """
 
 import csv
-import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -25,14 +24,10 @@ from nclib.theory import CertifiedMinimum
 Labels = tuple[dict[LabelSet, int], tuple[str, ...]]  # samples of each label set, and the names of the classes
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib ceiling STUDY.yaml [RUN ...]`: print the ceilings of its runs, where theory has them."""
-    path, *runs = sys.argv[1:] if arguments is None else arguments
-    try:
-        study = Study.from_file(path).only(runs)
-    except ParameterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path, *runs = arguments
+    study = Study.from_file(path).only(runs)
     built = StudyFolder(Path(path).absolute().parents[1], study.study)  # where `make reproduce` keeps the study's file
     found = {run: ceiling(study.resolve(run), built) for run in study.runs}
     shown = ", ".join(f"{run} {value:.3f}" for run, value in found.items() if value is not None)

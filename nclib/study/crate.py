@@ -15,24 +15,20 @@ from typing import Any
 from nclib.study.files import write_json
 from nclib.study.folders import StudyFolder
 from nclib.study.stage import Stage, stages
-from nclib.study.study import ParameterError, Study
+from nclib.study.study import Study
 
 FILE = "ro-crate-metadata.json"
 CRATE, PROFILE = "https://w3id.org/ro/crate/1.1", "https://w3id.org/ro/wfrun/process/0.5"
 LICENSE = "https://spdx.org/licenses/MIT"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Write `ro-crate-metadata.json` into a study's folder; the exit status is 1 where nothing is finished."""
     parser = argparse.ArgumentParser(prog="python -m nclib crate", description="Describe a study's results (RO-Crate).")
     parser.add_argument("study", help="study file, e.g. params/mlab_digits.yaml")
     parser.add_argument("--outputs", default="outputs", help="folder of results (default: outputs)")
     asked = parser.parse_args(arguments)
-    try:
-        study = Study.from_file(asked.study)
-    except ParameterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    study = Study.from_file(asked.study)
     finished = [stage for stage in stages(study, asked.outputs) if stage.manifest]
     if not finished:
         print(f"error: no stage of {study.study} is finished: run `make reproduce` first", file=sys.stderr)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from nclib.study.cluster import cancel_left_jobs
@@ -28,7 +28,7 @@ from nclib.study.progress import PROGRESS_FILE
 from nclib.study.registry import SOURCES
 from nclib.study.source_files import absent, answers
 from nclib.study.stage import KEEP_CODE, Stage, stages, to_do
-from nclib.study.study import ParameterError, Study
+from nclib.study.study import Study
 from nclib.study.watch import Watch, report_failures, say
 
 LOG = "snakemake.log"
@@ -38,18 +38,20 @@ INTERRUPTED = 130  # exit status: as of a program that SIGINT has ended
 ROOM = 64 * 1024  # bytes; on a disk with less, a step that failed has failed for want of space
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib reproduce STUDY.yaml`.
 
     Returns:
         The exit status: 0 when every stage is done, `BUSY` when the study's outputs are in use, `NO_IMAGES` when its
         images are not there, `INTERRUPTED`, else that of Snakemake.
+
+    Raises:
+        StageError: the study is not valid, its outputs cannot be written, or Slurm does not answer.
     """
     asked = _parser().parse_intermixed_args(arguments)
     root = project_root()
     if not (root / "Snakefile").is_file():
-        say(f"error: {root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
-        return 2
+        raise StageError(f"{root} is not in nclib's folder, where Snakefile and notebooks/ are: go there")
     if asked.keep_code:
         os.environ[KEEP_CODE] = "1"
     try:
@@ -57,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         folder = StudyFolder(asked.outputs, study.study).root
         found = stages(study, asked.outputs, runs=study.only(asked.runs).runs)
         todo = to_do(found)
-        if why := _lacks_images([stage for stage in found if stage.key in todo], smoke=asked.smoke):
+        ahead = [stage for stage in found if stage.key in todo]
+        if why := _lacks_images(ahead, smoke=asked.smoke):
             say(f"skipped {study.study}: {why}")
             return NO_IMAGES
         with only_one(folder) as locks:
@@ -74,17 +77,13 @@ def main(arguments: list[str] | None = None) -> int:
             if not todo and not asked.snakemake:
                 _conclude(study, folder, 0, time.time())
                 return 0
-            with _ceilings(folder, [stage for stage in found if stage.key in todo]):
+            with _ceilings(folder, ahead):
                 return _run(asked, study, found, root, locks)
     except BlockingIOError as error:
         say(str(error))
         return BUSY
-    except (ParameterError, StageError) as error:
-        say(f"error: {error}")
-        return 2
     except OSError as error:
-        say(f"error: {unwritable(Path(error.filename or asked.outputs), error)}")
-        return 2
+        raise unwritable(Path(error.filename or asked.outputs), error) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,16 +186,12 @@ def _lacks_images(found: list[Stage], *, smoke: bool) -> str | None:
     return None
 
 
-@contextmanager
-def _ceilings(folder: Path, ahead: Iterable[Stage]) -> Iterator[None]:
+def _ceilings(folder: Path, ahead: Iterable[Stage]) -> AbstractContextManager:
     """Print what theory allows the trainings ahead; a process of its own loads torch while the first stage runs."""
     trainings = [stage for stage in ahead if stage.name == "02_train"]
-    if any(each.settings.training.feature_decay for each in trainings):
-        runs = dict.fromkeys(each.run for each in trainings)
-        with subprocess.Popen([sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs], stdout=2):
-            yield
-    else:
-        yield
+    runs = dict.fromkeys(each.run for each in trainings if each.settings.training.feature_decay)
+    command = [sys.executable, "-m", "nclib", "ceiling", folder / "study.yaml", *runs]
+    return subprocess.Popen(command, stdout=2) if runs else nullcontext()
 
 
 def _announce(stage: Stage, why: str | None) -> None:
@@ -238,15 +233,11 @@ def only_one(folder: Path) -> Iterator[list[int]]:
 
     Raises:
         BlockingIOError: another process holds it.
-        StageError: the folder cannot be written.
+        OSError: the folder cannot be written.
     """
-    path, held = folder / ".lock", []
+    folder.mkdir(parents=True, exist_ok=True)
+    held = [os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644), os.open(folder, os.O_RDONLY)]
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            held = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644), os.open(folder, os.O_RDONLY)]
-        except OSError as error:
-            raise unwritable(path, error) from error
         for descriptor in held:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -110,41 +110,28 @@ class Section(BaseModel):
 class Dataset(Section):
     """The images and their labels (stage 01_dataset)."""
 
-    name: Name = Field("data", description="folder of the data set in the study's outputs")
-    source: Literal[tuple(SOURCES)] = Field("digits", description="source")
-    root: Annotated[str, BeforeValidator(_as_text)] | None = Field(
-        None, description="folder of the source's files, from the data root; None: the data root (image_folder: `name`)"
-    )
-    layout: Literal[tuple(LAYOUTS)] | None = Field(
-        None,
-        description="how several images become one; None: the source's own images, one label each (svhn: its own)",
-    )
-    train_counts: Counts = Field({}, description="training images per label set, by its number of labels")
-    test_counts: Counts = Field({}, description="test images per label set, by its number of labels")
-    pair_groups: Integers = Field(
-        (), description="imbalance: training images per pair, one number for each equal group of pairs"
-    )
-    sample_size: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="training images per class, the first of each (svhn: at most, per label set); None: all"
-    )
-    class_counts: Integers = Field((), description="training images of each class, the first of each: a long tail")
-    random_labels: bool = Field(False, description="permute the labels of both splits once (balanced)")
-    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=1024)] | None = Field(
-        None, description="resize to this side [pixels]"
-    )
-    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = Field(
-        TEST_FRACTION, description="share of each class kept for the test, where the source has no split of its own"
-    )
-    split: Literal["random", "last"] = Field(
-        "random", description="image_folder: which of each class are for the test; 'last': in the order of file names"
-    )
-    test_folder: str | None = Field(
-        None, description="image_folder: the folder of test images, where there are several such as val and test"
-    )
-    normalization: Literal[NORMALIZATIONS] = Field(
-        "unit", description="'unit': values in [0, 1]; else subtract each channel's mean, divide by its deviation"
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the composition, one for all training seeds")
+    name: Name = "data"  # folder of the data set in the study's outputs
+    source: Literal[tuple(SOURCES)] = "digits"
+    # Folder of the source's files, from the data root; None: the data root (image_folder: `name`)
+    root: Annotated[str, BeforeValidator(_as_text)] | None = None
+    # How several images become one; None: the source's own images, one label each (svhn: its own)
+    layout: Literal[tuple(LAYOUTS)] | None = None
+    train_counts: Counts = {}  # training images per label set, by its number of labels
+    test_counts: Counts = {}  # test images per label set, by its number of labels
+    pair_groups: Integers = ()  # imbalance: training images per pair, one number for each equal group of pairs
+    # Training images per class, the first of each (svhn: at most, per label set); None: all
+    sample_size: Annotated[int, Field(ge=1)] | None = None
+    class_counts: Integers = ()  # training images of each class, the first of each: a long tail
+    random_labels: bool = False  # permute the labels of both splits once (balanced)
+    image_size: Annotated[int, Field(ge=SMALLEST_SIDE, le=1024)] | None = None  # resize to this side [pixels]
+    # Share of each class kept for the test, where the source has no split of its own
+    test_fraction: Annotated[Real, Field(gt=0, lt=1)] = TEST_FRACTION
+    # image_folder: which of each class are for the test; "last": in the order of file names
+    split: Literal["random", "last"] = "random"
+    test_folder: str | None = None  # image_folder: that of the test images, where there are several (val and test)
+    # "unit": values in [0, 1]; else subtract each channel's mean, divide by its deviation
+    normalization: Literal[NORMALIZATIONS] = "unit"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of the composition, one for all training seeds
 
     @property
     def source_folder(self) -> Path:
@@ -204,72 +191,58 @@ class Dataset(Section):
 class Model(Section):
     """The network (built by `nclib.models.build_model`)."""
 
-    arch: Literal[tuple(ARCHITECTURES)] = Field("resnet18", description="backbone")
-    width: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="channels of the first stage (mlp: units of each hidden layer); None: the architecture's own"
-    )
-    depth: int | None = Field(None, description="hidden layers of an mlp; 6 n + 2 of a wide_resnet; None: its own")
-    head: Literal[HEADS] = Field("learned", description="last layer: trained, or fixed to a simplex ETF")
-    feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="width d of the last-layer features, as the released --fixdim; None: the architecture's own"
-    )
-    stem: Literal[STEMS] = Field("small", description="3x3 stride 1, or 7x7 stride 2 with max-pool")
-    bias: bool = Field(True, description="a bias in the last layer")
+    arch: Literal[tuple(ARCHITECTURES)] = "resnet18"  # backbone
+    # Channels of the first stage (mlp: units of each hidden layer); None: the architecture's own
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    depth: int | None = None  # hidden layers of an mlp; 6 n + 2 of a wide_resnet; None: its own
+    head: Literal[HEADS] = "learned"  # last layer: trained, or fixed to a simplex ETF
+    # Width d of the last-layer features, as the released --fixdim; None: the architecture's own
+    feature_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
+    stem: Literal[STEMS] = "small"  # 3x3 stride 1, or 7x7 stride 2 with max-pool
+    bias: bool = True  # in the last layer
 
 
 class Training(Section):
     """How the network is trained (stage 02_train)."""
 
-    loss: Literal[tuple(LOSSES)] = Field(
-        "cross_entropy",
-        description="single-label loss under pick-all-label; rescaled_mse, binary_cross_entropy: of multi-hot targets",
-    )
-    label_mean: bool = Field(True, description="pick-all-label as the mean over a sample's labels; False: their sum")
-    mse_k: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: weight k of the true class")
-    mse_M: Annotated[Real, Field(gt=0)] = Field(1.0, description="rescaled MSE: target M of the true class")
-    smoothing: Annotated[Real, Field(ge=0, lt=1)] = Field(
-        0.1, description="label smoothing: mass spread over all classes"
-    )
-    gamma: Annotated[Real, Field(ge=0)] = Field(2.0, description="focal loss: exponent")
-    optimizer: Literal[OPTIMIZERS] = Field("sgd", description="optimizer")
-    lr: Annotated[Real, Field(gt=0, le=1e3)] = Field(0.1, description="learning rate at the start")
-    momentum: Annotated[Real, Field(ge=0, lt=1)] = Field(MOMENTUM, description="SGD momentum")
-    history_size: Annotated[int, Field(ge=1, le=1000)] = Field(HISTORY_SIZE, description="L-BFGS: remembered steps")
-    weight_decay: Annotated[Real, Field(ge=0)] = Field(5e-4, description="gradient of 1/2 wd |p|^2, as in torch")
-    decay_on: Literal[DECAY_MODES] = Field(
-        "parameters", description="weight decay on all parameters, or on the last layer only (beside feature_decay)"
-    )
-    feature_decay: Annotated[Real, Field(ge=0)] = Field(1e-3, description="lambda_H of lambda_H |H_batch|_F^2")
-    feature_decay_mean: bool = Field(False, description="divide the feature decay by the batch size (released: no)")
-    batch_size: Annotated[int, Field(ge=2, le=10**6)] = Field(128, description="samples per step")
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(200, description="passes over the training data")
-    schedule: Literal[SCHEDULES] = Field("cosine", description="learning rate by epoch")
-    min_lr_ratio: Annotated[Real, Field(ge=0, le=1)] = Field(
-        MIN_LR_RATIO, description="cosine: last over first learning rate"
-    )
-    step_size: Annotated[int, Field(ge=1)] = Field(STEP_SIZE, description="step: epochs between two drops")
-    milestones: Integers = Field((), description="multistep: epochs of the drops")
-    lr_drop: Annotated[Real, Field(gt=0, le=1)] = Field(DROP, description="step, multistep: factor of a drop")
-    augment: bool = Field(False, description="random crop (padding 4 pixels) and horizontal flip")
-    checkpoint_every: Annotated[int, Field(ge=1)] = Field(20, description="epochs between two kept checkpoints")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': the GPU if there is one")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="of the backbone (head, loss and metrics: float32); 'auto': bfloat16 on hardware that computes in "
-        "it, but for L-BFGS",
-    )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; 'auto': where it pays")
+    # Single-label loss under pick-all-label; rescaled_mse, binary_cross_entropy: of multi-hot targets
+    loss: Literal[tuple(LOSSES)] = "cross_entropy"
+    label_mean: bool = True  # pick-all-label as the mean over a sample's labels; False: their sum
+    mse_k: Annotated[Real, Field(gt=0)] = 1.0  # rescaled MSE: weight k of the true class
+    mse_M: Annotated[Real, Field(gt=0)] = 1.0  # rescaled MSE: target M of the true class
+    smoothing: Annotated[Real, Field(ge=0, lt=1)] = 0.1  # label smoothing: mass spread over all classes
+    gamma: Annotated[Real, Field(ge=0)] = 2.0  # focal loss: exponent
+    optimizer: Literal[OPTIMIZERS] = "sgd"
+    lr: Annotated[Real, Field(gt=0, le=1e3)] = 0.1  # learning rate at the start
+    momentum: Annotated[Real, Field(ge=0, lt=1)] = MOMENTUM  # of SGD
+    history_size: Annotated[int, Field(ge=1, le=1000)] = HISTORY_SIZE  # L-BFGS: remembered steps
+    weight_decay: Annotated[Real, Field(ge=0)] = 5e-4  # gradient of 1/2 wd |p|^2, as in torch
+    # Weight decay on all parameters, or on the last layer only (beside feature_decay)
+    decay_on: Literal[DECAY_MODES] = "parameters"
+    feature_decay: Annotated[Real, Field(ge=0)] = 1e-3  # lambda_H of lambda_H |H_batch|_F^2
+    feature_decay_mean: bool = False  # divide the feature decay by the batch size (released: no)
+    batch_size: Annotated[int, Field(ge=2, le=10**6)] = 128  # samples per step
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 200  # passes over the training data
+    schedule: Literal[SCHEDULES] = "cosine"  # learning rate by epoch
+    min_lr_ratio: Annotated[Real, Field(ge=0, le=1)] = MIN_LR_RATIO  # cosine: last over first learning rate
+    step_size: Annotated[int, Field(ge=1)] = STEP_SIZE  # step: epochs between two drops
+    milestones: Integers = ()  # multistep: epochs of the drops
+    lr_drop: Annotated[Real, Field(gt=0, le=1)] = DROP  # step, multistep: factor of a drop
+    augment: bool = False  # random crop (padding 4 pixels) and horizontal flip
+    checkpoint_every: Annotated[int, Field(ge=1)] = 20  # epochs between two kept checkpoints
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU if there is one
+    # Of the backbone (head, loss, metrics: float32); "auto": bfloat16 on hardware that computes in it, but for L-BFGS
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile; "auto": where it pays
 
 
 class Validation(Section):
     """What is measured at each checkpoint (stage 03_validate)."""
 
-    batch_size: Annotated[int, Field(ge=1, le=10**6)] = Field(512, description="samples per forward pass")
-    feature_sample: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        600,
-        description="training features kept at each checkpoint for the explorer (spread over the label sets)",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="'auto': the GPU if there is one")
+    batch_size: Annotated[int, Field(ge=1, le=10**6)] = 512  # samples per forward pass
+    # Training features kept at each checkpoint for the explorer (spread over the label sets)
+    feature_sample: Annotated[int, Field(ge=0, le=100_000)] = 600
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU if there is one
 
 
 SECTIONS = ("dataset", "model", "training", "validation")
@@ -324,11 +297,9 @@ class Run(Section):
 class Smoke(Section):
     """Overrides for a quick try of the whole study."""
 
-    dataset: dict[str, Any] = Field(default_factory=dict)
-    model: dict[str, Any] = Field(default_factory=dict)
-    training: dict[str, Any] = Field(default_factory=dict)
-    validation: dict[str, Any] = Field(default_factory=dict)
+    dataset: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    validation: dict[str, Any] = {}
     seeds: Seeds = (0,)
-    runs: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = Field(
-        None, description="names of the runs kept; None: all"
-    )
+    runs: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = None  # names of the runs kept; None: all

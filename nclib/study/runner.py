@@ -132,7 +132,7 @@ def _cause_of_death(status: int | None) -> str:
     return f"its kernel ended {how}, which is no error of the notebook's own: run the same command again"
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """`python -m nclib notebook IN OUT JSON [PARENT]`.
 
     IN is the notebook, OUT its executed copy, JSON an object of parameters, and PARENT the process to end with (without
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 if the notebook did not run to its end.
     """
-    notebook, out, parameters, *parent = sys.argv[1:] if arguments is None else arguments
+    notebook, out, parameters, *parent = arguments
     die_with_parent(signal.SIGTERM, int(parent[0]) if parent else os.getppid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ["NCLIB_BATCH"] = "1"

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from nclib.study.files import write_text
+from nclib.study.files import StageError, write_text
 from nclib.study.parameters import (
     SECTIONS,
     Dataset,
@@ -30,7 +30,7 @@ from nclib.study.parameters import (
 )
 
 
-class ParameterError(ValueError):
+class ParameterError(StageError, ValueError):
     """A study file or a notebook's parameters are not valid; the message names each field at fault."""
 
 

@@ -82,15 +82,9 @@ class Watch:
     def _progress(self, stage: Stage) -> str:
         """How far a stage is, if that is known: a training, or one that draws a bar, as for a download."""
         place = stage.key.removesuffix(f"/{stage.name}")
-        if stage.name == "02_train":
-            state = json_or_empty(stage.folder / PROGRESS_FILE)
-            if not state:
-                return ""
+        if stage.name == "02_train" and (state := json_or_empty(stage.folder / PROGRESS_FILE)):
             self.epochs[place] = state["epoch"]
-            left = f", {tqdm.format_interval(state['seconds_left'])} left" if state.get("seconds_left") else ""
-            shown = {name: value for name, value in state.get("shown", {}).items() if not name.startswith("train")}
-            scores = "".join(f", {name} {value:.4f}" for name, value in shown.items())
-            return f"{place}: epoch {state['epoch']}/{state['epochs']}{left}{scores}"
+            return f"{place}: {state['text']}"
         bar = _last_bar(stage.folder / f"{stage.name}.log")
         return f"{place}: {bar}" if bar else ""
 

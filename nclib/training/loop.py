@@ -201,7 +201,7 @@ def train_stage(step: Stage, trainer: Trainer, splits: Splits) -> pd.DataFrame:
     with Unfinished(step.folder, identity, step.code) as unfinished:
         if step.reread().done:  # by the training that this one has waited for
             return train_stage(step, trainer, splits)
-        progress = TrainingProgress(unfinished.lease, label=label, epochs=trainer.settings.epochs, score=score)
+        progress = TrainingProgress(step.folder, label=label, epochs=trainer.settings.epochs, score=score)
         history = fit(trainer, train, test, unfinished, progress=progress)
         unfinished.lease.check()
         step.clear()

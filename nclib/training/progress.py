@@ -3,35 +3,33 @@
 import json
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from nclib.study.progress import PROGRESS_FILE, bar
-from nclib.training.lease import Lease
 
 
 class TrainingProgress:
     """Callbacks for `nclib.training.loop.fit`: steps, loss, IoU and time left.
 
-    While the run's lease is held, the state goes to a file beside it about once a second, for `nclib.study.watch`.
+    About once a second a file gets the finished epochs and what `nclib.study.watch` shows.
 
     Args:
-        lease: of the run.
+        folder: of the run and seed.
         label: what is trained, e.g. `etf seed 0`.
         epochs: epochs in all.
         score: the column of the history to show, `soft_iou`, or `accuracy` for one label per image.
     """
 
-    def __init__(self, lease: Lease, *, label: str, epochs: int, score: str = "soft_iou") -> None:
-        self.score = score
-        self.lease, self.file = lease, lease.path.with_name(PROGRESS_FILE)
-        self.state: dict[str, Any] = {"label": label, "epochs": epochs, "epoch": 0}
+    def __init__(self, folder: Path, *, label: str, epochs: int, score: str) -> None:
+        self.file, self.label, self.epochs, self.score = folder / PROGRESS_FILE, label, epochs, score
+        self.finished, self.scores = 0, ""
         self._written = 0.0
 
     def start(self, steps_per_epoch: int, history: list[dict[str, Any]]) -> None:
         self.share = 1 / steps_per_epoch
         shown = "{desc}: {n:.0f}/{total} epochs |{bar}| {remaining} left{postfix}"
-        total, done = self.state["epochs"], len(history)
-        self.bar = bar(total=total, initial=done, desc=self.state["label"], bar_format=shown)
+        self.bar = bar(total=self.epochs, initial=len(history), desc=self.label, bar_format=shown)
         if history:
             print(f"going on after epoch {len(history)}")
             self.epoch(history[-1])
@@ -45,28 +43,20 @@ class TrainingProgress:
         name = {"soft_iou": "IoU"}.get(self.score, self.score)
         shown = {"loss": row["train_loss"] + row["train_feature_decay"]}
         shown |= {f"{split} {name}": row[f"{split}_{self.score}"] for split in ("train", "test")}
-        self.state |= {"epoch": row["epoch"], "shown": shown}
-        self.bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+        shown = {name: f"{value:.4f}" for name, value in shown.items()}
+        self.bar.set_postfix(shown, refresh=False)
+        self.finished, self.scores = row["epoch"], f", loss {shown['loss']}, test {name} {shown[f'test {name}']}"
         self._write()
 
     def close(self) -> None:
         self.bar.close()
         with suppress(OSError):
-            if self.lease.holds():
-                self.file.unlink()
+            self.file.unlink()
 
     def _write(self) -> None:
-        """Not worth an fsync: nothing depends on it but the bars of a watcher, and it must never stop a training."""
+        """Perhaps in part: nothing depends on it but what a watcher shows, and it must never stop a training."""
         self._written = time.monotonic()
-        done = self.bar.format_dict
-        rate = (done["n"] - done["initial"]) / done["elapsed"] if done["elapsed"] else 0
-        self.state["seconds_left"] = (done["total"] - done["n"]) / rate if rate else None
-        temporary = self.file.with_suffix(".tmp")
-        if not self.lease.holds():
-            return
+        left = self.bar.format_meter(**self.bar.format_dict | {"bar_format": "{remaining} left"})
+        text = f"epoch {self.finished}/{self.epochs}, {left}{self.scores}"
         with suppress(OSError):
-            try:
-                temporary.write_text(json.dumps(self.state))
-                temporary.replace(self.file)
-            finally:
-                temporary.unlink(missing_ok=True)
+            self.file.write_text(json.dumps({"epoch": self.finished, "text": text}))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -92,5 +92,4 @@ def resized(source: SourceImages, image_size: int | None) -> SourceImages:
         return source
     from torchvision.transforms.v2.functional import resize
 
-    images = resize(source.images, [image_size, image_size], antialias=True)
-    return SourceImages(images, source.labels, source.class_names, source.index)
+    return replace(source, images=resize(source.images, [image_size, image_size], antialias=True))
