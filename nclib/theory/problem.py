@@ -65,14 +65,7 @@ class Problem:
                 raise ValueError(f"Expected every multiplicity in counts to be in 1..{K - 1} (K = {K}), but got {m}.")
             if n < 1:
                 raise ValueError(f"Expected counts[{m}] >= 1 samples per label set, but got {n}.")
-        for name in ("weight_decay", "feature_decay"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"Expected {name} > 0 and finite (without decay no minimum is attained), "
-                    f"but got {getattr(self, name)}."
-                )
-        if not self.bias_decay >= 0:
-            raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {self.bias_decay}.")
+        check_decays(self.weight_decay, self.feature_decay, self.bias_decay)
         if self.loss not in CLASS_LOSSES:
             raise ValueError(f"Expected loss 'cross_entropy' or 'mse', but got {self.loss!r}.")
 
@@ -102,6 +95,15 @@ class Problem:
     def logits(self, W: Float[Tensor, "k d"], H: Float[Tensor, "n d"], b: Float[Tensor, " k"]) -> Float[Tensor, "n k"]:
         """`z = H Wᵀ + b`; without bias (`bias_decay = inf`) `b` is ignored."""
         return H @ W.T + b if self.bias_decay < math.inf else H @ W.T
+
+
+def check_decays(weight_decay: float, feature_decay: float, bias_decay: float) -> None:
+    """Refuse decays for which no minimum is attained."""
+    for name, decay in {"weight_decay": weight_decay, "feature_decay": feature_decay}.items():
+        if not 0 < decay < math.inf:
+            raise ValueError(f"Expected {name} > 0 and finite, but got {decay}: without decay no minimum is attained.")
+    if not bias_decay >= 0:
+        raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {bias_decay}.")
 
 
 @dataclass(frozen=True)
