@@ -13,8 +13,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
+from nclib.theory.minimum import bias_at_zero
 from nclib.theory.problem import Point, Problem, data_loss, objective
-from nclib.theory.reduced import bias_at_zero
 from nclib.theory.unconstrained import descend, random_point
 
 
