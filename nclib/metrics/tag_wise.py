@@ -7,7 +7,9 @@ features with label set S, `mu_k` those of the features with the one label k; no
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import chain, combinations, islice
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
@@ -223,18 +225,7 @@ def _num_pairs(sets: LabelSets, multiplicity: int) -> int:
 
 
 def _subsets(num_classes: int, size: int, *, block: int, device: torch.device) -> Iterator[Int64[Tensor, "b m"]]:
-    """All subsets of so many classes in blocks, unranked in the combinatorial number system."""
-    total = math.comb(num_classes, size)
-    # binomials above the total only have to compare as larger, so they may be cut to what int64 holds
-    binomials = [
-        torch.tensor([min(math.comb(n, j), total + 1) for n in range(num_classes + 1)], device=device)
-        for j in range(size + 1)
-    ]
-    for start in range(0, total, block):
-        rank = torch.arange(start, min(start + block, total), device=device)
-        chosen = []
-        for j in range(size, 0, -1):
-            largest = torch.searchsorted(binomials[j], rank, right=True) - 1
-            rank = rank - binomials[j][largest]
-            chosen.append(largest)
-        yield torch.stack(chosen, dim=1)
+    """All subsets of so many classes, in blocks."""
+    ids = chain.from_iterable(combinations(range(num_classes), size))
+    while (part := np.fromiter(islice(ids, block * size), np.int64)).size:
+        yield torch.from_numpy(part).view(-1, size).to(device)
