@@ -16,9 +16,8 @@ from torch import Tensor
 from nclib.metrics.tag_wise import angles_degrees
 from nclib.theory.factored import Factored
 from nclib.theory.fixed import minimize_features
-from nclib.theory.histogram import Histogram
+from nclib.theory.histogram import Array, BinaryCrossEntropy, CrossEntropy, Histogram, SquaredError
 from nclib.theory.problem import check_decays
-from nclib.theory.terms import Array, BinaryCrossEntropy, CrossEntropy, SquaredError
 
 LOSSES = ("cross_entropy", "mse", "binary_cross_entropy")
 ABSENT = 1e-9  # singular values and vectors below this share of the largest are rounding
