@@ -58,26 +58,23 @@ class Collapse:
         import matplotlib.pyplot as plt
 
         means, margins = self.arrays["class_means"], self.arrays.get("cosine_margins")
-        panels = {"means": len(means) <= MAX_CLASSES_DRAWN, "margins": margins is not None, "layers": bool(self.layers)}
-        drawn = [name for name, wanted in panels.items() if wanted]
-        figure, axes = plt.subplots(1, len(drawn), figsize=(4 * len(drawn), 3.5), layout="constrained", squeeze=False)
-        for name, ax in zip(drawn, axes[0], strict=True):
-            if name == "means":
-                image = ax.imshow(
-                    metrics.cosine_gram(means - means.mean(dim=0)).numpy(), vmin=-1, vmax=1, cmap="RdBu_r"
-                )
-                figure.colorbar(image, ax=ax)
-                ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
-            elif margins is not None and name == "margins":
-                ax.plot(margins.numpy())
-                ax.set(title="cosine margins", xlabel="sample, by rising margin")
-            else:
-                for metric in ("nc1", "separation"):
-                    ax.semilogy(
-                        list(self.layers), [values[metric] for values in self.layers.values()], "o-", label=metric
-                    )
-                ax.set(title="layer by layer")
-                ax.legend()
+        shown = [len(means) <= MAX_CLASSES_DRAWN, margins is not None, bool(self.layers)]
+        figure, axes = plt.subplots(1, sum(shown), figsize=(4 * sum(shown), 3.5), layout="constrained", squeeze=False)
+        free = iter(axes[0])
+        if len(means) <= MAX_CLASSES_DRAWN:
+            ax, cosines = next(free), metrics.cosine_gram(means - means.mean(dim=0))
+            figure.colorbar(ax.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r"), ax=ax)
+            ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
+        if margins is not None:
+            ax = next(free)
+            ax.plot(margins.numpy())
+            ax.set(title="cosine margins", xlabel="sample, by rising margin")
+        if self.layers:
+            ax = next(free)
+            for metric in ("nc1", "separation"):
+                ax.semilogy(list(self.layers), [values[metric] for values in self.layers.values()], "o-", label=metric)
+            ax.set(title="layer by layer")
+            ax.legend()
         return axes[0]
 
     def save(self, path: str | Path) -> None:
