@@ -71,12 +71,9 @@ def tag_wise_ratio(
     >>> tag_wise_ratio(h, y, 2)  # 45 degrees from its own sum, 90 and 180 from the other two
     tensor(0.4286)
     """
-    return _tag_wise_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
-
-
-def _tag_wise_ratio(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
-    """`tag_wise_ratio` from the statistics."""
-    return _tag_wise_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
+    statistics = collapse_statistics(features, labels)
+    ratio = _tag_wise_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
+    return ratio.to(working_dtype(features))
 
 
 def tag_wise_scale(
@@ -125,7 +122,7 @@ def tag_wise_rows(statistics: CollapseStatistics) -> list[tuple[str, int, Float6
         scale, residual = _tag_wise_fit(statistics, m)
         rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
         if _num_pairs(statistics.sets, m) <= MAX_PAIRS:
-            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
+            rows.append(("tag_wise_ratio", m, angles.mean() / mean_angle_of_all_pairs(statistics, m)))
         rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
     return rows
 
