@@ -58,26 +58,23 @@ class Collapse:
         import matplotlib.pyplot as plt
 
         means, margins = self.arrays["class_means"], self.arrays.get("cosine_margins")
-        panels = {"means": len(means) <= MAX_CLASSES_DRAWN, "margins": margins is not None, "layers": bool(self.layers)}
-        drawn = [name for name, wanted in panels.items() if wanted]
-        figure, axes = plt.subplots(1, len(drawn), figsize=(4 * len(drawn), 3.5), layout="constrained", squeeze=False)
-        for name, ax in zip(drawn, axes[0], strict=True):
-            if name == "means":
-                image = ax.imshow(
-                    metrics.cosine_gram(means - means.mean(dim=0)).numpy(), vmin=-1, vmax=1, cmap="RdBu_r"
-                )
-                figure.colorbar(image, ax=ax)
-                ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
-            elif margins is not None and name == "margins":
-                ax.plot(margins.numpy())
-                ax.set(title="cosine margins", xlabel="sample, by rising margin")
-            else:
-                for metric in ("nc1", "separation"):
-                    ax.semilogy(
-                        list(self.layers), [values[metric] for values in self.layers.values()], "o-", label=metric
-                    )
-                ax.set(title="layer by layer")
-                ax.legend()
+        shown = [len(means) <= MAX_CLASSES_DRAWN, margins is not None, bool(self.layers)]
+        figure, axes = plt.subplots(1, sum(shown), figsize=(4 * sum(shown), 3.5), layout="constrained", squeeze=False)
+        free = iter(axes[0])
+        if len(means) <= MAX_CLASSES_DRAWN:
+            ax, cosines = next(free), metrics.cosine_gram(means - means.mean(dim=0))
+            figure.colorbar(ax.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r"), ax=ax)
+            ax.set(title="cosines of the centered class means", xlabel="class", ylabel="class")
+        if margins is not None:
+            ax = next(free)
+            ax.plot(margins.numpy())
+            ax.set(title="cosine margins", xlabel="sample, by rising margin")
+        if self.layers:
+            ax = next(free)
+            for metric in ("nc1", "separation"):
+                ax.semilogy(list(self.layers), [values[metric] for values in self.layers.values()], "o-", label=metric)
+            ax.set(title="layer by layer")
+            ax.legend()
         return axes[0]
 
     def save(self, path: str | Path) -> None:
@@ -162,45 +159,43 @@ def measure_collapse(
     layers = layers or ()
     options = {"device": device, "batch_size": batch_size, "transform": transform, "find_head": head is None}
 
-    def one_pass(data: Data, split: str, layers: Sequence[str] = ()) -> "closing[Generator[Extracted, None, None]]":
-        def batches() -> Generator[Extracted, None, None]:
-            seen, title = 0, split if progress else None
-            with feature_batches(model, data, head=name, layers=layers, progress=title, **options) as found:
-                for batch in found:
-                    if seen == 0 and (why := mismatch(model, name, batch)):
-                        raise ValueError(why)
-                    if batch.labels is None and split != "ood":
-                        raise ValueError(f"Expected {split} data with labels, but a batch had none.")
-                    yield batch
-                    seen += len(batch.features)
-                    if max_samples is not None and seen >= max_samples:
-                        return
-            if seen == 0:
-                raise ValueError(f"Expected {split} data, but got none: an iterator can be gone through only once.")
-
-        return closing(batches())  # which puts the model back at once, also where a batch fails
+    def one_pass(data: Data, split: str, layers: Sequence[str] = ()) -> Generator[Extracted, None, None]:
+        seen, title = 0, split if progress else None
+        with closing(feature_batches(model, data, head=name, layers=layers, progress=title, **options)) as found:
+            for batch in found:
+                if seen == 0 and (why := mismatch(model, name, batch)):
+                    raise ValueError(why)
+                if batch.labels is None and split != "ood":
+                    raise ValueError(f"Expected {split} data with labels, but a batch had none.")
+                yield batch
+                seen += len(batch.features)
+                if max_samples is not None and seen >= max_samples:
+                    return
+        if seen == 0:
+            raise ValueError(f"Expected {split} data, but got none: an iterator can be gone through only once.")
 
     features = _Features(weight, bias, classes=classes, max_bytes=max_bytes)
-    with one_pass(train, "train", layers) as batches:
+    # closing puts the model back at once, also where a batch fails
+    with closing(one_pass(train, "train", layers)) as batches:
         for batch in batches:
             features.add(batch)
     scalars, statistics, margins = features.measure(nuclear_norm=nuclear_norm)
     by_layer = features.measure_layers(layers)
     if features.streams:
         every = {layer: stream._statistics() for layer, stream in features.streams.items()}
-        with one_pass(train, "train", layers) as batches:
+        with closing(one_pass(train, "train", layers)) as batches:
             decided = _decisions(batches, weight, bias, every)
         scalars |= decided.pop(LAST)
         for layer, values in decided.items():
             by_layer[layer] |= values
     if ood is not None:
-        with one_pass(ood, "ood") as batches:
+        with closing(one_pass(ood, "ood")) as batches:
             sums = [(len(batch.features), batch.features.double().sum(dim=0)) for batch in batches]
         counts, totals = zip(*sums, strict=True)
         scalars["nc5"] = float(_nc5(statistics, torch.stack(totals).sum(dim=0) / sum(counts)))
     if test is not None:
         held_out = _Features(weight, bias, classes=classes, max_bytes=max_bytes)
-        with one_pass(test, "test") as batches:
+        with closing(one_pass(test, "test")) as batches:
             decided = _decisions(map(held_out.add, batches), weight, bias, {LAST: statistics})
         of_test = held_out.measure(nuclear_norm=nuclear_norm)[0] | decided[LAST]
         scalars |= {f"test_{metric}": value for metric, value in of_test.items()}

@@ -53,12 +53,13 @@ def simplex_etf(
         frame = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
         frame = F.pad(frame, (0, feature_dim - num_classes))
     frame = frame * math.sqrt(num_classes / (num_classes - 1))
-    if generator is not None:
-        rotation = _random_rotation(feature_dim, generator=generator)
-        return (frame.to(rotation.device) @ rotation.T).to(torch.get_default_dtype())
+    dtype = torch.get_default_dtype() if rotation is None else rotation.dtype
+    if generator is not None:  # of a square normal matrix: uniform over the orthogonal group
+        empty = torch.empty(feature_dim, feature_dim, dtype=torch.float64, device=generator.device)
+        rotation = nn.init.orthogonal_(empty, generator=generator)
     if rotation is not None:
-        return (frame.to(rotation.device) @ rotation.double().T).to(rotation.dtype)
-    return frame.to(torch.get_default_dtype())
+        frame = frame.to(rotation.device) @ rotation.double().T
+    return frame.to(dtype)
 
 
 class ETFHead(nn.Module):
@@ -109,10 +110,3 @@ def _simplex_in_its_span(num_classes: int) -> Float[Tensor, "k k-1"]:
     basis = torch.ones(num_classes, num_classes - 1, dtype=torch.float64).triu()
     basis[1:].diagonal().copy_(-steps)
     return basis / (steps * (steps + 1)).sqrt()
-
-
-def _random_rotation(size: int, *, generator: torch.Generator) -> Float[Tensor, "d d"]:
-    normal = torch.randn(size, size, dtype=torch.float64, generator=generator, device=generator.device)
-    q, r = torch.linalg.qr(normal)
-    # the signs of r's diagonal make the distribution uniform over the orthogonal group
-    return q * r.diagonal().sign()

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def extract(
     """
     options = {"device": device, "batch_size": batch_size, "head": head, "layers": layers, "transform": transform}
     parts: list[Extracted] = []
-    with feature_batches(model, images_or_loader, **options) as batches:
+    with closing(feature_batches(model, images_or_loader, **options)) as batches:
         for part in batches:
             if not parts and (why := mismatch(model, head or next(reversed(linear_layers(model)), None), part)):
                 warnings.warn(why, stacklevel=2)

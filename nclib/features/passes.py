@@ -4,7 +4,7 @@ import copy
 import inspect
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from operator import length_hint
@@ -45,7 +45,6 @@ class Extracted(_FeaturesAndLogits):
         return self
 
 
-@contextmanager
 def feature_batches(
     model: nn.Module,
     data: Data,
@@ -57,8 +56,8 @@ def feature_batches(
     transform: Callable[[Tensor], Tensor] | None = None,
     find_head: bool = False,
     progress: str | None = None,
-) -> Iterator[Iterator[Extracted]]:
-    """One pass over the data, batch by batch, while the context lasts; the model is as before when it ends.
+) -> Generator[Extracted, None, None]:
+    """One pass over the data, batch by batch; the model is as before when it ends or is closed (`contextlib.closing`).
 
     Two passes see the same samples, in the same order and with the same augmentation, wherever data draw from the
     global generators or a loader's own, since the state of these is put back.
@@ -85,25 +84,22 @@ def feature_batches(
             images = images.to(device, non_blocking=True)
             return images if transform is None else transform(images)
 
-        def batches() -> Iterator[Extracted]:
-            checked = not find_head
-            for batch in _bar(_as_batches(data, batch_size), progress):
-                images, named, labels = _split_batch(batch, model)
-                output = model(*map(move, images), **{name: move(x) for name, x in named.items()})
-                features, logits = _returned(output) if at_head is None else _once(at_head, head)
-                if logits.ndim != 2:
-                    raise ValueError(
-                        f"Expected logits (b, k), but got {tuple(logits.shape)}: where each entry of a sequence is a "
-                        "sample of its own, nclib.metrics.CollapseMetrics takes them batch by batch."
-                    )
-                if not checked:
-                    _check_predicts(output, logits, head)
-                    checked = True
-                made = {name: _once(calls, name) for name, calls in at_layers.items()}
-                labels = None if labels is None else labels.to(device, non_blocking=True)
-                yield Extracted(features.flatten(1), logits, labels, made)
-
-        yield batches()
+        checked = not find_head
+        for batch in _bar(_as_batches(data, batch_size), progress):
+            images, named, labels = _split_batch(batch, model)
+            output = model(*map(move, images), **{name: move(x) for name, x in named.items()})
+            features, logits = _returned(output) if at_head is None else _once(at_head, head)
+            if logits.ndim != 2:
+                raise ValueError(
+                    f"Expected logits (b, k), but got {tuple(logits.shape)}: where each entry of a sequence is a "
+                    "sample of its own, nclib.metrics.CollapseMetrics takes them batch by batch."
+                )
+            if not checked:
+                _check_predicts(output, logits, head)
+                checked = True
+            made = {name: _once(calls, name) for name, calls in at_layers.items()}
+            labels = None if labels is None else labels.to(device, non_blocking=True)
+            yield Extracted(features.flatten(1), logits, labels, made)
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:

@@ -7,7 +7,6 @@ from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from nclib.metrics.duality import _bias_residual, duality_values
-from nclib.metrics.norms import _mean_norm
 from nclib.metrics.prediction import check_logits
 from nclib.metrics.rows import Rows, centered, pair_statistics
 from nclib.metrics.samples import SampleMeasures, measure_samples
@@ -64,7 +63,7 @@ def mean_values(
         "gnc2_h": pairs.gnc2,
         "gnc2_h_mean": pairs.gnc2_mean,
         "gnc2_h_distance": pairs.gnc2_distance,
-        "mean_norm": _mean_norm(statistics),
+        "mean_norm": statistics.deviations.norms.mean(),
     }
 
 

@@ -36,12 +36,7 @@ def mean_norm(features: Float[Tensor, "n d"], labels: Shaped[Tensor, "n *k"]) ->
     >>> mean_norm(torch.tensor([[3.0], [1.0]]), torch.arange(2))
     tensor(1.)
     """
-    return _mean_norm(collapse_statistics(features, labels)).to(working_dtype(features))
-
-
-def _mean_norm(statistics: CollapseStatistics) -> Float64[Tensor, ""]:
-    """`mean_norm` from the statistics."""
-    return statistics.deviations.norms.mean()
+    return collapse_statistics(features, labels).deviations.norms.mean().to(working_dtype(features))
 
 
 def nc5(

@@ -7,7 +7,9 @@ features with label set S, `mu_k` those of the features with the one label k; no
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import chain, combinations, islice
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
@@ -69,12 +71,9 @@ def tag_wise_ratio(
     >>> tag_wise_ratio(h, y, 2)  # 45 degrees from its own sum, 90 and 180 from the other two
     tensor(0.4286)
     """
-    return _tag_wise_ratio(collapse_statistics(features, labels), multiplicity).to(working_dtype(features))
-
-
-def _tag_wise_ratio(statistics: CollapseStatistics, multiplicity: int) -> Float64[Tensor, ""]:
-    """`tag_wise_ratio` from the statistics."""
-    return _tag_wise_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
+    statistics = collapse_statistics(features, labels)
+    ratio = _tag_wise_angles(statistics, multiplicity).mean() / mean_angle_of_all_pairs(statistics, multiplicity)
+    return ratio.to(working_dtype(features))
 
 
 def tag_wise_scale(
@@ -123,7 +122,7 @@ def tag_wise_rows(statistics: CollapseStatistics) -> list[tuple[str, int, Float6
         scale, residual = _tag_wise_fit(statistics, m)
         rows += [("tag_wise_angle_mean", m, angles.mean()), ("tag_wise_angle_max", m, angles.max())]
         if _num_pairs(statistics.sets, m) <= MAX_PAIRS:
-            rows.append(("tag_wise_ratio", m, _tag_wise_ratio(statistics, m)))
+            rows.append(("tag_wise_ratio", m, angles.mean() / mean_angle_of_all_pairs(statistics, m)))
         rows += [("tag_wise_scale", m, scale), ("tag_wise_residual", m, residual)]
     return rows
 
@@ -223,18 +222,7 @@ def _num_pairs(sets: LabelSets, multiplicity: int) -> int:
 
 
 def _subsets(num_classes: int, size: int, *, block: int, device: torch.device) -> Iterator[Int64[Tensor, "b m"]]:
-    """All subsets of so many classes in blocks, unranked in the combinatorial number system."""
-    total = math.comb(num_classes, size)
-    # binomials above the total only have to compare as larger, so they may be cut to what int64 holds
-    binomials = [
-        torch.tensor([min(math.comb(n, j), total + 1) for n in range(num_classes + 1)], device=device)
-        for j in range(size + 1)
-    ]
-    for start in range(0, total, block):
-        rank = torch.arange(start, min(start + block, total), device=device)
-        chosen = []
-        for j in range(size, 0, -1):
-            largest = torch.searchsorted(binomials[j], rank, right=True) - 1
-            rank = rank - binomials[j][largest]
-            chosen.append(largest)
-        yield torch.stack(chosen, dim=1)
+    """All subsets of so many classes, in blocks."""
+    ids = chain.from_iterable(combinations(range(num_classes), size))
+    while (part := np.fromiter(islice(ids, block * size), np.int64)).size:
+        yield torch.from_numpy(part).view(-1, size).to(device)

@@ -6,9 +6,8 @@ points, and `predict_training` says what a training run's settings imply. The de
 """
 
 from nclib.theory.certified import CertifiedMinimum, certified_fixed_head, certified_minimum
-from nclib.theory.minimum import fixed_head_minimum, global_minimum
+from nclib.theory.minimum import GlobalMinimum, fixed_head_minimum, global_minimum
 from nclib.theory.problem import Point, Problem, objective
-from nclib.theory.reduced import GlobalMinimum
 from nclib.theory.saddles import (
     Curvature,
     gradient_norm,

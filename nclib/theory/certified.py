@@ -16,8 +16,8 @@ from torch import Tensor
 from nclib.metrics.tag_wise import angles_degrees
 from nclib.theory.factored import Factored
 from nclib.theory.fixed import minimize_features
-from nclib.theory.histogram import Histogram
-from nclib.theory.terms import Array, BinaryCrossEntropy, CrossEntropy, SquaredError
+from nclib.theory.histogram import Array, BinaryCrossEntropy, CrossEntropy, Histogram, SquaredError
+from nclib.theory.problem import check_decays
 
 LOSSES = ("cross_entropy", "mse", "binary_cross_entropy")
 ABSENT = 1e-9  # singular values and vectors below this share of the largest are rounding
@@ -233,11 +233,7 @@ def _histogram(
     """The checked problem."""
     if loss not in LOSSES:
         raise ValueError(f"Expected loss to be one of {', '.join(LOSSES)}, but got {loss!r}.")
-    for name, decay in {"weight_decay": weight_decay, "feature_decay": feature_decay}.items():
-        if not 0 < decay < math.inf:
-            raise ValueError(f"Expected {name} > 0 and finite, but got {decay}.")
-    if not bias_decay >= 0:
-        raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {bias_decay}.")
+    check_decays(weight_decay, feature_decay, bias_decay)
     if label_sets.ndim != 2 or label_sets.shape[1] < 2 or counts.shape != label_sets.shape[:1] or not len(counts):
         raise ValueError(
             "Expected label_sets (s, k) with k >= 2 and counts (s,), s >= 1, "

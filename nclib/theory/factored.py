@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from nclib.theory.histogram import Histogram
-from nclib.theory.terms import Array
+from nclib.theory.histogram import Array, Histogram
 
 FIRST_ITERATIONS = 40  # of L-BFGS
 NEWTON_STEPS = 200

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nclib.theory.histogram import Histogram
-from nclib.theory.terms import Array, Term
+from nclib.theory.histogram import Array, Histogram, Term
 
 BLOCK = 2**18  # numbers in the matrices of the sets that are solved at once: they stay in the cache
 NEWTON_STEPS = 100

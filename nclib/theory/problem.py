@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from nclib.losses import cross_entropy, mse, pick_all_label
+
 Loss = Literal["cross_entropy", "mse"]
+CLASS_LOSSES = {"cross_entropy": cross_entropy, "mse": mse}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +65,8 @@ class Problem:
                 raise ValueError(f"Expected every multiplicity in counts to be in 1..{K - 1} (K = {K}), but got {m}.")
             if n < 1:
                 raise ValueError(f"Expected counts[{m}] >= 1 samples per label set, but got {n}.")
-        for name in ("weight_decay", "feature_decay"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"Expected {name} > 0 and finite (without decay no minimum is attained), "
-                    f"but got {getattr(self, name)}."
-                )
-        if not self.bias_decay >= 0:
-            raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {self.bias_decay}.")
-        if self.loss not in get_args(Loss):
+        check_decays(self.weight_decay, self.feature_decay, self.bias_decay)
+        if self.loss not in CLASS_LOSSES:
             raise ValueError(f"Expected loss 'cross_entropy' or 'mse', but got {self.loss!r}.")
 
     @property
@@ -101,6 +97,15 @@ class Problem:
         return H @ W.T + b if self.bias_decay < math.inf else H @ W.T
 
 
+def check_decays(weight_decay: float, feature_decay: float, bias_decay: float) -> None:
+    """Refuse decays for which no minimum is attained."""
+    for name, decay in {"weight_decay": weight_decay, "feature_decay": feature_decay}.items():
+        if not 0 < decay < math.inf:
+            raise ValueError(f"Expected {name} > 0 and finite, but got {decay}: without decay no minimum is attained.")
+    if not bias_decay >= 0:
+        raise ValueError(f"Expected bias_decay >= 0 (math.inf for no bias), but got {bias_decay}.")
+
+
 @dataclass(frozen=True)
 class Point:
     """A point of the problem's parameter space (float64): classifier `W`, features `H` and bias `b`."""
@@ -119,39 +124,23 @@ class Point:
         return self.W, self.H, self.b
 
 
+def data_loss(problem: Problem) -> Callable[[Tensor], Tensor]:
+    """The pick-all-label loss of a problem's labels, as a function of the logits (n k) alone."""
+    labels = problem.labels()
+    loss = pick_all_label(CLASS_LOSSES[problem.loss], label_mean=problem.label_mean)
+    return lambda logits: loss(logits, labels)
+
+
 def objective(problem: Problem) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The function `f(W, H, b)` of a problem, on float64 tensors `W` (k d), `H` (n d), `b` (k).
 
     The problem's `labels()` fix the order of the rows of `H`. Autograd and `torch.func` can differentiate it.
     """
-    loss = _data_loss(problem)
+    loss = data_loss(problem)
     lw, lh, lb = problem.weight_decay, problem.feature_decay, problem.bias_decay
 
     def f(W: Tensor, H: Tensor, b: Tensor) -> Tensor:
-        value = lw * W.square().sum() + lh * H.square().sum()
-        if lb == math.inf:
-            return value + loss(H @ W.T)
-        return value + loss(torch.addmm(b, H, W.T)) + lb * b.square().sum()
+        value = loss(problem.logits(W, H, b)) + lw * W.square().sum() + lh * H.square().sum()
+        return value if lb == math.inf else value + lb * b.square().sum()
 
     return f
-
-
-def data_gradient(problem: Problem, point: Point) -> Float[Tensor, "n k"]:
-    """The gradient of the data term with respect to the logits, at a point."""
-    return torch.func.grad(_data_loss(problem))(problem.logits(*point.tensors))
-
-
-def _data_loss(problem: Problem) -> Callable[[Tensor], Tensor]:
-    """The mean over samples of the pick-all-label loss, as a function of the logits (n k) alone."""
-    labels = problem.labels().double()
-    m = labels.sum(1)
-    weights = (torch.ones_like(m) if problem.label_mean else m) / len(m)
-    targets = labels / m[:, None] * weights[:, None]
-
-    def cross_entropy(z: Tensor) -> Tensor:
-        return torch.dot(weights, z.logsumexp(1)) - (z * targets).sum()
-
-    def mse(z: Tensor) -> Tensor:
-        return (torch.dot(weights, z.square().sum(1)) - 2 * (z * targets).sum() + weights.sum()) / problem.num_classes
-
-    return mse if problem.loss == "mse" else cross_entropy

@@ -13,8 +13,8 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from nclib.theory.problem import Point, Problem, data_gradient, objective
-from nclib.theory.reduced import bias_at_zero
+from nclib.theory.minimum import bias_at_zero
+from nclib.theory.problem import Point, Problem, data_loss, objective
 from nclib.theory.unconstrained import descend, random_point
 
 
@@ -101,7 +101,8 @@ def predicted_curvature(problem: Problem, point: Point) -> float:
     Source: the proofs of the strict-saddle property in Zhu et al. 2021 and arXiv 2203.01238; worked out in
     docs/theory.md.
     """
-    sigma = torch.linalg.matrix_norm(data_gradient(problem, point), ord=2).item()
+    gradient = torch.func.grad(data_loss(problem))(problem.logits(*point.tensors))
+    sigma = torch.linalg.matrix_norm(gradient, ord=2).item()
     lw, lh = problem.weight_decay, problem.feature_decay
     return lw + lh - ((lw - lh) ** 2 + sigma**2) ** 0.5
 

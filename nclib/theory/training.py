@@ -8,8 +8,7 @@ import torch
 
 from nclib.heads import simplex_etf
 from nclib.theory.certified import CertifiedMinimum, certified_fixed_head, certified_minimum
-from nclib.theory.minimum import fixed_head_minimum, global_minimum
-from nclib.theory.reduced import GlobalMinimum
+from nclib.theory.minimum import GlobalMinimum, fixed_head_minimum, global_minimum
 
 Counts = Mapping[int, int] | Mapping[tuple[int, ...], int]
 

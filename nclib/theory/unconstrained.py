@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nclib.metrics import measure
+from nclib.theory.minimum import GlobalMinimum, solve
 from nclib.theory.problem import Point, Problem, objective
-from nclib.theory.reduced import GlobalMinimum, solve
 
 _ZERO_LOGIT = 1e-6  # where the optimum is 0, L-BFGS leaves logits of about 1e-9
 
