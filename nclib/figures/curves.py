@@ -12,7 +12,7 @@ from nclib.figures.display import Display
 from nclib.figures.layout import add_legend, fit_texts, set_titles
 from nclib.figures.lines import draw_lines, draw_references, epoch_grid, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles
 from nclib.results.study_results import StudyResults
 
 PANEL, ALONE = 1.6, 1.9  # inches: height of a panel, at most, and where there is one row
@@ -60,25 +60,22 @@ class MetricCurves(Display):
         values = pd.concat(tables, ignore_index=True)
         return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
-    def plot(self) -> "MetricCurves":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         styles, runs = self._styles, list(self.values["run"].unique())
         groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
         columns = len(set(groups.values()))
         faceted = len(runs) >= FACET_FROM and 0 < columns <= MOST_GROUPS
-        with style():
-            blank = self._plot_groups(styles, groups) if faceted else self._plot_panels(styles)
-            lines, title = styles.legend(runs, self.values["seed"].nunique())
-            last = self.values.groupby("run")["epoch"].max()
-            ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
-            entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
-            compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
-            if compared and faceted:
-                title = f"{title}; dotted: theory" if title else "dotted: theory"
-            elif compared:
-                entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
-            add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
-        return self
+        blank = self._draw_groups(styles, groups) if faceted else self._draw_panels(styles)
+        lines, title = styles.legend(runs, self.values["seed"].nunique())
+        last = self.values.groupby("run")["epoch"].max()
+        ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
+        entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
+        compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
+        if compared and faceted:
+            title = f"{title}; dotted: theory" if title else "dotted: theory"
+        elif compared:
+            entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
+        add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
 
     def caption(self, study: str) -> str:
         """What is drawn, of which study, and what to see."""
@@ -92,7 +89,7 @@ class MetricCurves(Display):
     def _styles(self) -> RunStyles:
         return self.styles or RunStyles.from_runs(self.values["run"].unique())
 
-    def _plot_panels(self, styles: RunStyles) -> Axes | None:
+    def _draw_panels(self, styles: RunStyles) -> Axes | None:
         """One axes per panel; returns those that are left in the last row, if any."""
         columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
         rows = -(-len(self.panels) // columns)
@@ -100,13 +97,13 @@ class MetricCurves(Display):
         self.figure_, grid = epoch_grid(len(self.panels), columns, width=width, height=height, sharey=self.SHARE_SCALE)
         self.axes_ = grid.ravel()[: len(self.panels)]
         for place, (axes, shown) in enumerate(zip(self.axes_, self.panels, strict=True)):
-            self._draw(axes, shown, self.values[self.values["panel"] == place], styles)
+            self._draw_runs(axes, shown, self.values[self.values["panel"] == place], styles)
         for axes, shown in zip(self.axes_, self.panels, strict=True):  # when all that shares an axis is drawn
             scale_axis(axes, shown)
         set_titles(self.axes_, [shown.title for shown in self.panels], width)
         return grid.flat[-1] if len(self.panels) < grid.size else None
 
-    def _plot_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
+    def _draw_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
         """A row of axes per panel and a column per group of runs."""
         names, rows = list(dict.fromkeys(groups.values())), len(self.panels)
         width, height = TEXT_WIDTH / len(names), min(1.0, (HIGHEST - BELOW) / rows)
@@ -116,7 +113,7 @@ class MetricCurves(Display):
         for place, shown in enumerate(self.panels):
             for axes, name in zip(grid[place], names, strict=True):
                 values = self.values[(self.values["panel"] == place) & (self.values["run"].map(groups) == name)]
-                self._draw(axes, shown, values, styles)
+                self._draw_runs(axes, shown, values, styles)
         for place, axes in enumerate(self.axes_):
             scale_axis(axes, self.panels[place // len(names)])
         set_titles(grid[0], names, width - 0.2)
@@ -124,7 +121,7 @@ class MetricCurves(Display):
         for axes, label in zip(grid[:, 0], labels, strict=True):
             axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
 
-    def _draw(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
+    def _draw_runs(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
         """Draw lines and references of some runs."""
         draw_lines(axes, values, styles)
         compared, runs = self._compared(shown), set(values["run"])

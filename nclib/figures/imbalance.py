@@ -9,7 +9,7 @@ from nclib.figures.display import Display
 from nclib.figures.layout import add_legend, set_titles
 from nclib.figures.lines import draw_lines, epoch_grid, scale_axis
 from nclib.figures.panels import panel
-from nclib.figures.style import HIGHEST, MOST, TEXT_WIDTH, RunStyles, spread, style
+from nclib.figures.style import HIGHEST, MOST, TEXT_WIDTH, RunStyles, spread
 from nclib.results.study_results import StudyResults
 
 
@@ -35,8 +35,7 @@ class ImbalanceCurves(Display):
         tables = [results.values("imbalance_ratio", labels=n).assign(images=n) for n in groups]
         return cls(pd.concat(tables, ignore_index=True), styles=RunStyles.from_runs(results.labels))
 
-    def plot(self) -> "ImbalanceCurves":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         names = {n: f"{n} images per pair" for n in self.values["images"].unique()}
         lines = RunStyles.from_order(list(names.values()))
         runs = spread(list(self.values["run"].unique()), MOST)
@@ -44,16 +43,14 @@ class ImbalanceCurves(Display):
         values = self.values.assign(images=self.values["images"].map(names))
         columns = min(4, len(runs))
         width, height = TEXT_WIDTH / max(columns, 2), min(PANEL, (HIGHEST - BELOW) / -(-len(runs) // columns))
-        with style():
-            self.figure_, grid = epoch_grid(len(runs), columns, width=width, height=height, sharey=True)
-            self.axes_ = grid.ravel()[: len(runs)]
-            set_titles(self.axes_, [labels[run] for run in runs], width)
-            for axes, run in zip(self.axes_, runs, strict=True):
-                draw_lines(axes, values[values["run"] == run], lines, hue="images")
-            for axes in self.axes_:
-                scale_axis(axes, panel("imbalance_ratio"))
-            for axes in grid[:, 0]:
-                axes.set_ylabel("tag-wise ratio")
-            entries, title = lines.legend(list(lines.colors), values["seed"].nunique())
-            add_legend(self.figure_, entries, title=title)
-        return self
+        self.figure_, grid = epoch_grid(len(runs), columns, width=width, height=height, sharey=True)
+        self.axes_ = grid.ravel()[: len(runs)]
+        set_titles(self.axes_, [labels[run] for run in runs], width)
+        for axes, run in zip(self.axes_, runs, strict=True):
+            draw_lines(axes, values[values["run"] == run], lines, hue="images")
+        for axes in self.axes_:
+            scale_axis(axes, panel("imbalance_ratio"))
+        for axes in grid[:, 0]:
+            axes.set_ylabel("tag-wise ratio")
+        entries, title = lines.legend(list(lines.colors), values["seed"].nunique())
+        add_legend(self.figure_, entries, title=title)
