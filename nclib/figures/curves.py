@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from jaxtyping import Shaped
 from matplotlib.lines import Line2D
 
 from nclib.figures.display import Display
 from nclib.figures.layout import add_legend, fit_texts, set_titles
 from nclib.figures.lines import draw_lines, draw_references, epoch_grid, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles
+from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, spread
 from nclib.results.study_results import StudyResults
 
-PANEL, ALONE = 1.6, 1.9  # inches: height of a panel, at most, and where there is one row
+PANEL, ALONE, GROUPED = 1.6, 1.9, 1.0  # inches: height of a panel, at most; in a single row; with a column per group
 BELOW = 0.5  # inches: left for a legend below the panels
 BESIDE = 0.85  # inches: width of the names beside rows of panels
 FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
@@ -43,6 +45,7 @@ class MetricCurves(Display):
 
     COLUMNS: ClassVar[int | None] = None
     SHARE_SCALE: ClassVar[bool] = False
+    ALONE: ClassVar[float] = ALONE
     values: pd.DataFrame
     panels: Sequence[Panel]
     references: References = field(default_factory=dict)
@@ -63,9 +66,20 @@ class MetricCurves(Display):
     def _draw(self) -> None:
         styles, runs = self._styles, list(self.values["run"].unique())
         groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
-        columns = len(set(groups.values()))
-        faceted = len(runs) >= FACET_FROM and 0 < columns <= MOST_GROUPS
-        blank = self._draw_groups(styles, groups) if faceted else self._draw_panels(styles)
+        names, titles = list(dict.fromkeys(groups.values())), [shown.title for shown in self.panels]
+        faceted = len(runs) >= FACET_FROM and 0 < len(names) <= MOST_GROUPS
+        if faceted:  # a row per panel and a column per group
+            columns, members = len(names), [[run for run in runs if groups[run] == name] for name in names]
+            grid = self._draw_cells(styles, members, columns, height=GROUPED, share=self.SHARE_SCALE or "row")
+            set_titles(grid[0], names, TEXT_WIDTH / columns - 0.2)
+            labels, size = fit_texts([title.split(":")[0].replace(" $", "\n$") for title in titles], BESIDE)
+            for axes, label in zip(grid[:, 0], labels, strict=True):
+                axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
+        else:
+            columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
+            height = PANEL if len(self.panels) > columns else self.ALONE
+            grid = self._draw_cells(styles, [runs], columns, height=height, share=self.SHARE_SCALE)
+            set_titles(self.axes_, titles, TEXT_WIDTH / max(columns, 2))
         lines, title = styles.legend(runs, self.values["seed"].nunique())
         last = self.values.groupby("run")["epoch"].max()
         ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
@@ -75,7 +89,26 @@ class MetricCurves(Display):
             title = f"{title}; dotted: theory" if title else "dotted: theory"
         elif compared:
             entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
+        blank = grid.flat[-1] if len(self.axes_) < grid.size else None
         add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
+
+    def _draw_cells(
+        self, styles: RunStyles, groups: Sequence[Sequence[str]], columns: int, *, height: float, share: bool | str
+    ) -> Shaped[np.ndarray, "rows columns"]:
+        """Axes for each panel and group of runs, with the lines and references of these."""
+        cells = list(product(range(len(self.panels)), groups))
+        height = min(height, (HIGHEST - BELOW) / -(-len(cells) // columns))
+        width = TEXT_WIDTH / max(columns, 2)
+        self.figure_, grid = epoch_grid(len(cells), columns, width=width, height=height, sharey=share)
+        self.axes_ = grid.ravel()[: len(cells)]
+        for axes, (place, runs) in zip(self.axes_, cells, strict=True):
+            values = self.values[(self.values["panel"] == place) & self.values["run"].isin(runs)]
+            draw_lines(axes, values, styles)
+            compared, drawn = self._compared(self.panels[place]), set(values["run"])
+            draw_references(axes, {run: value for run, value in compared.items() if run in drawn}, styles)
+        for axes, (place, _) in zip(self.axes_, cells, strict=True):  # when all that shares an axis is drawn
+            scale_axis(axes, self.panels[place])
+        return grid
 
     def caption(self, study: str) -> str:
         """What is drawn, of which study, and what to see."""
@@ -88,44 +121,6 @@ class MetricCurves(Display):
     @property
     def _styles(self) -> RunStyles:
         return self.styles or RunStyles.from_runs(self.values["run"].unique())
-
-    def _draw_panels(self, styles: RunStyles) -> Axes | None:
-        """One axes per panel; returns those that are left in the last row, if any."""
-        columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
-        rows = -(-len(self.panels) // columns)
-        width, height = TEXT_WIDTH / max(columns, 2), min(PANEL if rows > 1 else ALONE, (HIGHEST - BELOW) / rows)
-        self.figure_, grid = epoch_grid(len(self.panels), columns, width=width, height=height, sharey=self.SHARE_SCALE)
-        self.axes_ = grid.ravel()[: len(self.panels)]
-        for place, (axes, shown) in enumerate(zip(self.axes_, self.panels, strict=True)):
-            self._draw_runs(axes, shown, self.values[self.values["panel"] == place], styles)
-        for axes, shown in zip(self.axes_, self.panels, strict=True):  # when all that shares an axis is drawn
-            scale_axis(axes, shown)
-        set_titles(self.axes_, [shown.title for shown in self.panels], width)
-        return grid.flat[-1] if len(self.panels) < grid.size else None
-
-    def _draw_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
-        """A row of axes per panel and a column per group of runs."""
-        names, rows = list(dict.fromkeys(groups.values())), len(self.panels)
-        width, height = TEXT_WIDTH / len(names), min(1.0, (HIGHEST - BELOW) / rows)
-        share = True if self.SHARE_SCALE else "row"
-        self.figure_, grid = epoch_grid(rows * len(names), len(names), width=width, height=height, sharey=share)
-        self.axes_ = grid.ravel()
-        for place, shown in enumerate(self.panels):
-            for axes, name in zip(grid[place], names, strict=True):
-                values = self.values[(self.values["panel"] == place) & (self.values["run"].map(groups) == name)]
-                self._draw_runs(axes, shown, values, styles)
-        for place, axes in enumerate(self.axes_):
-            scale_axis(axes, self.panels[place // len(names)])
-        set_titles(grid[0], names, width - 0.2)
-        labels, size = fit_texts([shown.title.split(":")[0].replace(" $", "\n$") for shown in self.panels], BESIDE)
-        for axes, label in zip(grid[:, 0], labels, strict=True):
-            axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
-
-    def _draw_runs(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
-        """Draw lines and references of some runs."""
-        draw_lines(axes, values, styles)
-        compared, runs = self._compared(shown), set(values["run"])
-        draw_references(axes, {run: value for run, value in compared.items() if run in runs}, styles)
 
 
 class CollapseCurves(MetricCurves):
@@ -208,3 +203,33 @@ class LossCurves(MetricCurves):
     def _panels_of(results: StudyResults) -> list[Panel]:
         names, history = ("lr", "train_loss", "train_feature_decay", "test_loss"), results.history
         return [panel(name) for name in names if name in history and history[name].gt(0).any()]
+
+
+class ImbalanceCurves(MetricCurves):
+    """Tag-wise ratio of the pairs, a panel per run and a line per number of training images that a pair has."""
+
+    COLUMNS, ALONE, SHARE_SCALE = 4, PANEL, True
+    SEEN = (
+        "{study}, training images against epoch: the angle of a pair's mean to the sum of its labels' means, against "
+        "that of pairs and labels that do not belong together, for frequent and rare pairs; 0 is exact collapse."
+    )
+
+    @classmethod
+    def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
+        """From the metrics of an imbalanced study; its numbers of images take the place of runs, and runs of panels."""
+        if not results.imbalance_groups:
+            raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
+        runs, tables = spread(results.runs, MOST), []
+        for n in results.imbalance_groups:
+            of_group = results.values("imbalance_ratio", labels=n)
+            of_group = of_group[of_group["run"].isin(runs)]
+            tables.append(of_group.assign(panel=of_group["run"].map(runs.index), run=f"{n} images per pair"))
+        values = pd.concat(tables, ignore_index=True)
+        panels = [Panel("imbalance_ratio", results.labels[run]) for run in runs]
+        return cls(values, panels, styles=RunStyles.from_order(list(values["run"].unique())))
+
+    def _draw(self) -> None:
+        super()._draw()
+        for axes in self.axes_:
+            if axes.get_subplotspec().is_first_col():
+                axes.set_ylabel("tag-wise ratio")

@@ -38,12 +38,12 @@ def epoch_grid(
     return figure, grid
 
 
-def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles, *, hue: str = "run") -> None:
-    """One line per run, or other value of the column `hue`: the mean over seeds, a band from smallest to largest.
+def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles) -> None:
+    """One line per run: the mean over seeds, and a band from the smallest to the largest.
 
-    The values are long: columns `seed`, `epoch`, `value` and that of `hue`.
+    The values are long: columns `run`, `seed`, `epoch` and `value`.
     """
-    over_seeds = values.dropna(subset="value").groupby([hue, "epoch"])["value"].agg(["mean", "min", "max"])
+    over_seeds = values.dropna(subset="value").groupby(["run", "epoch"])["value"].agg(["mean", "min", "max"])
     names = [name for name in styles.colors if name in over_seeds.index]
     for place, name in enumerate(names):
         found, line = over_seeds.loc[name], styles.line(name)
