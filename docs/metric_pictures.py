@@ -16,7 +16,6 @@ CORNERS = torch.tensor([[0.0, 1.0], [-(3**0.5) / 2, -0.5], [3**0.5 / 2, -0.5]])
 EACH, PAIR_SCALE, LOGITS = 12, 0.75, 4.0
 PAIRS = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
 CLASS_COLORS = torch.tensor(COLORS[:3])
-BENT = torch.tensor([[0.75, 0.85], [0.0, 0.0], [0.0, 0.0]])
 SEEN = {  # what disturbs the collapse: the keys that see it
     "The features of a class are spread": (
         "nc1",

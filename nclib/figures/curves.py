@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from jaxtyping import Shaped
 from matplotlib.lines import Line2D
 
 from nclib.figures.display import Display
 from nclib.figures.layout import add_legend, fit_texts, set_titles
-from nclib.figures.lines import draw_lines, draw_references, epoch_grid, scale_axis
+from nclib.figures.lines import draw_lines, draw_references, scale_axis
 from nclib.figures.panels import Panel, panel
 from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, spread
 from nclib.results.study_results import StudyResults
@@ -64,7 +65,8 @@ class MetricCurves(Display):
         return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
     def _draw(self) -> None:
-        styles, runs = self._styles, list(self.values["run"].unique())
+        runs = list(self.values["run"].unique())
+        styles = self.styles or RunStyles.from_runs(runs)
         groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
         names, titles = list(dict.fromkeys(groups.values())), [shown.title for shown in self.panels]
         faceted = len(runs) >= FACET_FROM and 0 < len(names) <= MOST_GROUPS
@@ -97,10 +99,16 @@ class MetricCurves(Display):
     ) -> Shaped[np.ndarray, "rows columns"]:
         """Axes for each panel and group of runs, with the lines and references of these."""
         cells = list(product(range(len(self.panels)), groups))
-        height = min(height, (HIGHEST - BELOW) / -(-len(cells) // columns))
-        width = TEXT_WIDTH / max(columns, 2)
-        self.figure_, grid = epoch_grid(len(cells), columns, width=width, height=height, sharey=share)
-        self.axes_ = grid.ravel()[: len(cells)]
+        rows = -(-len(cells) // columns)
+        size = (columns * TEXT_WIDTH / max(columns, 2), rows * min(height, (HIGHEST - BELOW) / rows))
+        grid = self._subplots(rows, columns, size, sharex=True, sharey=share)
+        sns.despine(self.figure_)
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
+        for place in range(len(cells), grid.size):
+            grid.flat[place].axis("off")
+            grid.flat[place - columns].tick_params(labelbottom=True)
+        self.axes_ = self.axes_[: len(cells)]
         for axes, (place, runs) in zip(self.axes_, cells, strict=True):
             values = self.values[(self.values["panel"] == place) & self.values["run"].isin(runs)]
             draw_lines(axes, values, styles)
@@ -117,10 +125,6 @@ class MetricCurves(Display):
     def _compared(self, shown: Panel) -> Mapping[str, float]:
         """The values to compare with, by run; none where there are too many runs."""
         return self.references.get(shown.name, {}) if self.values["run"].nunique() <= MOST else {}
-
-    @property
-    def _styles(self) -> RunStyles:
-        return self.styles or RunStyles.from_runs(self.values["run"].unique())
 
 
 class CollapseCurves(MetricCurves):

@@ -1,7 +1,7 @@
 """What all displays have."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,9 +38,11 @@ class Display:
         """Make the figure, such as with `_subplots`, and draw on it."""
         raise NotImplementedError
 
-    def _subplots(self, rows: int, columns: int, size: tuple[float, float]) -> Shaped[np.ndarray, "rows columns"]:
-        """A figure of this size [inches] with a grid of axes."""
-        self.figure_, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    def _subplots(
+        self, rows: int, columns: int, size: tuple[float, float], **options: Any
+    ) -> Shaped[np.ndarray, "rows columns"]:
+        """A figure of this size [inches] with a grid of axes; the options are those of `plt.subplots`."""
+        self.figure_, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
         self.axes_ = grid.ravel()
         return grid
 

@@ -1,14 +1,11 @@
-"""Lines against epoch with bands over seeds, in a grid of axes."""
+"""Lines against epoch with bands over seeds, and the axes for them."""
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from nclib.figures.panels import Panel
@@ -18,24 +15,6 @@ NEAR_ONE = 0.003  # the axis of a share is linear in -log(1 + NEAR_ONE - share)
 SHARE_TICKS = np.array([0, 0.5, 0.9, 0.97, 0.99, 1])
 TICK = 0.2  # inches: from tick to tick
 EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that markers there are whole
-
-
-def epoch_grid(
-    number: int, columns: int, *, width: float, height: float, sharey: bool | str
-) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
-    """Axes against epoch of some width and height [inches]; those of the last row beyond `number` are off."""
-    rows = -(-number // columns)
-    size = (columns * width, rows * height)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=sharey, squeeze=False, layout="constrained"
-    )
-    sns.despine(figure)
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
-    for place in range(number, rows * columns):
-        grid.flat[place].axis("off")
-        grid.flat[place - columns].tick_params(labelbottom=True)
-    return figure, grid
 
 
 def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles) -> None:
