@@ -47,6 +47,7 @@ class MetricCurves(Display):
     COLUMNS: ClassVar[int | None] = None
     SHARE_SCALE: ClassVar[bool] = False
     ALONE: ClassVar[float] = ALONE
+    PANELS: ClassVar[tuple[str, ...]] = ()  # metrics; a tag-wise one has a panel for each number of labels
     values: pd.DataFrame
     panels: Sequence[Panel]
     references: References = field(default_factory=dict)
@@ -63,6 +64,11 @@ class MetricCurves(Display):
             tables.append(table[["run", "seed", "epoch", "value"]].assign(panel=place))
         values = pd.concat(tables, ignore_index=True)
         return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
+
+    @classmethod
+    def _panels_of(cls, results: StudyResults) -> list[Panel]:
+        of_sets = {name: results.multiplicities for name in cls.PANELS if name.startswith("tag_wise")}
+        return [panel(name, labels=m) for name in cls.PANELS for m in of_sets.get(name, (None,))]
 
     def _draw(self) -> None:
         runs = list(self.values["run"].unique())
@@ -135,10 +141,7 @@ class CollapseCurves(MetricCurves):
         "simplex ETF (NC2) and from each other (NC3), and for several labels the angle of a set's mean to the sum of "
         "its labels' means (tag-wise ratio); at exact collapse all are 0."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, COLLAPSE), *(panel("tag_wise_ratio", labels=m) for m in results.multiplicities)]
+    PANELS = (*COLLAPSE, "tag_wise_ratio")
 
 
 class ReleasedCurves(MetricCurves):
@@ -150,10 +153,7 @@ class ReleasedCurves(MetricCurves):
         "which centers neither classifier nor class means and takes too small a global mean: an offset that the class "
         "means share looks far from an ETF there."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, COLLAPSE), *map(panel, RELEASED)]
+    PANELS = (*COLLAPSE, *RELEASED)
 
 
 class GeometryCurves(MetricCurves):
@@ -163,10 +163,7 @@ class GeometryCurves(MetricCurves):
         "{study}, training images: the logits at the features' mean (0 at exact collapse, $1/\\sqrt{{K}}$ with squared "
         "error), the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius"))]
+    PANELS = ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius")
 
 
 class TagWiseCurves(MetricCurves):
@@ -176,11 +173,7 @@ class TagWiseCurves(MetricCurves):
         "{study}, training images: the angle of a set's mean to the sum of its labels' means, 0 at exact collapse, and "
         "the scale $C_m$ of the mean along that sum."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        names = ("tag_wise_angle_mean", "tag_wise_scale")
-        return [panel(name, labels=m) for name in names for m in results.multiplicities]
+    PANELS = ("tag_wise_angle_mean", "tag_wise_scale")
 
 
 class ScoreCurves(MetricCurves):

@@ -25,14 +25,12 @@ def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles) -> None:
     over_seeds = values.dropna(subset="value").groupby(["run", "epoch"])["value"].agg(["mean", "min", "max"])
     names = [name for name in styles.colors if name in over_seeds.index]
     for place, name in enumerate(names):
-        found, line = over_seeds.loc[name], styles.line(name)
+        found = over_seeds.loc[name]
         step = max(1, len(found) // MARKERS_PER_LINE)
-        line.set(xdata=found.index, ydata=found["mean"], markevery=(place * step // len(names), step))
-        axes.add_line(line)
+        axes.plot(found.index, found["mean"], **styles.look(name), markevery=(place * step // len(names), step))
         if len(names) <= MOST and values["seed"].nunique() > 1:
             band = {"color": styles.colors[name], "alpha": 0.2, "linewidth": 0}
             axes.fill_between(found.index, found["min"], found["max"], **band)
-    axes.autoscale_view()
 
 
 def draw_references(axes: Axes, values: Mapping[str, float], styles: RunStyles) -> None:

@@ -69,14 +69,13 @@ class MarginDistribution(Display):
     def _draw_margins(self, axes: Axes, number: int, styles: RunStyles) -> None:
         """A line for each run with markers of their own places, and a band where there are several seeds."""
         for place, (run, margins) in enumerate(self.margins.items()):
-            rows, line = margins[:, :number], styles.line(run)
+            rows = margins[:, :number]
             ranks = np.arange(1, rows.shape[1] + 1)
             step = max(1, len(ranks) // MARKERS_PER_LINE)
-            line.set(xdata=ranks, ydata=rows.mean(0), markevery=(place * step // len(self.margins), step))
-            axes.add_line(line)
+            first = place * step // len(self.margins)
+            axes.plot(ranks, rows.mean(0), **styles.look(run), markevery=(first, step))
             if len(rows) > 1:
-                axes.fill_between(ranks, rows.min(0), rows.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.autoscale_view()
+                axes.fill_between(ranks, rows.min(0), rows.max(0), color=styles.colors[run], alpha=0.2, linewidth=0)
 
     def _leave_out_outliers(self, axes: Axes, number: int) -> None:
         """Begin the axis where all but a few margins are, and name the smallest."""

@@ -54,21 +54,18 @@ class PredictedGeometry(Display):
         minimum = self.minimum
         of_means, of_rows, lengths, *scales = self._subplots(1, 3 + self._has_sets, (TEXT_WIDTH, 2.3)).flat
         counts, entries = samples_of_classes(minimum), {}
-        for axes, name, angles, rows, color, marker in zip(
-            (of_means, of_rows),
-            ("class means", "classifier"),
-            (minimum.angles_of_means(), minimum.angles_of_classifier()),
-            (minimum.class_means, minimum.weight),
-            COLORS,
-            MARKERS,
-            strict=False,
-        ):
+        shown = (
+            (of_means, "class means", minimum.angles_of_means(), minimum.class_means),
+            (of_rows, "classifier", minimum.angles_of_classifier(), minimum.weight),
+        )
+        for place, (axes, name, angles, rows) in enumerate(shown):
             cosines = angles.deg2rad().cos()
             off = (cosines + 1 / (len(cosines) - 1)).fill_diagonal_(0).abs().max()
             draw_cosines(axes, cosines, note=f"off the ETF by {off:.2g}")
             axes.set_title(name)
             norms = (rows - rows.mean(0)).norm(dim=1)
-            (entries[name],) = lengths.plot(counts, norms / norms.mean(), marker, color=color, alpha=0.7)
+            norms = norms / norms.mean()
+            (entries[name],) = lengths.plot(counts, norms, MARKERS[place], color=COLORS[place], alpha=0.7)
         if len(self.class_names) <= NAMED:
             of_means.set_yticks(range(len(self.class_names)), drawable(self.class_names, longest=SHORT), fontsize=6)
         scale_counts(lengths, counts)
