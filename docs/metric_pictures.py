@@ -128,18 +128,16 @@ def make(docs: Path, folder: Path) -> None:
     """Write the page and its pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     collapsed, table = measured(""), rows((docs / "metrics.md").read_text())
-    lines = [
+    parts = [
         "# Metrics, one by one",
-        "",
         "Left exact collapse, right what the metric sees, with its value above each. Dots are features of three "
         "classes, diamonds those of their pairs, discs class means, lines the rows of the classifier (at a quarter of "
         "their length). "
         "[Symbols and choices](../metrics.md#keys).",
-        "",
     ]
     for what, keys in SEEN.items():
         values = measured(what)
-        lines += [f"## {what}", ""]
+        parts.append(f"## {what}")
         for key in keys:
             equation, at_collapse, source = (
                 cell.replace("](#", "](../metrics.md#").replace("](theory", "](../theory") for cell in table[key]
@@ -152,15 +150,11 @@ def make(docs: Path, folder: Path) -> None:
                 pair[1].set_xlabel(what, **NOTE)
                 figure.savefig(folder / f"{key}.svg")
                 plt.close(figure)
-            lines += [
+            parts += [
                 f"### `{key}`",
-                "",
                 equation,
-                "",
                 f"**At collapse:** {at_collapse}. **Source:** {source or 'common'}. "
                 f"**Code:** {{py:func}}`nclib.metrics.{function_of(key)}`.",
-                "",
                 f"![{key}: {what}]({folder.name}/{key}.svg)",
-                "",
             ]
-    (folder.parent / "metrics_one_by_one.md").write_text("\n".join(lines))
+    (folder.parent / "metrics_one_by_one.md").write_text("\n\n".join(parts) + "\n")
