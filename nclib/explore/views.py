@@ -52,7 +52,7 @@ def _styles(runs: Sequence[RunData]) -> RunStyles:
     """The styles that the runs have in their study, unless two seeds of one would look the same."""
     names = {run.label: run.run for run in runs}
     if len(set(names.values())) < len(names):
-        return RunStyles.from_runs(names.keys())
+        return RunStyles.from_runs(list(names))
     return RunStyles.from_runs(labels(runs[0].study)).renamed(names)
 
 

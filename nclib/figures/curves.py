@@ -18,7 +18,7 @@ from nclib.figures.panels import Panel, panel
 from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, spread
 from nclib.results.study_results import StudyResults
 
-PANEL, ALONE, GROUPED = 1.6, 1.9, 1.0  # inches: height of a panel, at most; in a single row; with a column per group
+PANEL, GROUPED = 1.6, 1.0  # inches: height of a panel, at most; where groups have columns
 BELOW = 0.5  # inches: left for a legend below the panels
 BESIDE = 0.85  # inches: width of the names beside rows of panels
 FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
@@ -46,7 +46,7 @@ class MetricCurves(Display):
 
     COLUMNS: ClassVar[int | None] = None
     SHARE_SCALE: ClassVar[bool] = False
-    ALONE: ClassVar[float] = ALONE
+    ALONE: ClassVar[float] = 1.9  # inches: height of the panels of a single row
     PANELS: ClassVar[tuple[str, ...]] = ()  # metrics; a tag-wise one has a panel for each number of labels
     values: pd.DataFrame
     panels: Sequence[Panel]
