@@ -16,7 +16,6 @@ CORNERS = torch.tensor([[0.0, 1.0], [-(3**0.5) / 2, -0.5], [3**0.5 / 2, -0.5]])
 EACH, PAIR_SCALE, LOGITS = 12, 0.75, 4.0
 PAIRS = torch.tensor([[1, 1, 0], [1, 0, 1], [0, 1, 1]])
 CLASS_COLORS = torch.tensor(COLORS[:3])
-BENT = torch.tensor([[0.75, 0.85], [0.0, 0.0], [0.0, 0.0]])
 SEEN = {  # what disturbs the collapse: the keys that see it
     "The features of a class are spread": (
         "nc1",
@@ -129,18 +128,16 @@ def make(docs: Path, folder: Path) -> None:
     """Write the page and its pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     collapsed, table = measured(""), rows((docs / "metrics.md").read_text())
-    lines = [
+    parts = [
         "# Metrics, one by one",
-        "",
         "Left exact collapse, right what the metric sees, with its value above each. Dots are features of three "
         "classes, diamonds those of their pairs, discs class means, lines the rows of the classifier (at a quarter of "
         "their length). "
         "[Symbols and choices](../metrics.md#keys).",
-        "",
     ]
     for what, keys in SEEN.items():
         values = measured(what)
-        lines += [f"## {what}", ""]
+        parts.append(f"## {what}")
         for key in keys:
             equation, at_collapse, source = (
                 cell.replace("](#", "](../metrics.md#").replace("](theory", "](../theory") for cell in table[key]
@@ -153,15 +150,11 @@ def make(docs: Path, folder: Path) -> None:
                 pair[1].set_xlabel(what, **NOTE)
                 figure.savefig(folder / f"{key}.svg")
                 plt.close(figure)
-            lines += [
+            parts += [
                 f"### `{key}`",
-                "",
                 equation,
-                "",
                 f"**At collapse:** {at_collapse}. **Source:** {source or 'common'}. "
                 f"**Code:** {{py:func}}`nclib.metrics.{function_of(key)}`.",
-                "",
                 f"![{key}: {what}]({folder.name}/{key}.svg)",
-                "",
             ]
-    (folder.parent / "metrics_one_by_one.md").write_text("\n".join(lines))
+    (folder.parent / "metrics_one_by_one.md").write_text("\n\n".join(parts) + "\n")

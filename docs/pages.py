@@ -40,18 +40,16 @@ def make(docs: Path, outputs: Path) -> None:
 def gallery(reference: Path) -> str:
     """A section per reference study: its figures with their captions, its table, and the command that makes them."""
     studies = sorted(path for path in reference.iterdir() if path.is_dir())
-    lines = [
+    parts = [
         "# Gallery",
-        "",
         "Every figure of the committed results, by study. The command above them draws them again.",
     ]
     for study in studies:
         here = f"../../outputs/reference/{study.name}"
-        lines += ["", f"## {study.name}", "", f"    make reproduce STUDY=params/{study.name}.yaml", ""]
-        lines += [f"[The table]({here}/table.md)", ""]
+        parts += [f"## {study.name}", f"    make reproduce STUDY=params/{study.name}.yaml"]
+        parts.append(f"[The table]({here}/table.md)")
         for figure in sorted(study.glob("*.png")):
-            caption = figure.with_suffix(".txt")
-            lines += [f"![{figure.stem}]({here}/{figure.name})", ""]
-            lines += [caption.read_text().strip() if caption.is_file() else f"`{figure.stem}`", ""]
+            parts += [f"![{figure.stem}]({here}/{figure.name})", figure.with_suffix(".txt").read_text().strip()]
     tables = [f"{study.name} <../../outputs/reference/{study.name}/table>" for study in studies]
-    return "\n".join([*lines, "", ":::{toctree}", ":hidden:", "", *tables, ":::", ""])
+    parts.append("\n".join([":::{toctree}", ":hidden:", "", *tables, ":::"]))
+    return "\n\n".join(parts) + "\n"

@@ -3,14 +3,14 @@
 `python docs/parts.py` writes them; a test compares them.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from nclib.results.claims import FAILS, HOLDS, OPEN, REFERENCE, THEORY, Claims, _evaluate, read_claims
+from nclib.results.claims import FAILS, HOLDS, OPEN, REFERENCE, THEORY, Claims, _evaluate, markdown_table, read_claims
 from nclib.results.expected import trainable_parameters
 from nclib.study.study import Study
 
@@ -74,7 +74,7 @@ def claims(files: list[Claims]) -> str:
             value = f"{shown.found} (`{shown.test.study}`)" if shown else "computed" if verdicts[HOLDS] else "–"
             expected = str(shown.expected if shown else claim.expected)
             rows.append([claim.claim, expected, value, said])
-        tables.append(table([file.paper.split(" (")[0], "expected", "found", "verdicts"], rows))
+        tables.append(markdown_table([file.paper.split(" (")[0], "expected", "found", "verdicts"], rows))
     return "\n\n".join(tables)
 
 
@@ -87,7 +87,7 @@ def results() -> str:
             mean, deviation = of_run[column].mean(), of_run[column].std()
             cells.append(f"{mean:,.{digits}f}" + (f" ± {deviation:.{digits}f}" if digits and len(of_run) > 1 else ""))
         rows.append([RUNS[run], *cells])
-    return table(["`mlab_digits`", *RESULTS], rows)
+    return markdown_table(["`mlab_digits`", *RESULTS], rows)
 
 
 def gallery() -> str:
@@ -97,7 +97,7 @@ def gallery() -> str:
         f"`make reproduce STUDY=params/{figure.split('/')[0]}.yaml`"
         for figure, what in GALLERY.items()
     ]
-    return table(["", ""], [cells[i : i + 2] for i in range(0, len(cells), 2)])
+    return markdown_table(["", ""], [cells[i : i + 2] for i in range(0, len(cells), 2)])
 
 
 def commands(files: list[Claims]) -> str:
@@ -114,7 +114,7 @@ def commands(files: list[Claims]) -> str:
             measured = "`make verify`" if THEORY in studies else ", ".join(f"`{study}`" for study in of_scale["laptop"])
             full = ", ".join(f"`{study}`" for study in of_scale["paper"])
             rows.append([claim.claim, f"{claim.quantity} {claim.expected}", measured or "–", full or "–"])
-        tables.append(table([file.paper.split(" (")[0], "expected", "laptop", "paper's size"], rows))
+        tables.append(markdown_table([file.paper.split(" (")[0], "expected", "laptop", "paper's size"], rows))
     return "\n\n".join(tables)
 
 
@@ -129,25 +129,16 @@ def costs(files: list[Claims]) -> str:
                 kept = -(-run.training.epochs // run.training.checkpoint_every) + 1
                 network = (run.dataset.source, run.dataset.side, run.model)
                 if network not in sizes:
-                    sizes[network] = trainable_parameters(run) or float("nan")
+                    sizes[network] = trainable_parameters(run) or math.nan
                 megabytes += sizes[network] * 4e-6 * kept * len(study.seeds)
             reference = ROOT / REFERENCE / name / "table.csv"
             seconds = pd.read_csv(reference)["seconds"] if reference.is_file() else []
             took = f"{sum(seconds) / 60:.0f} min for {len(seconds)}" if len(seconds) else "not run"
-            disk = (
-                "–"
-                if megabytes != megabytes
-                else f"{megabytes / 1e3:.1f} GB"
-                if megabytes >= 1e3
-                else f"{megabytes:.0f} MB"
-            )
+            disk = "–" if math.isnan(megabytes) else f"{megabytes:.0f} MB"
+            if megabytes >= 1e3:
+                disk = f"{megabytes / 1e3:.1f} GB"
             rows.append([f"`make verify STUDY=params/{name}.yaml`", cost.scale, str(trainings), took, disk])
-    return table(["command", "scale", "trainings", "time of the trainings", "checkpoints"], rows)
-
-
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    return markdown_table(["command", "scale", "trainings", "time of the trainings", "checkpoints"], rows)
 
 
 def filled(text: str, made: dict[str, str]) -> str:

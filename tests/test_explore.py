@@ -24,11 +24,11 @@ from safetensors.numpy import load
 from nclib.explore import Explorer, load_run, runs, studies
 from nclib.explore.arrays import FACTS, NO_LABEL, geometry_arrays
 from nclib.explore.payload import pack, plain, run_payload, sprite
+from nclib.explore.views import VIEWS
 from nclib.figures.angles import collapse_angles
 from nclib.figures.feature_plane import FeaturePlane, plane_axes
 from nclib.figures.gram import simplex_cosines
 from nclib.figures.panels import TITLES
-from nclib.figures.run_views import VIEWS
 from nclib.figures.style import RunStyles
 from nclib.results.geometry import Geometry
 from nclib.study.files import StageError, describe_file, write_json

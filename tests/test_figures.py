@@ -467,12 +467,13 @@ def test_imbalance_has_a_line_per_group_and_a_panel_per_run(load):
 
 def test_imbalance_of_a_sweep_has_titles_that_fit():
     rows = [
-        {"run": run, "seed": 0, "epoch": epoch, "images": images, "value": 0.5}
-        for run in SWEPT_RUNS
+        {"run": f"{images} images per pair", "seed": 0, "epoch": epoch, "panel": place, "value": 0.5}
+        for place in range(len(SWEPT_RUNS))
         for epoch in range(3)
         for images in (20, 2)
     ]
-    display = figures.ImbalanceCurves(pd.DataFrame(rows)).plot()
+    panels = [figures.Panel("imbalance_ratio", run) for run in SWEPT_RUNS]
+    display = figures.ImbalanceCurves(pd.DataFrame(rows), panels).plot()
     titles = titles_of(display.figure_)
     assert [plain(text) for text in titles] == [run.replace(" ", "") for run in SWEPT_RUNS]
     assert_readable(display.figure_, titles)

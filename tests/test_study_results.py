@@ -6,9 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from nclib.results.metrics_table import long, measured, read_metrics, wide
+from nclib.results.metrics_table import long, measured_labels, read_metrics, wide
 from nclib.results.predictions import predict_geometry, predictions
 from nclib.results.study_results import StudyResults
+from nclib.results.tables import result_table
 from nclib.study.files import StageError, read_csv, write_csv
 from nclib.study.study import Study
 from nclib.theory import predict_training
@@ -26,7 +27,7 @@ def test_the_table_comes_back_from_its_file(tmp_path):
     table = long(rows)
     write_csv(tmp_path / "metrics.csv", table)
     pd.testing.assert_frame_equal(read_metrics(tmp_path / "metrics.csv"), table, check_dtype=False, check_exact=True)
-    assert measured(table) == [("nc1", None), ("tag_wise_ratio", 2), ("top1", None)]
+    assert [measured_labels(table, metric) for metric in ("nc1", "tag_wise_ratio", "top1")] == [(), (2,), ()]
     assert list(wide(table[table["split"] == "train"], ["epoch"]).columns) == ["nc1", "tag_wise_ratio_2"]
 
 
@@ -59,9 +60,10 @@ def test_values_are_those_of_one_metric_of_every_run_and_seed(load):
 def test_the_last_checkpoint_is_that_of_each_run(load):
     results = load(MULTI_LABEL)
     metrics = results.metrics[(results.metrics["run"] != "etf") | (results.metrics["epoch"] <= 20)]
-    last = replace(results, metrics=metrics).last("test")
-    assert list(last[last["metric"] == "nc1"]["epoch"]) == [60, 60, 20, 20]
-    assert set(last["split"]) == {"test"}
+    last = result_table(replace(results, metrics=metrics))
+    assert list(last["epoch"]) == [60, 60, 20, 20]
+    at_20 = metrics.query("metric == 'soft_iou' and split == 'test' and run == 'etf' and epoch == 20")
+    assert list(last["test_soft_iou"])[2:] == list(at_20["value"])
 
 
 # Files

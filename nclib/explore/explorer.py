@@ -16,9 +16,8 @@ import traitlets
 
 from nclib.explore.outputs import RunData, labels, load_run, runs, studies
 from nclib.explore.payload import pack, run_payload
+from nclib.explore.views import view_of
 from nclib.figures.feature_plane import Plane
-from nclib.figures.run_views import draw_view
-from nclib.figures.style import RunStyles
 from nclib.study.files import StageError, atomic_path
 from nclib.study.study import ParameterError
 
@@ -72,23 +71,18 @@ class Explorer(anywidget.AnyWidget):
 
         Args:
             view: `metrics`, `features`, `matrices`, `pairs` or `margins`.
-            epoch: of a checkpoint; None: the last of each run.
+            epoch: of a checkpoint; each run shows its last one up to it. None: the last of each run.
             plane: of the features: `circle`, `principal` or three classes.
 
         Raises:
             StageError: there is nothing to show.
             ValueError: there is no such view or plane, or no run has a checkpoint of this epoch.
         """
-        tables = {data.label: data.metrics for data in self._data if data.metrics is not None}
-        known = {data.label: data.geometry for data in self._data if data.geometry is not None}
-        chosen, styles = {data.label: data.run for data in self._data}, None
-        if len(set(chosen.values())) == len(chosen):  # two seeds of a run would look the same
-            styles = RunStyles.from_runs(labels(self._outputs / self.choice["study"])).renamed(chosen)
-        display = draw_view(view, known, tables, epoch=epoch, plane=plane, styles=styles)
+        display = view_of(self._data, view, epoch=epoch, plane=plane)
         if display is None:
             raise StageError(self._message or "; ".join(p for data in self._data for p in data.problems))
         file = io.BytesIO()
-        display.figure_.savefig(file, format="png", dpi=PICTURE_DPI)
+        display.plot().figure_.savefig(file, format="png", dpi=PICTURE_DPI)
         plt.close(display.figure_)  # or a notebook would show it, too
         return file.getvalue()
 

@@ -11,6 +11,7 @@ from nclib.figures.counts import CountGeometry
 from nclib.figures.curves import (
     CollapseCurves,
     GeometryCurves,
+    ImbalanceCurves,
     LossCurves,
     MetricCurves,
     ReleasedCurves,
@@ -19,7 +20,6 @@ from nclib.figures.curves import (
 )
 from nclib.figures.gram import GramMatrices
 from nclib.figures.heatmap import LabelHeatMap
-from nclib.figures.imbalance import ImbalanceCurves
 from nclib.figures.landscape import LossLandscape
 from nclib.figures.margins import MarginDistribution
 from nclib.figures.panels import Panel, panel

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.colors import LogNorm
 
 from nclib.figures.display import Display
-from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.style import TEXT_WIDTH
 from nclib.results.geometry import Geometry
 
 SMALLEST = 0.01  # degrees: float32 features cannot tell smaller angles from 0
@@ -57,18 +56,13 @@ class AngleMaps(Display):
 
     angles: Mapping[str, Float[np.ndarray, "k k"]]
 
-    def plot(self) -> "AngleMaps":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         known = np.concatenate([angles[np.isfinite(angles)] for angles in self.angles.values()]).clip(SMALLEST)
         norm = LogNorm(known.min(), max(known.max(), 1.01 * known.min()), clip=True)
-        with style():
-            side = min(2.4, (TEXT_WIDTH - 0.8) / len(self.angles))
-            size = (side * len(self.angles) + 0.8, side + 0.3)
-            self.figure_, grid = plt.subplots(1, len(self.angles), figsize=size, layout="constrained", squeeze=False)
-            self.axes_ = grid[0]
-            for axes, (run, angles) in zip(self.axes_, self.angles.items(), strict=True):
-                drawn = axes.imshow(angles, cmap="cividis", norm=norm, interpolation="nearest")
-                axes.set(title=run, xticks=[], yticks=[])
-                axes.grid(False)
-            self.figure_.colorbar(drawn, ax=list(self.axes_), label="angle [°]", format="%g", shrink=0.9)
-        return self
+        side = min(2.4, (TEXT_WIDTH - 0.8) / len(self.angles))
+        self._subplots(1, len(self.angles), (side * len(self.angles) + 0.8, side + 0.3))
+        for axes, (run, angles) in zip(self.axes_, self.angles.items(), strict=True):
+            drawn = axes.imshow(angles, cmap="cividis", norm=norm, interpolation="nearest")
+            axes.set(title=run, xticks=[], yticks=[])
+            axes.grid(False)
+        self.figure_.colorbar(drawn, ax=list(self.axes_), label="angle [°]", format="%g", shrink=0.9)

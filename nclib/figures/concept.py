@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from nclib.data.compose import LabelSet
 from nclib.figures.descent_plane import FAINT, GRAY, label_set_marker
 from nclib.figures.display import Display
 from nclib.figures.feature_plane import plane_axes
 from nclib.figures.layout import add_legend, drawable
-from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.style import TEXT_WIDTH
 from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
 
@@ -49,32 +49,25 @@ class TagWisePlane(Display):
         """The first run with the study's first seed, at its first and its last checkpoint."""
         return cls(results.geometry(results.runs[0], results.seeds[0]))
 
-    def plot(self) -> "TagWisePlane":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         g = self.geometry
         sets = set(g.label_set_counts())
         # three classes with as many pairs among them as there are: three, where all pairs occur
         K = len(g.class_names)
         classes = max(combinations(range(K), min(3, K)), key=lambda some: len(sets & {*combinations(some, 2)}))
         shown = [labels for m in (1, 2) for labels in combinations(classes, m) if labels in sets]
-        with style():
-            size = (TEXT_WIDTH / 2 * len(self.checkpoints), 3.0)
-            self.figure_, grid = plt.subplots(
-                1, len(self.checkpoints), figsize=size, layout="constrained", squeeze=False
-            )
-            self.axes_ = grid[0]
-            for axes, checkpoint in zip(self.axes_, self.checkpoints, strict=True):
-                self._draw(axes, checkpoint, classes, shown)
-            names = drawable(g.class_names)
-            entries = {" and ".join(names[k] for k in s): Line2D([], [], **_marker(classes, s, LARGE)) for s in shown}
-            gray = {"linestyle": "none", "marker": "o", "color": "0.7"}
-            entries["one image"] = Line2D([], [], markersize=SMALL, **gray)
-            entries["mean"] = Line2D([], [], markersize=LARGE, markeredgecolor="black", **gray)
-            entries["$C_2(\\mu_i + \\mu_j)$"] = Line2D([], [], markersize=LARGE, **gray | RING_LOOK)
-            add_legend(self.figure_, entries)
-        return self
+        self._subplots(1, len(self.checkpoints), (TEXT_WIDTH / 2 * len(self.checkpoints), 3.0))
+        for axes, checkpoint in zip(self.axes_, self.checkpoints, strict=True):
+            self._draw_plane(axes, checkpoint, classes, shown)
+        names = drawable(g.class_names)
+        entries = {" and ".join(names[k] for k in s): Line2D([], [], **_marker(classes, s, LARGE)) for s in shown}
+        gray = {"linestyle": "none", "marker": "o", "color": "0.7"}
+        entries["one image"] = Line2D([], [], markersize=SMALL, **gray)
+        entries["mean"] = Line2D([], [], markersize=LARGE, markeredgecolor="black", **gray)
+        entries["$C_2(\\mu_i + \\mu_j)$"] = Line2D([], [], markersize=LARGE, **gray | RING_LOOK)
+        add_legend(self.figure_, entries)
 
-    def _draw(self, axes: Axes, checkpoint: int, classes: Sequence[int], shown: Sequence[tuple[int, ...]]) -> None:
+    def _draw_plane(self, axes: Axes, checkpoint: int, classes: Sequence[int], shown: Sequence[LabelSet]) -> None:
         g = self.geometry
         means = g.class_means[checkpoint].double().numpy()
         vertices = np.stack([np.zeros(means.shape[1]), *means[list(classes)]])[-3:]  # of two classes: with the origin

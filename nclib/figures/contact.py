@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
@@ -14,7 +12,7 @@ from torch import Tensor
 from nclib.figures.display import Display
 from nclib.figures.layout import drawable
 from nclib.figures.samples import show_image
-from nclib.figures.style import HIGHEST, TEXT_WIDTH, style
+from nclib.figures.style import HIGHEST, TEXT_WIDTH
 
 GAP = 1  # pixels between two images
 COLUMNS, ROWS = 20, 10
@@ -54,8 +52,7 @@ class ContactSheet(Display):
         columns = {"index": self.index, "label": self.labels, "predicted": self.predicted}
         return pd.DataFrame(columns).sort_values(["label", "index"], ignore_index=True)
 
-    def plot(self) -> "ContactSheet":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         classes, numbers = self.labels.unique(return_counts=True)
         columns = min(COLUMNS, numbers.max().item()) if len(classes) else 0
         most = f", the {ROWS} classes with most" if len(classes) > ROWS else ""
@@ -64,18 +61,15 @@ class ContactSheet(Display):
         size = (max(2.7, side * (columns + NAMES_TAKE)), max(0.6, TALL * side * len(classes) + TITLE))
         names = drawable(self.class_names)
         numbered = max(map(len, names)) > 5  # letters that fit below an image
-        with style():
-            self.figure_, axes = plt.subplots(figsize=size, layout="constrained")
-            self.axes_ = np.array([axes])
-            axes.spines[:].set_visible(False)
-            axes.set(xticks=[], yticks=[])
-            below = "number predicted" if numbered else "class predicted"
-            axes.set_title(f"{len(self.labels)} misclassified, by class{most}\nbelow each: the {below}")
-            if columns:
-                self._draw(axes, classes.tolist(), columns, names, numbered=numbered)
-        return self
+        (axes,) = self._subplots(1, 1, size).flat
+        axes.spines[:].set_visible(False)
+        axes.set(xticks=[], yticks=[])
+        below = "number predicted" if numbered else "class predicted"
+        axes.set_title(f"{len(self.labels)} misclassified, by class{most}\nbelow each: the {below}")
+        if columns:
+            self._draw_rows(axes, classes.tolist(), columns, names, numbered=numbered)
 
-    def _draw(self, axes: Axes, classes: list[int], columns: int, names: list[str], *, numbered: bool) -> None:
+    def _draw_rows(self, axes: Axes, classes: list[int], columns: int, names: list[str], *, numbered: bool) -> None:
         channels, height, width = self.images.shape[1:]
         cell, tall = width + GAP, round(height * TALL) + GAP
         paper = 0 if channels == 1 else 255

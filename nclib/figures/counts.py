@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from nclib.figures.display import Display
 from nclib.figures.predicted import scale_counts
-from nclib.figures.style import COLORS, MARKERS, REFERENCE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import COLORS, MARKERS, REFERENCE, TEXT_WIDTH, RunStyles
 from nclib.theory import CertifiedMinimum
 
 
@@ -43,14 +42,11 @@ class CountGeometry(Display):
         """What is drawn, and how exact it is."""
         return f"{super().caption(study)} All are proved to a relative gap of {self.gap:.0e}."
 
-    def plot(self) -> "CountGeometry":
-        """Draw; the result is the display itself."""
-        with style():
-            self.figure_, self.axes_ = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.4), layout="constrained")
-            self._draw_collapse(self.axes_[0])
-            self._draw_missing(self.axes_[1])
-            self._draw_losses(self.axes_[2])
-        return self
+    def _draw(self) -> None:
+        collapse, missing, losses = self._subplots(1, 3, (TEXT_WIDTH, 2.4)).flat
+        self._draw_collapse(collapse)
+        self._draw_missing(missing)
+        self._draw_losses(losses)
 
     def _draw_collapse(self, axes: Axes) -> None:
         products = sorted({product for product, _ in self.collapse})

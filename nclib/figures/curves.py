@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
+from jaxtyping import Shaped
 from matplotlib.lines import Line2D
 
 from nclib.figures.display import Display
 from nclib.figures.layout import add_legend, fit_texts, set_titles
-from nclib.figures.lines import draw_lines, draw_references, epoch_grid, scale_axis
+from nclib.figures.lines import draw_lines, draw_references, scale_axis
 from nclib.figures.panels import Panel, panel
-from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import HIGHEST, MOST, REFERENCE, TEXT_WIDTH, RunStyles, spread
 from nclib.results.study_results import StudyResults
 
-PANEL, ALONE = 1.6, 1.9  # inches: height of a panel, at most, and where there is one row
+PANEL, GROUPED = 1.6, 1.0  # inches: height of a panel, at most; where groups have columns
 BELOW = 0.5  # inches: left for a legend below the panels
 BESIDE = 0.85  # inches: width of the names beside rows of panels
 FACET_FROM, MOST_GROUPS = 7, 6  # so many runs, where their labels form so many groups, get a column of panels per group
@@ -43,6 +46,8 @@ class MetricCurves(Display):
 
     COLUMNS: ClassVar[int | None] = None
     SHARE_SCALE: ClassVar[bool] = False
+    ALONE: ClassVar[float] = 1.9  # inches: height of the panels of a single row
+    PANELS: ClassVar[tuple[str, ...]] = ()  # metrics; a tag-wise one has a panel for each number of labels
     values: pd.DataFrame
     panels: Sequence[Panel]
     references: References = field(default_factory=dict)
@@ -60,25 +65,64 @@ class MetricCurves(Display):
         values = pd.concat(tables, ignore_index=True)
         return cls(values, panels, references or {}, styles=RunStyles.from_runs(results.labels))
 
-    def plot(self) -> "MetricCurves":
-        """Draw; the result is the display itself."""
-        styles, runs = self._styles, list(self.values["run"].unique())
+    @classmethod
+    def _panels_of(cls, results: StudyResults) -> list[Panel]:
+        of_sets = {name: results.multiplicities for name in cls.PANELS if name.startswith("tag_wise")}
+        return [panel(name, labels=m) for name in cls.PANELS for m in of_sets.get(name, (None,))]
+
+    def _draw(self) -> None:
+        runs = list(self.values["run"].unique())
+        styles = self.styles or RunStyles.from_runs(runs)
         groups = {run: styles.groups[run][0] for run in runs} if styles.groups else {}
-        columns = len(set(groups.values()))
-        faceted = len(runs) >= FACET_FROM and 0 < columns <= MOST_GROUPS
-        with style():
-            blank = self._plot_groups(styles, groups) if faceted else self._plot_panels(styles)
-            lines, title = styles.legend(runs, self.values["seed"].nunique())
-            last = self.values.groupby("run")["epoch"].max()
-            ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
-            entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
-            compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
-            if compared and faceted:
-                title = f"{title}; dotted: theory" if title else "dotted: theory"
-            elif compared:
-                entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
-            add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
-        return self
+        names, titles = list(dict.fromkeys(groups.values())), [shown.title for shown in self.panels]
+        faceted = len(runs) >= FACET_FROM and 0 < len(names) <= MOST_GROUPS
+        if faceted:  # a row per panel and a column per group
+            columns, members = len(names), [[run for run in runs if groups[run] == name] for name in names]
+            grid = self._draw_cells(styles, members, columns, height=GROUPED, share=self.SHARE_SCALE or "row")
+            set_titles(grid[0], names, TEXT_WIDTH / columns - 0.2)
+            labels, size = fit_texts([title.split(":")[0].replace(" $", "\n$") for title in titles], BESIDE)
+            for axes, label in zip(grid[:, 0], labels, strict=True):
+                axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
+        else:
+            columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
+            height = PANEL if len(self.panels) > columns else self.ALONE
+            grid = self._draw_cells(styles, [runs], columns, height=height, share=self.SHARE_SCALE)
+            set_titles(self.axes_, titles, TEXT_WIDTH / max(columns, 2))
+        lines, title = styles.legend(runs, self.values["seed"].nunique())
+        last = self.values.groupby("run")["epoch"].max()
+        ends = {run: f" (to epoch {epoch})" for run, epoch in last[last < last.max()].items()}
+        entries = {styles.labels[run] + ends.get(run, ""): line for run, line in lines.items()}
+        compared = [run for run in runs if any(run in self._compared(shown) for shown in self.panels)]
+        if compared and faceted:
+            title = f"{title}; dotted: theory" if title else "dotted: theory"
+        elif compared:
+            entries["theory"] = tuple(Line2D([], [], color=styles.colors[run], **REFERENCE) for run in compared)
+        blank = grid.flat[-1] if len(self.axes_) < grid.size else None
+        add_legend(self.figure_, entries, title=title, columns=columns if faceted else None, blank=blank)
+
+    def _draw_cells(
+        self, styles: RunStyles, groups: Sequence[Sequence[str]], columns: int, *, height: float, share: bool | str
+    ) -> Shaped[np.ndarray, "rows columns"]:
+        """Axes for each panel and group of runs, with the lines and references of these."""
+        cells = list(product(range(len(self.panels)), groups))
+        rows = -(-len(cells) // columns)
+        size = (columns * TEXT_WIDTH / max(columns, 2), rows * min(height, (HIGHEST - BELOW) / rows))
+        grid = self._subplots(rows, columns, size, sharex=True, sharey=share)
+        sns.despine(self.figure_)
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
+        for place in range(len(cells), grid.size):
+            grid.flat[place].axis("off")
+            grid.flat[place - columns].tick_params(labelbottom=True)
+        self.axes_ = self.axes_[: len(cells)]
+        for axes, (place, runs) in zip(self.axes_, cells, strict=True):
+            values = self.values[(self.values["panel"] == place) & self.values["run"].isin(runs)]
+            draw_lines(axes, values, styles)
+            compared, drawn = self._compared(self.panels[place]), set(values["run"])
+            draw_references(axes, {run: value for run, value in compared.items() if run in drawn}, styles)
+        for axes, (place, _) in zip(self.axes_, cells, strict=True):  # when all that shares an axis is drawn
+            scale_axis(axes, self.panels[place])
+        return grid
 
     def caption(self, study: str) -> str:
         """What is drawn, of which study, and what to see."""
@@ -87,48 +131,6 @@ class MetricCurves(Display):
     def _compared(self, shown: Panel) -> Mapping[str, float]:
         """The values to compare with, by run; none where there are too many runs."""
         return self.references.get(shown.name, {}) if self.values["run"].nunique() <= MOST else {}
-
-    @property
-    def _styles(self) -> RunStyles:
-        return self.styles or RunStyles.from_runs(self.values["run"].unique())
-
-    def _plot_panels(self, styles: RunStyles) -> Axes | None:
-        """One axes per panel; returns those that are left in the last row, if any."""
-        columns = min(self.COLUMNS or (4 if len(self.panels) == 4 else 3), len(self.panels))
-        rows = -(-len(self.panels) // columns)
-        width, height = TEXT_WIDTH / max(columns, 2), min(PANEL if rows > 1 else ALONE, (HIGHEST - BELOW) / rows)
-        self.figure_, grid = epoch_grid(len(self.panels), columns, width=width, height=height, sharey=self.SHARE_SCALE)
-        self.axes_ = grid.ravel()[: len(self.panels)]
-        for place, (axes, shown) in enumerate(zip(self.axes_, self.panels, strict=True)):
-            self._draw(axes, shown, self.values[self.values["panel"] == place], styles)
-        for axes, shown in zip(self.axes_, self.panels, strict=True):  # when all that shares an axis is drawn
-            scale_axis(axes, shown)
-        set_titles(self.axes_, [shown.title for shown in self.panels], width)
-        return grid.flat[-1] if len(self.panels) < grid.size else None
-
-    def _plot_groups(self, styles: RunStyles, groups: Mapping[str, str]) -> None:
-        """A row of axes per panel and a column per group of runs."""
-        names, rows = list(dict.fromkeys(groups.values())), len(self.panels)
-        width, height = TEXT_WIDTH / len(names), min(1.0, (HIGHEST - BELOW) / rows)
-        share = True if self.SHARE_SCALE else "row"
-        self.figure_, grid = epoch_grid(rows * len(names), len(names), width=width, height=height, sharey=share)
-        self.axes_ = grid.ravel()
-        for place, shown in enumerate(self.panels):
-            for axes, name in zip(grid[place], names, strict=True):
-                values = self.values[(self.values["panel"] == place) & (self.values["run"].map(groups) == name)]
-                self._draw(axes, shown, values, styles)
-        for place, axes in enumerate(self.axes_):
-            scale_axis(axes, self.panels[place // len(names)])
-        set_titles(grid[0], names, width - 0.2)
-        labels, size = fit_texts([shown.title.split(":")[0].replace(" $", "\n$") for shown in self.panels], BESIDE)
-        for axes, label in zip(grid[:, 0], labels, strict=True):
-            axes.set_ylabel(label, fontsize=size, rotation=0, ha="right", va="center")
-
-    def _draw(self, axes: Axes, shown: Panel, values: pd.DataFrame, styles: RunStyles) -> None:
-        """Draw lines and references of some runs."""
-        draw_lines(axes, values, styles)
-        compared, runs = self._compared(shown), set(values["run"])
-        draw_references(axes, {run: value for run, value in compared.items() if run in runs}, styles)
 
 
 class CollapseCurves(MetricCurves):
@@ -139,10 +141,7 @@ class CollapseCurves(MetricCurves):
         "simplex ETF (NC2) and from each other (NC3), and for several labels the angle of a set's mean to the sum of "
         "its labels' means (tag-wise ratio); at exact collapse all are 0."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, COLLAPSE), *(panel("tag_wise_ratio", labels=m) for m in results.multiplicities)]
+    PANELS = (*COLLAPSE, "tag_wise_ratio")
 
 
 class ReleasedCurves(MetricCurves):
@@ -154,10 +153,7 @@ class ReleasedCurves(MetricCurves):
         "which centers neither classifier nor class means and takes too small a global mean: an offset that the class "
         "means share looks far from an ETF there."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, COLLAPSE), *map(panel, RELEASED)]
+    PANELS = (*COLLAPSE, *RELEASED)
 
 
 class GeometryCurves(MetricCurves):
@@ -167,10 +163,7 @@ class GeometryCurves(MetricCurves):
         "{study}, training images: the logits at the features' mean (0 at exact collapse, $1/\\sqrt{{K}}$ with squared "
         "error), the mean cosine margin (K/(K-1)) and how many directions a class's features take (1)."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        return [*map(panel, ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius"))]
+    PANELS = ("bias_residual", "cosine_margin_mean", "nuclear_over_frobenius")
 
 
 class TagWiseCurves(MetricCurves):
@@ -180,11 +173,7 @@ class TagWiseCurves(MetricCurves):
         "{study}, training images: the angle of a set's mean to the sum of its labels' means, 0 at exact collapse, and "
         "the scale $C_m$ of the mean along that sum."
     )
-
-    @staticmethod
-    def _panels_of(results: StudyResults) -> list[Panel]:
-        names = ("tag_wise_angle_mean", "tag_wise_scale")
-        return [panel(name, labels=m) for name in names for m in results.multiplicities]
+    PANELS = ("tag_wise_angle_mean", "tag_wise_scale")
 
 
 class ScoreCurves(MetricCurves):
@@ -211,3 +200,33 @@ class LossCurves(MetricCurves):
     def _panels_of(results: StudyResults) -> list[Panel]:
         names, history = ("lr", "train_loss", "train_feature_decay", "test_loss"), results.history
         return [panel(name) for name in names if name in history and history[name].gt(0).any()]
+
+
+class ImbalanceCurves(MetricCurves):
+    """Tag-wise ratio of the pairs, a panel per run and a line per number of training images that a pair has."""
+
+    COLUMNS, ALONE, SHARE_SCALE = 4, PANEL, True
+    SEEN = (
+        "{study}, training images against epoch: the angle of a pair's mean to the sum of its labels' means, against "
+        "that of pairs and labels that do not belong together, for frequent and rare pairs; 0 is exact collapse."
+    )
+
+    @classmethod
+    def from_results(cls, results: StudyResults) -> "ImbalanceCurves":
+        """From the metrics of an imbalanced study; its numbers of images take the place of runs, and runs of panels."""
+        if not results.imbalance_groups:
+            raise ValueError(f"Expected a study with dataset.pair_groups, but '{results.study.study}' is balanced.")
+        runs, tables = spread(results.runs, MOST), []
+        for n in results.imbalance_groups:
+            of_group = results.values("imbalance_ratio", labels=n)
+            of_group = of_group[of_group["run"].isin(runs)]
+            tables.append(of_group.assign(panel=of_group["run"].map(runs.index), run=f"{n} images per pair"))
+        values = pd.concat(tables, ignore_index=True)
+        panels = [Panel("imbalance_ratio", results.labels[run]) for run in runs]
+        return cls(values, panels, styles=RunStyles.from_order(list(values["run"].unique())))
+
+    def _draw(self) -> None:
+        super()._draw()
+        for axes in self.axes_:
+            if axes.get_subplotspec().is_first_col():
+                axes.set_ylabel("tag-wise ratio")

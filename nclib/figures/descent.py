@@ -55,10 +55,7 @@ def plot_gaps(results: Mapping[str, Sequence[Minimization]]) -> Figure:
         for name, starts in results.items():
             for result in starts:
                 gaps = (np.array(result.losses) - result.minimum.value) / abs(result.minimum.value)
-                line = styles.line(name)
-                line.set(xdata=result.iterations, ydata=np.maximum(gaps, SMALLEST_GAP), markevery=[-1])
-                ax.add_line(line)
-        ax.autoscale_view()
+                ax.plot(result.iterations, np.maximum(gaps, SMALLEST_GAP), **styles.look(name), markevery=[-1])
         ax.axhline(1e-9, color=GRAY, linewidth=0.8, linestyle=":")
         ax.annotate("1e-9", (1, 1e-9), xycoords=("axes fraction", "data"), xytext=(-3, 2), **_NOTE)
         ax.axhspan(SMALLEST_GAP / 3, np.finfo(float).eps, color="0.93", zorder=0)

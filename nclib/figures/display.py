@@ -1,13 +1,14 @@
 """What all displays have."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Shaped
 from matplotlib.figure import Figure
 
-from nclib.figures.style import RunStyles
+from nclib.figures.style import RunStyles, style
 
 
 @dataclass(kw_only=True)
@@ -29,7 +30,21 @@ class Display:
 
     def plot(self) -> "Display":
         """Draw; the result is the display itself."""
+        with style():
+            self._draw()
+        return self
+
+    def _draw(self) -> None:
+        """Make the figure, such as with `_subplots`, and draw on it."""
         raise NotImplementedError
+
+    def _subplots(
+        self, rows: int, columns: int, size: tuple[float, float], **options: Any
+    ) -> Shaped[np.ndarray, "rows columns"]:
+        """A figure of this size [inches] with a grid of axes; the options are those of `plt.subplots`."""
+        self.figure_, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+        self.axes_ = grid.ravel()
+        return grid
 
     def caption(self, study: str) -> str:
         """What is drawn, of which study, and what to see."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 
 from nclib.figures.display import Display
 from nclib.figures.layout import SHORT, drawable
-from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.style import TEXT_WIDTH
 from nclib.results.geometry import Geometry
 
 Plane = str | tuple[int, int, int]  # "circle", "principal", or three classes
@@ -62,21 +61,15 @@ class FeaturePlane(Display):
     layers: Mapping[str, tuple[Geometry, int]]
     plane: Plane = "circle"
 
-    def plot(self) -> "FeaturePlane":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         columns = len(self.layers)
-        with style():
-            side = min(3.2, TEXT_WIDTH / columns)
-            self.figure_, grid = plt.subplots(
-                1, columns, figsize=(side * columns, side + 0.2), layout="constrained", squeeze=False
-            )
-            self.axes_ = grid[0]
-            for axes, (run, (geometry, checkpoint)) in zip(self.axes_, self.layers.items(), strict=True):
-                self._draw(axes, geometry, checkpoint)
-                axes.set_title(run)
-        return self
+        side = min(3.2, TEXT_WIDTH / columns)
+        self._subplots(1, columns, (side * columns, side + 0.2))
+        for axes, (run, (geometry, checkpoint)) in zip(self.axes_, self.layers.items(), strict=True):
+            self._draw_run(axes, geometry, checkpoint)
+            axes.set_title(run)
 
-    def _draw(self, axes: Axes, g: Geometry, checkpoint: int) -> None:
+    def _draw_run(self, axes: Axes, g: Geometry, checkpoint: int) -> None:
         means = g.class_means[checkpoint].double().numpy()
         center = means.mean(0)
         means = means - center

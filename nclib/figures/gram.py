@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from nclib.figures.display import Display
 from nclib.figures.layout import LINE, SHORT, drawable, fit_texts
-from nclib.figures.style import HIGHEST, MOST, NOTE, RC, TEXT_WIDTH, RunStyles, spread, style
+from nclib.figures.style import HIGHEST, MOST, NOTE, RC, TEXT_WIDTH, RunStyles, spread
 from nclib.results.geometry import Geometry
 from nclib.results.study_results import StudyResults
 
@@ -61,8 +60,7 @@ class GramMatrices(Display):
         styles = RunStyles.from_runs(results.labels)
         return cls.from_geometries({run: results.geometry(run, results.seeds[0]) for run in shown}, styles=styles)
 
-    def plot(self) -> "GramMatrices":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         num_classes = len(next(iter(self.grams.values()))[0])
         ideal = simplex_cosines(num_classes)
         labels = self.styles.labels if self.styles else {run: run for run in self.grams}
@@ -72,27 +70,24 @@ class GramMatrices(Display):
         side = min(1.9, (TEXT_WIDTH - NAMES) / columns, highest)
         titles, size = fit_texts([labels[run] for run in self.grams], side - GAP)
         above = LINE + max(title.count("\n") for title in titles) * LINE * size / RC["axes.titlesize"]
-        with style():
-            self.figure_, grid = plt.subplots(2 * blocks, columns, layout="constrained", squeeze=False)
-            self.figure_.set_size_inches(side * columns + NAMES, blocks * (2 * (side + TEXT) + above))
-            places = [divmod(place, columns) for place in range(blocks * columns)]
-            first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
-            drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} elsewhere")
-            first[0].set_title("simplex ETF", loc="center", fontsize=size)
-            first[1].axis("off")
-            self._draw_scale(first[1], drawn)
-            for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
-                for place, gram, kind in zip(axes, grams, KINDS, strict=True):
-                    distance = (gram - ideal).abs().max().item()
-                    draw_cosines(place, gram, note=f"off by {distance:.2g}")
-                    if axes is pairs[0] or place.get_subplotspec().is_first_col():
-                        place.set_ylabel(kind)
-                        self._name_classes(place, num_classes)
-                axes[0].set_title(title, loc="center", fontsize=size)
-            for axes in np.ravel(pairs[len(self.grams) :]):
-                axes.remove()
-            self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
-        return self
+        grid = self._subplots(2 * blocks, columns, (side * columns + NAMES, blocks * (2 * (side + TEXT) + above)))
+        places = [divmod(place, columns) for place in range(blocks * columns)]
+        first, *pairs = [grid[2 * block : 2 * block + 2, column] for block, column in places]
+        drawn = draw_cosines(first[0], ideal, note=f"{ideal[0, 1]:.2g} elsewhere")
+        first[0].set_title("simplex ETF", loc="center", fontsize=size)
+        first[1].axis("off")
+        self._draw_scale(first[1], drawn)
+        for axes, grams, title in zip(pairs, self.grams.values(), titles, strict=False):
+            for place, gram, kind in zip(axes, grams, KINDS, strict=True):
+                distance = (gram - ideal).abs().max().item()
+                draw_cosines(place, gram, note=f"off by {distance:.2g}")
+                if axes is pairs[0] or place.get_subplotspec().is_first_col():
+                    place.set_ylabel(kind)
+                    self._name_classes(place, num_classes)
+            axes[0].set_title(title, loc="center", fontsize=size)
+        for axes in np.ravel(pairs[len(self.grams) :]):
+            axes.remove()
+        self.axes_ = np.array([first[0], *np.ravel(pairs[: len(self.grams)])])
 
     def _draw_scale(self, axes: Axes, drawn: AxesImage) -> None:
         lowest = drawn.norm.vmin

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from matplotlib.colors import LogNorm
 from nclib import losses
 from nclib.figures.display import Display
 from nclib.figures.layout import add_legend
-from nclib.figures.style import TEXT_WIDTH, RunStyles, style
+from nclib.figures.style import TEXT_WIDTH, RunStyles
 from nclib.heads import simplex_etf
 from nclib.theory import fixed_head_minimum
 
@@ -58,28 +57,22 @@ class LossLandscape(Display):
             excess[name] = (value / value[0, 0]).numpy()
         return cls(excess, optimal)
 
-    def plot(self) -> "LossLandscape":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         styles = RunStyles.from_runs(list(self.excess))
         at = np.abs(LENGTHS - 1).argmin()
-        with style():
-            self.figure_, self.axes_ = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 2.1), layout="constrained")
-            for axes, (name, values) in zip(self.axes_, self.excess.items(), strict=False):
-                grid = LENGTHS[1:], ANGLES, values[:, 1:]  # at length 0 all values are 1, a level
-                shades = LogNorm(LEVELS[0], 30 * LEVELS[-1])  # none so dark that its line cannot be read
-                axes.contourf(*grid, LEVELS, cmap="YlGnBu", norm=shades, extend="both")
-                axes.clabel(axes.contour(*grid, LEVELS, colors="0.2", linewidths=0.5), fmt="%g", fontsize=6)
-                axes.plot(1, 0, marker="*", color="white", markeredgecolor="black", markersize=9, clip_on=False)
-                axes.set(title=f"{name}, optimal length {self.optimal[name]:.2f}", xlabel="length / optimal length")
-                axes.set(xlim=(0, LENGTHS[-1]), yticks=(0, 60, 120, 180))
-            self.axes_[0].set_ylabel("angle [degrees]")
-            for name, values in self.excess.items():
-                for axes, x, y in zip(self.axes_[2:], (LENGTHS, ANGLES), (values[0], values[:, at]), strict=True):
-                    line = styles.line(name)
-                    line.set(xdata=x, ydata=y, markevery=20)
-                    axes.add_line(line)
-            self.axes_[2].set(title="at angle 0", xlabel="length / optimal length", xlim=(0, LENGTHS[-1]), ylim=(0, 2))
-            self.axes_[3].set(title="at the optimal length", xlabel="angle [degrees]", xticks=(0, 60, 120, 180))
-            self.axes_[3].autoscale_view()
-            add_legend(self.figure_, {name: styles.line(name) for name in self.excess})
-        return self
+        *maps, at_zero, at_optimum = self._subplots(1, 4, (TEXT_WIDTH, 2.1)).flat
+        for axes, (name, values) in zip(maps, self.excess.items(), strict=True):
+            grid = LENGTHS[1:], ANGLES, values[:, 1:]  # at length 0 all values are 1, a level
+            shades = LogNorm(LEVELS[0], 30 * LEVELS[-1])  # none so dark that its line cannot be read
+            axes.contourf(*grid, LEVELS, cmap="YlGnBu", norm=shades, extend="both")
+            axes.clabel(axes.contour(*grid, LEVELS, colors="0.2", linewidths=0.5), fmt="%g", fontsize=6)
+            axes.plot(1, 0, marker="*", color="white", markeredgecolor="black", markersize=9, clip_on=False)
+            axes.set(title=f"{name}, optimal length {self.optimal[name]:.2f}", xlabel="length / optimal length")
+            axes.set(xlim=(0, LENGTHS[-1]), yticks=(0, 60, 120, 180))
+        maps[0].set_ylabel("angle [degrees]")
+        for name, values in self.excess.items():
+            at_zero.plot(LENGTHS, values[0], **styles.look(name), markevery=20)
+            at_optimum.plot(ANGLES, values[:, at], **styles.look(name), markevery=20)
+        at_zero.set(title="at angle 0", xlabel="length / optimal length", xlim=(0, LENGTHS[-1]), ylim=(0, 2))
+        at_optimum.set(title="at the optimal length", xlabel="angle [degrees]", xticks=(0, 60, 120, 180))
+        add_legend(self.figure_, {name: styles.line(name) for name in self.excess})

@@ -1,14 +1,11 @@
-"""Lines against epoch with bands over seeds, in a grid of axes."""
+"""Lines against epoch with bands over seeds, and the axes for them."""
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from nclib.figures.panels import Panel
@@ -20,40 +17,20 @@ TICK = 0.2  # inches: from tick to tick
 EDGE = 0.04  # of the axis, beyond a smallest or largest possible value, so that markers there are whole
 
 
-def epoch_grid(
-    number: int, columns: int, *, width: float, height: float, sharey: bool | str
-) -> tuple[Figure, Shaped[np.ndarray, "rows columns"]]:
-    """Axes against epoch of some width and height [inches]; those of the last row beyond `number` are off."""
-    rows = -(-number // columns)
-    size = (columns * width, rows * height)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=sharey, squeeze=False, layout="constrained"
-    )
-    sns.despine(figure)
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch")
-    for place in range(number, rows * columns):
-        grid.flat[place].axis("off")
-        grid.flat[place - columns].tick_params(labelbottom=True)
-    return figure, grid
+def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles) -> None:
+    """One line per run: the mean over seeds, and a band from the smallest to the largest.
 
-
-def draw_lines(axes: Axes, values: pd.DataFrame, styles: RunStyles, *, hue: str = "run") -> None:
-    """One line per run, or other value of the column `hue`: the mean over seeds, a band from smallest to largest.
-
-    The values are long: columns `seed`, `epoch`, `value` and that of `hue`.
+    The values are long: columns `run`, `seed`, `epoch` and `value`.
     """
-    over_seeds = values.dropna(subset="value").groupby([hue, "epoch"])["value"].agg(["mean", "min", "max"])
+    over_seeds = values.dropna(subset="value").groupby(["run", "epoch"])["value"].agg(["mean", "min", "max"])
     names = [name for name in styles.colors if name in over_seeds.index]
     for place, name in enumerate(names):
-        found, line = over_seeds.loc[name], styles.line(name)
+        found = over_seeds.loc[name]
         step = max(1, len(found) // MARKERS_PER_LINE)
-        line.set(xdata=found.index, ydata=found["mean"], markevery=(place * step // len(names), step))
-        axes.add_line(line)
+        axes.plot(found.index, found["mean"], **styles.look(name), markevery=(place * step // len(names), step))
         if len(names) <= MOST and values["seed"].nunique() > 1:
             band = {"color": styles.colors[name], "alpha": 0.2, "linewidth": 0}
             axes.fill_between(found.index, found["min"], found["max"], **band)
-    axes.autoscale_view()
 
 
 def draw_references(axes: Axes, values: Mapping[str, float], styles: RunStyles) -> None:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from nclib.figures.display import Display
 from nclib.figures.gram import NAMED, draw_cosines
 from nclib.figures.layout import SHORT, add_legend, drawable
 from nclib.figures.save import save
-from nclib.figures.style import COLORS, MARKERS, TEXT_WIDTH, style
+from nclib.figures.style import COLORS, MARKERS, TEXT_WIDTH
 from nclib.results.expected import expected_minimum, labels_of, read_labels
 from nclib.study.folders import StudyFolder
 from nclib.study.study import ParameterError, Study
@@ -51,35 +50,29 @@ class PredictedGeometry(Display):
         scales = "; the scale of each label set's tag-wise average against its samples" if self._has_sets else ""
         return f"{self.SEEN.format(study=study)}{scales}. Proved to a relative gap of {max(self.minimum.gap, 0):.0e}."
 
-    def plot(self) -> "PredictedGeometry":
-        """Draw; the result is the display itself."""
-        minimum, panels = self.minimum, 3 + self._has_sets
-        with style():
-            self.figure_, self.axes_ = plt.subplots(1, panels, figsize=(TEXT_WIDTH, 2.3), layout="constrained")
-            of_means, of_rows, lengths = self.axes_[:3]
-            for axes, title, angles in (
-                (of_means, "class means", minimum.angles_of_means()),
-                (of_rows, "classifier", minimum.angles_of_classifier()),
-            ):
-                cosines = angles.deg2rad().cos()
-                off = (cosines + 1 / (len(cosines) - 1)).fill_diagonal_(0).abs().max()
-                draw_cosines(axes, cosines, note=f"off the ETF by {off:.2g}")
-                axes.set_title(title)
-            if len(self.class_names) <= NAMED:
-                of_means.set_yticks(range(len(self.class_names)), drawable(self.class_names, longest=SHORT), fontsize=6)
-            counts = samples_of_classes(minimum)
-            entries = {}
-            for name, rows, color, marker in zip(
-                ("class means", "classifier"), (minimum.class_means, minimum.weight), COLORS, MARKERS, strict=False
-            ):
-                norms = (rows - rows.mean(0)).norm(dim=1)
-                (entries[name],) = lengths.plot(counts, norms / norms.mean(), marker, color=color, alpha=0.7)
-            scale_counts(lengths, counts)
-            lengths.set(title="length / mean length", xlabel="samples with the label")
-            add_legend(self.figure_, entries)
-            if self._has_sets:
-                self._draw_scales(self.axes_[3])
-        return self
+    def _draw(self) -> None:
+        minimum = self.minimum
+        of_means, of_rows, lengths, *scales = self._subplots(1, 3 + self._has_sets, (TEXT_WIDTH, 2.3)).flat
+        counts, entries = samples_of_classes(minimum), {}
+        shown = (
+            (of_means, "class means", minimum.angles_of_means(), minimum.class_means),
+            (of_rows, "classifier", minimum.angles_of_classifier(), minimum.weight),
+        )
+        for place, (axes, name, angles, rows) in enumerate(shown):
+            cosines = angles.deg2rad().cos()
+            off = (cosines + 1 / (len(cosines) - 1)).fill_diagonal_(0).abs().max()
+            draw_cosines(axes, cosines, note=f"off the ETF by {off:.2g}")
+            axes.set_title(name)
+            norms = (rows - rows.mean(0)).norm(dim=1)
+            norms = norms / norms.mean()
+            (entries[name],) = lengths.plot(counts, norms, MARKERS[place], color=COLORS[place], alpha=0.7)
+        if len(self.class_names) <= NAMED:
+            of_means.set_yticks(range(len(self.class_names)), drawable(self.class_names, longest=SHORT), fontsize=6)
+        scale_counts(lengths, counts)
+        lengths.set(title="length / mean length", xlabel="samples with the label")
+        add_legend(self.figure_, entries)
+        for axes in scales:
+            self._draw_scales(axes)
 
     @property
     def _has_sets(self) -> bool:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from torch import Tensor
 from nclib.data.compose import MultiLabelData
 from nclib.figures.display import Display
 from nclib.figures.layout import LINE, drawable, fit_texts
-from nclib.figures.style import TEXT_WIDTH, style
+from nclib.figures.style import TEXT_WIDTH
 
 GAP = 0.08  # inches: between two images
 TITLE_SIZE = 7.0
@@ -66,8 +65,7 @@ class SampleGrid(Display):
         """What is drawn, of which study, and what was done to it."""
         return super().caption(study) + (f" They are {self.note}." if self.note else "")
 
-    def plot(self) -> "SampleGrid":
-        """Draw; the result is the display itself."""
+    def _draw(self) -> None:
         columns = max(map(len, self.rows))
         side = TEXT_WIDTH / columns
         places = [place for row in self.rows for place in row]
@@ -78,18 +76,14 @@ class SampleGrid(Display):
             titles, points = fit_texts(["\n".join(found) for found in names], side - GAP, size=TITLE_SIZE)
         rest = iter(titles)
         lines = sum(1 + max(next(rest).count("\n") for _ in row) for row in self.rows)
-        with style():
-            size = (TEXT_WIDTH, len(self.rows) * (side + GAP) + LINE * (lines + bool(self.note)))
-            self.figure_, grid = plt.subplots(
-                len(self.rows), columns, figsize=size, layout="constrained", squeeze=False
-            )
-            used = [grid[row, column] for row, shown in enumerate(self.rows) for column in range(len(shown))]
-            self.axes_ = np.array(used)
-            for blank in set(grid.flat) - set(used):
-                blank.remove()
-            for axes, place, title in zip(used, places, titles, strict=True):
-                show_image(axes, self.images[place])
-                axes.set_anchor("N")  # the layout leaves room for titles of several lines above it
-                axes.set_title(title, loc="center", fontsize=points, pad=2.5)
-            self.figure_.supxlabel(self.note, fontsize=TITLE_SIZE)
-        return self
+        size = (TEXT_WIDTH, len(self.rows) * (side + GAP) + LINE * (lines + bool(self.note)))
+        grid = self._subplots(len(self.rows), columns, size)
+        used = [grid[row, column] for row, shown in enumerate(self.rows) for column in range(len(shown))]
+        self.axes_ = np.array(used)
+        for blank in set(grid.flat) - set(used):
+            blank.remove()
+        for axes, place, title in zip(used, places, titles, strict=True):
+            show_image(axes, self.images[place])
+            axes.set_anchor("N")  # the layout leaves room for titles of several lines above it
+            axes.set_title(title, loc="center", fontsize=points, pad=2.5)
+        self.figure_.supxlabel(self.note, fontsize=TITLE_SIZE)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -124,19 +125,21 @@ class RunStyles:
         title = f"mean of {seeds} seeds, band: smallest to largest" if seeds > 1 else None
         return {run: self.line(run) for run in runs}, title
 
+    def look(self, run: str) -> dict[str, Any]:
+        """How a run's line looks, and its label: options of `axes.plot`."""
+        return {
+            "color": self.colors[run],
+            "linestyle": linestyle(self.dashes[run]),
+            "marker": self.markers[run],
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.4,
+            "linewidth": None if self.markers[run] else 0.7,
+            "label": self.labels[run],
+        }
+
     def line(self, run: str) -> Line2D:
-        """An empty line of the run's look, with its label: an entry of a legend."""
-        return Line2D(
-            [],
-            [],
-            color=self.colors[run],
-            linestyle=linestyle(self.dashes[run]),
-            marker=self.markers[run],
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            linewidth=None if self.markers[run] else 0.7,
-            label=self.labels[run],
-        )
+        """An empty line of the run's look: an entry of a legend."""
+        return Line2D([], [], **self.look(run))
 
 
 def spread(items: Sequence[str], most: int) -> list[str]:

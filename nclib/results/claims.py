@@ -328,10 +328,10 @@ def markdown(found: Sequence[Finding]) -> str:
                     minutes = f"{cost.minutes:g}" if cost.minutes else "not measured"
                     studies[test.study] = [test.study, cost.scale, minutes, each.file.hardware[cost.scale]]
             parts += [f"### {claim.claim}", f"{claim.where}. Measured: {claim.quantity}. {claim.why}"]
-            parts.append(_table_of(["study", "runs", "expected", "found", "verdict", "note"], rows))
-    parts += ["## The studies", _table_of(["study", "scale", "minutes", "on"], studies.values())]
+            parts.append(markdown_table(["study", "runs", "expected", "found", "verdict", "note"], rows))
+    parts += ["## The studies", markdown_table(["study", "scale", "minutes", "on"], studies.values())]
     return "\n\n".join(parts) + "\n"
 
 
-def _table_of(head: list[str], rows: Iterable[list[str]]) -> str:
+def markdown_table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])

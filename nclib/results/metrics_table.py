@@ -33,15 +33,9 @@ def of_metric(table: pd.DataFrame, metric: str, *, split: str = "train", labels:
     return table[(table["metric"] == metric) & (table["split"] == split) & same_labels]
 
 
-def measured(table: pd.DataFrame) -> list[tuple[str, int | None]]:
-    """Every metric of a table as (metric, labels), in its order."""
-    pairs = table[["metric", "labels"]].drop_duplicates()
-    return [(metric, None if pd.isna(labels) else int(labels)) for metric, labels in pairs.itertuples(index=False)]
-
-
 def measured_labels(table: pd.DataFrame, metric: str) -> tuple[int, ...]:
     """The values of `labels` for which a metric was measured, ascending."""
-    return tuple(sorted(labels for name, labels in measured(table) if name == metric and labels is not None))
+    return tuple(sorted(table.loc[table["metric"] == metric, "labels"].dropna().unique().tolist()))
 
 
 def wide(table: pd.DataFrame, index: Sequence[str]) -> pd.DataFrame:

@@ -95,12 +95,6 @@ class StudyResults:
             raise ValueError(f"Expected a metric measured on '{split}' ({measured}), but got '{metric}'{of_labels}.")
         return found[["run", "seed", "epoch", "value"]].reset_index(drop=True)
 
-    def last(self, split: str) -> pd.DataFrame:
-        """The metrics of each run and seed at its last checkpoint, long as `metrics`."""
-        last = self.metrics.groupby(["run", "seed"])["epoch"].transform("max")
-        chosen = (self.metrics["split"] == split) & (self.metrics["epoch"] == last)
-        return self.metrics[chosen].reset_index(drop=True)
-
     def geometry(self, run: str, seed: int) -> Geometry:
         """The last layer of one run and seed over its checkpoints."""
         return Geometry.load(self.stages[f"{run}/seed{seed}/03_validate"].output("geometry.safetensors"))

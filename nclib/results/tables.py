@@ -49,8 +49,6 @@ RELEASED = {
     "NC2 means": "train_nc2_h",
     "NC3": "train_released_nc3",
 }
-
-
 OF_THEORY = {
     "classifier, to the ETF": "train_nc2_w_centered",
     "classifier, to the minimum": "train_to_minimum_w",
@@ -193,17 +191,14 @@ def _about(results: StudyResults, table: pd.DataFrame) -> str:
     if len(seeds) == 1:
         over = f"of one seed ({names}), so without a deviation"
     first, last = table["epoch"].min(), table["epoch"].max()
+    # two centered vectors are opposite to each other, as the two of the simplex ETF are, whatever was learned
+    binary = any(len(results.geometry(run, results.seeds[0]).class_names) == 2 for run in results.runs)
+    of_two = ", and so 0 by construction where there are two classes" if binary else ""
     when = f"after {last} epochs" if first == last else f"at each run's last checkpoint (epoch {first}–{last})"
     return (
         f"All values {when}, {over}. Collapse metrics are of the training set and 0 at exact "
-        f"collapse; NC2 and NC3 are centered{_of_two_classes(results)}."
+        f"collapse; NC2 and NC3 are centered{of_two}."
     )
-
-
-def _of_two_classes(results: StudyResults) -> str:
-    """Two centered vectors are opposite to each other, as the two of the simplex ETF are, whatever was learned."""
-    binary = any(len(results.geometry(run, results.seeds[0]).class_names) == 2 for run in results.runs)
-    return ", and so 0 by construction where there are two classes" if binary else ""
 
 
 def _shown(of_run: pd.DataFrame, name: str) -> str:
@@ -217,9 +212,8 @@ def _shown(of_run: pd.DataFrame, name: str) -> str:
         values = values.iloc[:1]
     text = _mean_and_deviation(values, 4 if name.endswith(SHARES) else None)
     if name == "best_test_score":
-        text += (
-            f" ({'–'.join(str(epoch) for epoch in sorted({of_run['best_epoch'].min(), of_run['best_epoch'].max()}))})"
-        )
+        ends = sorted({of_run["best_epoch"].min(), of_run["best_epoch"].max()})
+        text += f" ({'–'.join(map(str, ends))})"
     return text
 
 
