@@ -34,7 +34,7 @@
 #   TORCH="torch==2.11.0 torchvision==0.26.0"
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                     another build of torch than that of requirements.lock
-#   UV=               install with pip even where uv is found
+#   UV=               install with pip alone, in five times the time
 # make clean          remove it
 PYTHON ?= python3
 STUDY ?= params/mlab_digits.yaml
@@ -49,7 +49,7 @@ OUTPUTS ?= outputs
 LABELS ?=
 TORCH ?= $(shell sed -nE 's/^(torch(vision)?==[^ ;]+).*/\1/p' requirements.lock)
 TORCH_INDEX ?=
-UV ?= $(shell command -v uv)
+UV ?= $(or $(shell command -v uv),$(BIN)/uv)
 PYTEST ?=
 WORKERS ?= 3
 VARIABLES = PYTHON STUDY SMOKE RUNS SEEDS CORES GPU_RUNS KEEP_CODE PROFILE OUTPUTS LABELS TORCH TORCH_INDEX UV PYTEST WORKERS
@@ -83,13 +83,16 @@ endif
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
 
-INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/pip install --disable-pip-version-check)
-LOCKED = $(INSTALL) --no-deps --require-hashes --requirement
+# Shell functions: pip fetches uv where it is not found, and installs everything itself where that fails, too.
+PIP = $(BIN)/pip install --disable-pip-version-check
+INSTALLER = get_uv() { [ "$(UV)" != $(BIN)/uv ] || $(PIP) uv || true; }; \
+	add() { if command -v "$(UV)"; then "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
+LOCKED = add --no-deps --require-hashes --requirement
 ifeq ($(origin TORCH)$(strip $(TORCH_INDEX)),file)
 INSTALL_ALL = $(LOCKED) requirements.lock
 else  # the lock has the hashes of the package index's own build of torch only
 OF_TORCH = torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+
-INSTALL_ALL = $(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) \
+INSTALL_ALL = add $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) \
 	&& awk '/^[a-z]/ { keep = !/^($(OF_TORCH))==/ } keep' requirements.lock > $(VENV)/requirements.lock \
 	&& $(LOCKED) $(VENV)/requirements.lock
 endif
@@ -101,7 +104,7 @@ $(READY): pyproject.toml requirements.lock
 		{ echo "nclib needs Python 3.11 or newer; name one with PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV) once: about 3 minutes and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@{ $(INSTALL_ALL) && $(INSTALL) --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
+	@$(INSTALLER); { get_uv && $(INSTALL_ALL) && add --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
 		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 
@@ -181,9 +184,8 @@ gallery: reproduce
 
 docs: KEEP_CODE = 1
 docs: reproduce
-	@test -f $(OUTPUTS)/theory/00_theory.ipynb || $(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
-	@test -f $(OUTPUTS)/explore/05_explore.ipynb || \
-		$(NCLIB) notebook notebooks/05_explore.ipynb $(OUTPUTS)/explore/05_explore.ipynb '{"outputs": "$(OUTPUTS)"}'
+	@$(NCLIB) theory $(OUTPUTS)/theory/00_theory.ipynb
+	@$(NCLIB) notebook notebooks/05_explore.ipynb $(OUTPUTS)/explore/05_explore.ipynb '{"outputs": "$(OUTPUTS)"}'
 	NCLIB_OUTPUTS=$(OUTPUTS) $(BIN)/python -m sphinx -W --keep-going -q -c docs . docs/_build/html
 	@echo "The site: docs/_build/html/index.html"
 

@@ -123,12 +123,13 @@ def test_an_interrupt_ends_make_silently(tmp_path):
 
 @pytest.fixture
 def fresh(tmp_path):
-    """A copy of what `make setup` reads, a Python that makes an empty .venv, a uv that only logs."""
+    """A copy of what `make setup` reads, a Python that makes a .venv with pip; pip and uv only log."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "python").write_text("#!/bin/sh\n[ $1 = -c ] || mkdir -p .venv\n")
+    (tmp_path / "python").write_text("#!/bin/sh\n[ $1 = -c ] || { mkdir -p .venv/bin; cp pip .venv/bin; }\n")
     (tmp_path / "uv").write_text('#!/bin/sh\necho "$@"; seq 30; [ ! -e offline ]\n')
-    for name in ("python", "uv"):
+    (tmp_path / "pip").write_text('#!/bin/sh\necho pip "$@"; [ "$3" != uv ] || cp uv .venv/bin\n')
+    for name in ("python", "uv", "pip"):
         (tmp_path / name).chmod(0o755)
     return tmp_path
 
@@ -146,6 +147,19 @@ def test_setup_installs_the_lock_and_says_one_line(fresh):
     assert not done.stderr
     locked = "--no-deps --require-hashes --requirement requirements.lock"
     assert installed == [locked, "--no-deps --no-build-isolation --editable ."]
+
+
+def test_setup_fetches_uv_or_does_without(fresh):
+    def log() -> str:
+        shutil.rmtree(fresh / ".venv", ignore_errors=True)
+        assert make("setup", "PYTHON=./python", "UV=.venv/bin/uv", cwd=fresh).returncode == 0
+        return (fresh / ".venv/setup.log").read_text()
+
+    by_pip = "pip install --disable-pip-version-check"
+    fetched = log()
+    assert fetched.startswith(f"{by_pip} uv\n") and "\npip install --python .venv/bin/python --no-deps" in fetched
+    (fresh / "uv").unlink()  # pip cannot get it
+    assert log().count(f"{by_pip} --no-deps") == 2
 
 
 def test_setup_with_another_torch_takes_the_rest_from_the_lock(fresh):
