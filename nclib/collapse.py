@@ -59,6 +59,8 @@ class Collapse:
 
         means, margins = self.arrays["class_means"], self.arrays.get("cosine_margins")
         shown = [len(means) <= MAX_CLASSES_DRAWN, margins is not None, bool(self.layers)]
+        if not any(shown):
+            raise ValueError(f"Nothing to draw: more than {MAX_CLASSES_DRAWN} classes, no layers, features not kept.")
         figure, axes = plt.subplots(1, sum(shown), figsize=(4 * sum(shown), 3.5), layout="constrained", squeeze=False)
         free = iter(axes[0])
         if len(means) <= MAX_CLASSES_DRAWN:

@@ -178,6 +178,8 @@ def test_table_files_and_plot(model, tmp_path, monkeypatch):
         "cosine margins",
         "layer by layer",
     ]
+    with pytest.raises(ValueError, match="Nothing to draw: more than 200 classes"):
+        Collapse({}, {}, {"class_means": torch.zeros(201, 2)}).plot()
 
 
 @pytest.mark.gpu
