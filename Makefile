@@ -85,16 +85,16 @@ help:
 
 # Shell functions: pip fetches uv where it is not found, and installs everything itself where that fails, too.
 PIP = $(BIN)/pip install --disable-pip-version-check
-INSTALLER = get_uv() { [ "$(UV)" != $(BIN)/uv ] || $(PIP) uv || true; }; \
-	add() { if command -v "$(UV)"; then "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
-LOCKED = add --no-deps --require-hashes --requirement
+LOCKED = --no-deps --require-hashes --requirement
+PART = awk '/^[a-z]/ { keep = $(1) } keep' requirements.lock > $(VENV)/requirements.lock
+INSTALLER = get_uv() { $(call PART,/^uv==/) && $(PIP) $(LOCKED) $(VENV)/requirements.lock || true; }; \
+	add() { if command -v "$(UV)"; then UV_COMPILE_BYTECODE=1 "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
 ifeq ($(origin TORCH)$(strip $(TORCH_INDEX)),file)
-INSTALL_ALL = $(LOCKED) requirements.lock
+INSTALL_ALL = add $(LOCKED) requirements.lock
 else  # the lock has the hashes of the package index's own build of torch only
 OF_TORCH = torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+
 INSTALL_ALL = add $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH) \
-	&& awk '/^[a-z]/ { keep = !/^($(OF_TORCH))==/ } keep' requirements.lock > $(VENV)/requirements.lock \
-	&& $(LOCKED) $(VENV)/requirements.lock
+	&& $(call PART,!/^($(OF_TORCH))==/) && add $(LOCKED) $(VENV)/requirements.lock
 endif
 
 setup: $(READY)
@@ -104,7 +104,7 @@ $(READY): pyproject.toml requirements.lock
 		{ echo "nclib needs Python 3.11 or newer; name one with PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV) once: about 3 minutes and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(INSTALLER); { get_uv && $(INSTALL_ALL) && add --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
+	@$(INSTALLER); { $(if $(filter $(BIN)/uv,$(UV)),get_uv &&) $(INSTALL_ALL) && add --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
 		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
 	@echo $(strip $(TORCH) $(TORCH_INDEX)) > $(READY)
 

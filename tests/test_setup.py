@@ -128,7 +128,7 @@ def fresh(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "python").write_text("#!/bin/sh\n[ $1 = -c ] || { mkdir -p .venv/bin; cp pip .venv/bin; }\n")
     (tmp_path / "uv").write_text('#!/bin/sh\necho "$@"; seq 30; [ ! -e offline ]\n')
-    (tmp_path / "pip").write_text('#!/bin/sh\necho pip "$@"; [ "$3" != uv ] || cp uv .venv/bin\n')
+    (tmp_path / "pip").write_text('#!/bin/sh\necho pip "$@"; [ "$6" != .venv/requirements.lock ] || cp uv .venv/bin\n')
     for name in ("python", "uv", "pip"):
         (tmp_path / name).chmod(0o755)
     return tmp_path
@@ -157,9 +157,10 @@ def test_setup_fetches_uv_or_does_without(fresh):
 
     by_pip = "pip install --disable-pip-version-check"
     fetched = log()
-    assert fetched.startswith(f"{by_pip} uv\n") and "\npip install --python .venv/bin/python --no-deps" in fetched
+    assert fetched.startswith(f"{by_pip} --no-deps --require-hashes --requirement .venv/requirements.lock\n")
+    assert "\npip install --python .venv/bin/python --no-deps" in fetched
     (fresh / "uv").unlink()  # pip cannot get it
-    assert log().count(f"{by_pip} --no-deps") == 2
+    assert log().count(f"{by_pip} --no-deps") == 3
 
 
 def test_setup_with_another_torch_takes_the_rest_from_the_lock(fresh):
