@@ -88,7 +88,7 @@ PIP = $(BIN)/pip install --disable-pip-version-check
 LOCKED = --no-deps --require-hashes --requirement
 PART = awk '/^[a-z]/ { keep = $(1) } keep' requirements.lock > $(VENV)/requirements.lock
 INSTALLER = get_uv() { $(call PART,/^uv==/) && $(PIP) $(LOCKED) $(VENV)/requirements.lock || true; }; \
-	add() { if command -v "$(UV)"; then UV_COMPILE_BYTECODE=1 "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
+	add() { if command -v "$(UV)"; then "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
 ifeq ($(origin TORCH)$(strip $(TORCH_INDEX)),file)
 INSTALL_ALL = add $(LOCKED) requirements.lock
 else  # the lock has the hashes of the package index's own build of torch only
@@ -102,7 +102,7 @@ setup: $(READY)
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "nclib needs Python 3.11 or newer; name one with PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
-	@echo "Setting up $(VENV) once: about 3 minutes and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
+	@echo "Setting up $(VENV) once: about a minute on a fast network, and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALLER); { $(if $(filter $(BIN)/uv,$(UV)),get_uv &&) $(INSTALL_ALL) && add --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
 		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2
