@@ -83,12 +83,13 @@ endif
 help:
 	@sed -n 's/^# \{0,1\}//p;/^PYTHON/q' Makefile
 
-# Shell functions: pip fetches uv where it is not found, and installs everything itself where that fails, too.
+# Shell functions: pip fetches uv where it is not found, and installs everything itself where that fails, too. uv would leave
+# bytecode to be compiled by the first process that needs it, or, with PYTHONDONTWRITEBYTECODE, by every one.
 PIP = $(BIN)/pip install --disable-pip-version-check
 LOCKED = --no-deps --require-hashes --requirement
 PART = awk '/^[a-z]/ { keep = $(1) } keep' requirements.lock > $(VENV)/requirements.lock
 INSTALLER = get_uv() { $(call PART,/^uv==/) && $(PIP) $(LOCKED) $(VENV)/requirements.lock || true; }; \
-	add() { if command -v "$(UV)"; then "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
+	add() { if command -v "$(UV)"; then UV_COMPILE_BYTECODE=1 "$(UV)" pip install --python $(BIN)/python "$$@"; else $(PIP) "$$@"; fi; }
 ifeq ($(origin TORCH)$(strip $(TORCH_INDEX)),file)
 INSTALL_ALL = add $(LOCKED) requirements.lock
 else  # the lock has the hashes of the package index's own build of torch only
