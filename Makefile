@@ -103,7 +103,7 @@ setup: $(READY)
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "nclib needs Python 3.11 or newer; name one with PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
-	@echo "Setting up $(VENV) once: about a minute on a fast network, and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
+	@echo "Setting up $(VENV) once: about two minutes on a fast network, and 6 GB of disk, 2 GB with a CPU build of torch (log: $(LOG)) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALLER); { $(if $(filter $(BIN)/uv,$(UV)),get_uv &&) $(INSTALL_ALL) && add --no-deps --no-build-isolation --editable .; } > $(LOG) 2>&1 || \
 		{ grep -v '^WARNING: Location' $(LOG) | tail -n 20; echo "Setting up $(VENV) failed; the whole log is $(LOG)"; exit 1; } >&2

@@ -22,7 +22,7 @@ TRAINING = SMALL["training"] | {"epochs": 20, "checkpoint_every": 5}
 OPTIONS = ("--cores", "1")  # two studies at once, and sums in one order
 KINDS = ("launcher", "snakemake", "runner", "kernel")
 KILLS = 20
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
 
 
 def new_project(folder: Path) -> Project:
@@ -118,7 +118,6 @@ def kill_and_run_again(folder: Path, kinds: list[str], seed: int, expected: dict
     return kills
 
 
-@pytest.mark.timeout(900)
 def test_twenty_kills_at_random_moments_cost_nothing(undisturbed, tmp_path):
     kinds = [*KINDS] * (KILLS // len(KINDS))
     random.Random(0).shuffle(kinds)

@@ -143,7 +143,7 @@ def setup(folder: Path, *given: str) -> tuple[subprocess.CompletedProcess, list[
 def test_setup_installs_the_lock_and_says_one_line(fresh):
     done, installed = setup(fresh)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"Setting up .venv once: about a minute on a fast network, and \d GB .*\n", done.stdout)
+    assert re.fullmatch(r"Setting up .venv once: about two minutes on a fast network, and \d GB .*\n", done.stdout)
     assert not done.stderr
     locked = "--no-deps --require-hashes --requirement requirements.lock"
     assert installed == [locked, "--no-deps --no-build-isolation --editable ."]
